@@ -1,0 +1,1 @@
+"""Networks. A backbone receives a visibility, never a family name."""

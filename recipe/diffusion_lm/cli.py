@@ -1,0 +1,52 @@
+"""The command line: a command is a plain function, its signature is its options.
+
+    run_commands("dlm", [vocab, train], argv)          # exit status: 0 done, 1 bad input (one line), 130 interrupted
+
+What a user can mend (ValueError, OSError) becomes one line on stderr; anything else is our mistake and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import typer
+
+Command = Callable[..., Any]
+
+
+def application(name: str, commands: Sequence[Command], help_text: str) -> typer.Typer:
+    """A typer application with one verb for each function."""
+    app = typer.Typer(
+        name=name, help=help_text, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
+    )
+    for command in commands:
+        app.command(name=command.__name__.rstrip("_").replace("_", "-"), no_args_is_help=True)(command)
+    return app
+
+
+def run_commands(name: str, commands: Sequence[Command], help_text: str, argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit status."""
+    app = application(name, commands, help_text)
+    try:
+        result = app(args=None if argv is None else list(argv), prog_name=name, standalone_mode=False)
+    except (ValueError, OSError) as error:
+        print(f"{name}: {_one_line(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    except Exception as error:
+        # Wrong options: typer's own errors show themselves (typer carries its own copy of click).
+        if hasattr(error, "show") and hasattr(error, "exit_code"):
+            error.show()
+            return int(error.exit_code)
+        raise
+    return result if isinstance(result, int) else 0
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__

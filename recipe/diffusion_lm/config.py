@@ -1,0 +1,248 @@
+"""A training run's configuration: frozen dataclasses, strict, with dotted overrides.
+
+config = apply_overrides(presets.build("tiny_masked"), ["optim.lr=1e-3", "data.text=[a.txt.gz, b.txt.gz]", "family.T=1000"])
+config = from_dict(yaml.safe_load(text))            # unknown key -> ValueError naming the known ones
+to_dict(config)                                     # plain lists, dicts, numbers and strings again
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import yaml
+
+from diffusion_lm.backbones.dit import BackboneConfig
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Text, vocabulary and RETURNN's batching rule."""
+
+    vocab: str = ""  # vocabulary folder or SentencePiece .model file
+    text: tuple[str, ...] = ()  # training text files (plain or .gz); shorthand for an LmDataset
+    valid_text: dict[str, str] = field(default_factory=dict)  # name -> text file; shorthand for validation LmDatasets
+    partition_epoch: int = 1  # for `text`: sub-epochs in one pass over it
+    seq_ordering: str = "laplace:.1000"  # for `text`: RETURNN's ordering of the sentences
+    train: dict[str, Any] = field(default_factory=dict)  # a RETURNN dataset dict instead of `text`
+    valid: dict[str, Any] = field(default_factory=dict)  # name -> RETURNN dataset dict instead of `valid_text`
+    batch_size: int = 32768  # most tokens in a batch, padding counted (RETURNN's rule)
+    max_seqs: int = 256  # most sentences in a batch
+    max_seq_length: int = 128  # longer training sentences are dropped and counted; positions of BOS and EOS come on top
+    num_workers: int = 0  # 0: data in the training process; 1: in one process beside it
+
+    def __post_init__(self) -> None:
+        if bool(self.text) == bool(self.train) and self.text:
+            raise ValueError("data.text and data.train are both set; expected one of them")
+        for name in ("batch_size", "max_seqs", "max_seq_length", "partition_epoch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name} {getattr(self, name)}: expected at least 1")
+        if self.num_workers not in (0, 1):
+            raise ValueError(
+                f"data.num_workers {self.num_workers}: expected 0 or 1 (more would each load the whole corpus index)"
+            )
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW on all parameters, and the learning rate over the steps."""
+
+    lr: float = 3e-4
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    schedule: str = (
+        "constant"  # after the warm-up: "constant" or "cosine" (down to lr * final_factor at trainer.max_steps)
+    )
+    warmup_steps: int = 2500  # linear from 0
+    final_factor: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.schedule not in ("constant", "cosine"):
+            raise ValueError(f"optim.schedule {self.schedule!r}; expected 'constant' or 'cosine'")
+        if self.lr <= 0 or self.warmup_steps < 0:
+            raise ValueError(
+                f"optim.lr {self.lr}, optim.warmup_steps {self.warmup_steps}: expected lr > 0 and warmup_steps >= 0"
+            )
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """How long, on what, and how often to look."""
+
+    max_steps: int = 1000
+    val_check_interval: int = 1000  # optimizer steps between validations
+    limit_val_batches: int | float = 1.0  # a number of batches, or a share
+    save_every: int = 500  # optimizer steps between resume checkpoints
+    accumulate_grad_batches: int = 1
+    gradient_clip: float = 1.0  # global norm; 0 = off
+    precision: str = "32"  # "32" or "bf16" (mixed)
+    ema: float = 0.9999  # decay of the weight average; 0 = off
+    accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"  # "auto", "ddp" or "fsdp"
+    log_every: int = 50
+    monitor: str = "val/nll"  # what makes a model the best one, lower is better
+    logger: str = "tensorboard"  # "tensorboard", "wandb" or "none"
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("32", "bf16"):
+            raise ValueError(f"trainer.precision {self.precision!r}; expected '32' or 'bf16'")
+        if self.logger not in ("tensorboard", "wandb", "none"):
+            raise ValueError(f"trainer.logger {self.logger!r}; expected 'tensorboard', 'wandb' or 'none'")
+        if self.strategy not in ("auto", "ddp", "fsdp"):
+            raise ValueError(f"trainer.strategy {self.strategy!r}; expected 'auto', 'ddp' or 'fsdp'")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"trainer.ema {self.ema}: expected a decay in [0, 1)")
+        for name in (
+            "max_steps",
+            "val_check_interval",
+            "save_every",
+            "accumulate_grad_batches",
+            "devices",
+            "num_nodes",
+            "log_every",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"trainer.{name} {getattr(self, name)}: expected at least 1")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything a run depends on."""
+
+    data: DataConfig = DataConfig()
+    model: BackboneConfig = BackboneConfig()
+    family: dict[str, Any] = field(default_factory=lambda: {"name": "masked"})
+    optim: OptimConfig = OptimConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    init_from: str = ""  # model folder whose weights to start from; what it lacks (adaLN, say) keeps its own start
+    seed: int = 1
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain data: dicts, lists, numbers, strings."""
+    return _plain(dataclasses.asdict(config))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def from_dict(tree: Mapping[str, Any]) -> TrainConfig:
+    """The configuration of a plain dict. An unknown key or a value of another type is a ValueError naming it."""
+    return _build(TrainConfig, tree, "")
+
+
+def apply_overrides(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
+    """A copy with `section.key=value` settings; values are read as YAML. Later ones win."""
+    return from_dict(
+        override_tree(
+            to_dict(config), overrides, open_sections=("family", "data.train", "data.valid", "data.valid_text")
+        )
+    )
+
+
+def override_tree(
+    tree: dict[str, Any], overrides: Sequence[str], *, open_sections: Sequence[str] = ()
+) -> dict[str, Any]:
+    """`a.b.c=value` settings put into a plain tree (edited in place and returned).
+
+    A key must exist already, unless it lies in one of `open_sections` (dotted names) where new keys are legal.
+    """
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ValueError(f"override {override!r}; expected section.key=value")
+        try:
+            value = parse_value(text)
+        except yaml.YAMLError:
+            raise ValueError(f"override {override!r}: the value is not valid YAML") from None
+        parts = key.split(".")
+        node = tree
+        for depth, part in enumerate(parts):
+            path = ".".join(parts[: depth + 1])
+            is_open = any(path.startswith(section + ".") for section in open_sections)
+            if part not in node and not is_open:
+                raise ValueError(f"override {override!r}: {_unknown(path, part, node)}")
+            if depth == len(parts) - 1:
+                node[part] = value
+                break
+            node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                raise ValueError(f"override {override!r}: {path} is a single value, not a section")
+    return tree
+
+
+def parse_value(text: str) -> Any:
+    """A YAML scalar, list or dict; 3e-4 is a number too (YAML 1.1 would call it a string)."""
+    value = yaml.safe_load(text)
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+Section = TypeVar("Section")
+
+
+def _build(kind: type[Section], tree: Any, prefix: str) -> Section:
+    if not isinstance(tree, Mapping):
+        raise ValueError(f"{prefix or 'configuration'}: got {tree!r}; expected a section of keys")
+    hints = typing.get_type_hints(kind)
+    known = {item.name for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for key in tree:
+        if key not in known:
+            raise ValueError(_unknown(f"{prefix}{key}", str(key), known))
+    return kind(**{key: _convert(hints[key], value, f"{prefix}{key}") for key, value in tree.items()})
+
+
+def _unknown(path: str, key: str, known: typing.Iterable[str]) -> str:
+    names = sorted(known)
+    near = difflib.get_close_matches(key, names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(names) or 'nothing'}"
+    return f"unknown key {path!r}; {hint}"
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    """`value` as the field's type, or a ValueError. Only lossless changes: int -> float, one string -> a list of one."""
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type, hint), value, f"{path}.")
+    if isinstance(hint, types.UnionType):
+        options: tuple[Any, ...] = typing.get_args(hint)
+        if isinstance(value, options) and not isinstance(value, bool):
+            return value
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        items = [value] if isinstance(value, str) else value
+        if isinstance(items, (list, tuple)) and all(isinstance(item, str) for item in items):
+            return tuple(items)
+    elif origin is dict:
+        if isinstance(value, Mapping):
+            return _plain(dict(value))
+    elif hint is float:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+    elif hint is int:
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and value == int(value):
+            return int(value)
+    elif hint is bool or hint is str:
+        if hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return str(value)
+        if isinstance(value, hint):
+            return value
+    expected = getattr(hint, "__name__", str(hint))
+    raise ValueError(f"{path}: got {value!r}; expected {expected}")

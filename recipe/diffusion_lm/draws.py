@@ -1,0 +1,41 @@
+"""All randomness of one Monte-Carlo draw, made outside the maths.
+
+    draw = draw_noise(lengths, generator, stratified=True)
+    draw.time [B] in [0, 1), draw.keep [N] in [0, 1)
+
+"Antithetic" sampling in the MDLM code is stratified jitter: row j of n gets a time in [j/n, (j+1)/n]. That ties a row's place in the
+batch to its noise level, which is harmful when rows are sorted by length. Here the strata are permuted, which costs nothing and keeps
+the variance reduction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class NoiseDraw(NamedTuple):
+    """One draw for a batch of B sentences with N positions in all."""
+
+    time: Tensor  # [B] uniform in [0, 1): a family maps it to its own time
+    keep: Tensor  # [N] uniform in [0, 1): a position is masked if it lies below the mask probability
+
+
+def draw_noise(lengths: Tensor, generator: torch.Generator, *, stratified: bool) -> NoiseDraw:
+    """Fresh noise for sentences of these lengths [B]. Drawn on the CPU, so that a seed means the same on every device."""
+    num_rows, total = len(lengths), int(lengths.sum())
+    time = torch.rand(num_rows, generator=generator)
+    if stratified and num_rows:
+        time = (torch.randperm(num_rows, generator=generator) + time) / num_rows
+        time = time.clamp(max=1 - 2**-24)  # (n - 1 + u) / n can round up to 1 in float32
+    return NoiseDraw(time.to(lengths.device), torch.rand(total, generator=generator).to(lengths.device))
+
+
+def step_seed(seed: int, purpose: str, step: int, rank: int) -> int:
+    """63-bit seed of one step; a hash, so that neighbouring steps are unrelated."""
+    return (
+        int.from_bytes(hashlib.blake2b(f"{seed}/{purpose}/{step}/{rank}".encode(), digest_size=8).digest(), "big") >> 1
+    )

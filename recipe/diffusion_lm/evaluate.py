@@ -1,0 +1,120 @@
+"""Perplexity of text: exact for an autoregressive model, a Monte-Carlo bound with its error bar for a diffusion model.
+
+    result = evaluate_text(LanguageModel.load("run/model"), ["test.txt.gz"], passes=8)
+    print(result.summary())
+
+The error bar is that of the masks: the text is taken as it is. Sentences are independent, so the variance of the sum is the sum of the
+variances of the sentences' means over their passes; passes are stratified over k, which can only lower it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from returnn_bridge.vocab import read_lines
+from rich.progress import track
+
+from diffusion_lm.draws import NoiseDraw, step_seed
+from diffusion_lm.model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """Sums over a text. Lower is better; an upper bound on the true perplexity unless `exact`."""
+
+    nelbo: float  # nats, whole text
+    standard_error: float  # nats, of `nelbo`, over masks
+    tokens: int  # scored ones (a diffusion model does not score the end of the sentence)
+    words: int
+    sentences: int
+    unknown: int  # pieces outside the vocabulary
+    exact: bool
+    passes: int  # network passes per sentence
+
+    @property
+    def per_token(self) -> float:
+        return math.exp(self.nelbo / self.tokens)
+
+    @property
+    def per_word(self) -> float:
+        """Sentence ends count as words for an exact model (it predicts them); a bound given the length does not have them."""
+        return math.exp(self.nelbo / (self.words + (self.sentences if self.exact else 0)))
+
+    def summary(self) -> str:
+        kind = "exact" if self.exact else f"upper bound, {self.passes} passes a sentence"
+        error = self.standard_error / self.tokens
+        margin = "" if self.exact else f" +- {self.per_token * error:.2f}"
+        return (
+            f"perplexity {self.per_token:.2f}{margin} per piece, {self.per_word:.2f} per word ({kind}); "
+            f"{self.nelbo / self.tokens:.4f}{'' if self.exact else f' +- {error:.4f}'} nats per piece; "
+            f"{self.sentences} sentences, {self.words} words, {self.tokens} pieces, {self.unknown} unknown"
+        )
+
+    def to_dict(self) -> dict[str, float | int | bool]:
+        return {**self.__dict__, "perplexity_per_piece": self.per_token, "perplexity_per_word": self.per_word}
+
+
+def evaluate_text(
+    model: LanguageModel,
+    texts: Sequence[str | os.PathLike[str]],
+    *,
+    passes: int = 8,
+    seed: int = 1,
+    batch_tokens: int = 8192,
+) -> Perplexity:
+    """Score every non-empty line of the files. ValueError for text without a line, or too few passes for an error bar."""
+    family = model.family
+    passes = 1 if family.exact else passes
+    if passes < 2 and not family.exact:
+        raise ValueError(f"passes {passes}: expected at least 2, an error bar needs them")
+    lines = list(read_lines(texts))
+    if not lines:
+        raise ValueError(f"{', '.join(map(str, texts))}: no non-empty line")
+    encoded = model.vocab.encode_batch(lines)
+    order = sorted(range(len(encoded)), key=lambda place: (len(encoded[place]), place))
+    nelbo, variance, tokens = 0.0, 0.0, 0
+    with torch.inference_mode():
+        for start in track(
+            list(_batches(order, encoded, max(1, batch_tokens // passes))), description="perplexity", transient=True
+        ):
+            rows = [encoded[place] for place in start for _ in range(passes)]
+            sentences = model.frame(rows)
+            draw = _draws(start, sentences.layout.lengths, passes, seed)
+            values = family.nelbo(model.network, sentences, draw).reshape(len(start), passes).double()
+            nelbo += float(values.mean(1).sum())
+            tokens += int(family.num_scored(sentences.layout).sum()) // passes
+            if passes > 1:
+                variance += float((values.var(1) / passes).sum())
+    words = sum(len(line.split()) for line in lines)
+    unknown = sum(map(model.vocab.count_unknown, encoded))
+    return Perplexity(nelbo, math.sqrt(variance), tokens, words, len(lines), unknown, family.exact, passes)
+
+
+def _draws(places: Sequence[int], lengths: torch.Tensor, passes: int, seed: int) -> NoiseDraw:
+    """Noise of each sentence from (seed, its place in the text), its `passes` times spread evenly: batches do not matter."""
+    times, keeps = [], []
+    for index, place in enumerate(places):
+        generator = torch.Generator().manual_seed(step_seed(seed, "perplexity", place, 0))
+        length = int(lengths[index * passes])
+        times.append(
+            (torch.arange(passes) + torch.rand(passes, generator=generator)).clamp(max=passes - 2**-10) / passes
+        )
+        keeps.append(torch.rand(passes * length, generator=generator))
+    return NoiseDraw(torch.cat(times).to(lengths.device), torch.cat(keeps).to(lengths.device))
+
+
+def _batches(order: Sequence[int], encoded: Sequence[Sequence[int]], budget: int) -> list[list[int]]:
+    batches: list[list[int]] = [[]]
+    room = budget
+    for place in order:
+        size = len(encoded[place]) + 2
+        if size > room and batches[-1]:
+            batches.append([])
+            room = budget
+        batches[-1].append(place)
+        room -= size
+    return batches

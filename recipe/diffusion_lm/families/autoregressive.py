@@ -1,0 +1,56 @@
+"""The autoregressive baseline: a causal network, every next piece and the end of the sentence predicted, exact log-probability.
+
+log p(x) = sum_i log p(x_i | BOS, x_1 .. x_{i-1}) + log p(EOS | BOS, x)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffusion_lm.draws import NoiseDraw
+from diffusion_lm.families.base import Denoiser, SpecialIds, TokenLoss
+from diffusion_lm.layout import Layout, Sentences
+
+
+@dataclass(frozen=True)
+class AutoregressiveFamily:
+    """Exact left-to-right language model over pieces and EOS. The mask is never an input and never predicted."""
+
+    special: SpecialIds
+
+    exact = True
+    visibility = "causal"
+    stratified = False
+
+    @property
+    def num_outputs(self) -> int:
+        """As many rows as the input embedding: EOS may follow the pieces."""
+        return self.special.num_inputs
+
+    def num_scored(self, layout: Layout) -> Tensor:
+        """[B] pieces and EOS."""
+        return layout.lengths - 1
+
+    def token_log_probs(self, network: Denoiser, sentences: Sentences) -> Tensor:
+        """[N - B] log p of every position but the BOS, in flat order, nats."""
+        select = (~sentences.is_eos).nonzero()[:, 0]
+        logits = network(sentences.ids, sentences.layout, None, select)
+        forbidden = torch.zeros(self.num_outputs, dtype=torch.bool, device=logits.device)
+        forbidden[[self.special.mask_id, self.special.bos_id]] = True
+        log_probs = torch.log_softmax(logits.masked_fill(forbidden, -torch.inf), dim=-1)
+        return log_probs.gather(1, sentences.ids[select + 1][:, None])[:, 0]
+
+    def training_loss(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> TokenLoss:
+        """Cross-entropy per token; the draw is not used."""
+        loss = -self.token_log_probs(network, sentences)
+        return TokenLoss(loss, len(loss))
+
+    def nelbo(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> Tensor:
+        """[B] -log p, exact; the draw is not used."""
+        log_probs = self.token_log_probs(network, sentences)
+        row = sentences.layout.row[~sentences.is_eos]
+        total = torch.zeros(len(sentences.layout.lengths), dtype=torch.float64, device=log_probs.device)
+        return -total.index_add(0, row, log_probs.double())

@@ -1,0 +1,69 @@
+"""What every family of language models offers: the protocol, and the small types that cross it.
+
+loss = family.training_loss(network, sentences, draw_noise(lengths, generator, stratified=True))
+(loss.loss.sum() / loss.weight).backward()
+nelbo = family.nelbo(network, sentences, draw)      # [B] nats, an unbiased estimate of the bound of each sentence
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from diffusion_lm.draws import NoiseDraw
+from diffusion_lm.layout import Layout, Sentences
+
+
+class SpecialIds(NamedTuple):
+    """The ids a family must know. Predictable pieces are 0 .. num_pieces - 1."""
+
+    num_pieces: int
+    mask_id: int
+    bos_id: int
+    eos_id: int
+    num_inputs: int
+
+
+class Denoiser(Protocol):
+    """A network: flat ids [N] and their layout -> logits [M, outputs] of the selected flat positions, float32."""
+
+    def __call__(self, ids: Tensor, layout: Layout, sigma: Tensor | None, select: Tensor | None) -> Tensor: ...
+
+
+class TokenLoss(NamedTuple):
+    """One training batch's loss: the mean over the batch is loss.sum() / weight."""
+
+    loss: Tensor  # [M] the terms that are trained on
+    weight: Tensor | int  # what their sum is divided by
+
+
+class Family(Protocol):
+    """Everything that differs between the families."""
+
+    special: SpecialIds
+
+    @property
+    def exact(self) -> bool:
+        """True: `nelbo` is -log p itself, one pass, no noise."""
+
+    @property
+    def visibility(self) -> str:
+        """Which attention pattern the network is built with: 'bidirectional' or 'causal'."""
+
+    @property
+    def num_outputs(self) -> int:
+        """Symbols the network has a logit for."""
+
+    @property
+    def stratified(self) -> bool:
+        """Whether training times are spread evenly over the batch."""
+
+    def num_scored(self, layout: Layout) -> Tensor:
+        """[B] how many tokens of each framed sentence the score counts."""
+
+    def training_loss(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> TokenLoss:
+        """What is minimised; may be weighted differently from the bound."""
+
+    def nelbo(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> Tensor:
+        """[B] nats per sentence; its expectation over draws is >= -log p (equal when `exact`)."""

@@ -1,0 +1,88 @@
+"""Sentences without padding: one flat run of ids and the lengths of the rows.
+
+    sentences = Sentences.of([[5, 6, 7], [8, 9]], bos_id=1, eos_id=2)
+    sentences.ids [N], sentences.layout.lengths [B], sentences.layout.row [N], sentences.layout.position [N]
+
+Everything that works on single tokens (embedding, norms, linear layers, loss) runs on the flat form, so padding is never computed;
+only attention spreads the rows over [B, longest] and masks what is not there. Positions restart at 0 in each row and no token sees
+another row: a row's result does not depend on its batch mates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each of N flat positions lies in a batch of B rows."""
+
+    lengths: Tensor  # [B] int64
+    row: Tensor = field(init=False)  # [N] row of each flat position
+    position: Tensor = field(init=False)  # [N] place within its row, from 0
+    longest: int = field(init=False)
+    equal: bool = field(init=False)  # all rows have the same length: attention needs neither spreading nor a mask
+
+    def __post_init__(self) -> None:
+        lengths = self.lengths
+        device = lengths.device
+        row = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)
+        starts = torch.cumsum(lengths, 0) - lengths
+        object.__setattr__(self, "row", row)
+        object.__setattr__(self, "position", torch.arange(len(row), device=device) - starts[row])
+        object.__setattr__(self, "longest", int(lengths.max()) if len(lengths) else 0)
+        object.__setattr__(self, "equal", bool((lengths == self.longest).all()))
+
+    @property
+    def slot(self) -> Tensor:
+        """[N] index of each flat position in the spread form [B * longest]."""
+        return self.row * self.longest + self.position
+
+    @property
+    def valid(self) -> Tensor:
+        """[B, longest] True where there is a token."""
+        return torch.arange(self.longest, device=self.lengths.device)[None, :] < self.lengths[:, None]
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """Framed sentences: BOS, pieces, EOS in each row."""
+
+    ids: Tensor  # [N] int64
+    layout: Layout
+
+    @classmethod
+    def of(cls, tokens: Sequence[Sequence[int]], *, bos_id: int, eos_id: int) -> Sentences:
+        """Frame lists of piece ids."""
+        flat = [token for row in tokens for token in (bos_id, *row, eos_id)]
+        lengths = torch.tensor([len(row) + 2 for row in tokens], dtype=torch.int64)
+        return cls(torch.tensor(flat, dtype=torch.int64), Layout(lengths))
+
+    @classmethod
+    def of_padded(cls, tokens: Tensor, lengths: Tensor, *, bos_id: int, eos_id: int) -> Sentences:
+        """Frame a padded batch: tokens [B, L], lengths [B]. What stands in the padding is never read."""
+        layout = Layout(lengths + 2)
+        ids = tokens.new_full((len(layout.row),), eos_id)
+        ids[layout.position == 0] = bos_id
+        inner = (layout.position > 0) & (layout.position < layout.lengths[layout.row] - 1)
+        ids[inner] = tokens[layout.row[inner], layout.position[inner] - 1]
+        return cls(ids, layout)
+
+    def to(self, device: torch.device | str) -> Sentences:
+        if self.ids.device == torch.device(device):
+            return self
+        return Sentences(self.ids.to(device), Layout(self.layout.lengths.to(device)))
+
+    @property
+    def is_bos(self) -> Tensor:
+        """[N]"""
+        return self.layout.position == 0
+
+    @property
+    def is_eos(self) -> Tensor:
+        """[N]"""
+        return self.layout.position == self.layout.lengths[self.layout.row] - 1

@@ -1,0 +1,89 @@
+"""Named configurations as functions, and suffixes that change one thing: `dlm train --preset librispeech_masked:ar:bf16`.
+
+config = build("tiny_masked:bf16")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from diffusion_lm.backbones.dit import BackboneConfig
+from diffusion_lm.config import DataConfig, OptimConfig, TrainConfig, TrainerConfig
+
+
+def librispeech_masked() -> TrainConfig:
+    """The reference experiment: small DiT (12 x 768), 128 positions, 10,240 pieces, batches of 32,768 tokens and 256 sentences."""
+    return TrainConfig(
+        data=DataConfig(partition_epoch=20, num_workers=1),
+        model=BackboneConfig(),
+        family={"name": "masked", "time_conditioning": True},
+        optim=OptimConfig(lr=3e-4, warmup_steps=2500),
+        trainer=TrainerConfig(max_steps=2_000_000, val_check_interval=10_000, precision="bf16", log_every=10),
+    )
+
+
+def demo_masked() -> TrainConfig:
+    """A small masked LM for a CPU and a few minutes. Light masking only: it is scored by what it was trained for (PLL)."""
+    return TrainConfig(
+        data=DataConfig(batch_size=6000, max_seqs=128, max_seq_length=96, seq_ordering="laplace:.10000"),
+        model=BackboneConfig(hidden_size=256, num_blocks=4, num_heads=4, dropout=0.1, adaln=False),
+        family={"name": "masked", "sampling_eps": 0.05, "sampling_max": 0.45, "weighting": "masked_mean"},
+        optim=OptimConfig(lr=1.5e-3, weight_decay=0.05, schedule="cosine", warmup_steps=60, beta2=0.98),
+        trainer=TrainerConfig(
+            max_steps=1000,
+            val_check_interval=500,
+            save_every=250,
+            precision="bf16",
+            ema=0.99,
+            monitor="val/loss",
+            log_every=50,
+        ),
+    )
+
+
+def demo_ar() -> TrainConfig:
+    """The autoregressive twin of `demo_masked`."""
+    return ar(demo_masked())
+
+
+def ar(config: TrainConfig) -> TrainConfig:
+    """The same network and training, left to right."""
+    return replace(config, family={"name": "autoregressive"}, trainer=replace(config.trainer, monitor="val/nll"))
+
+
+def tiny(config: TrainConfig) -> TrainConfig:
+    """A network that a test can train."""
+    return replace(config, model=replace(config.model, hidden_size=32, num_blocks=2, num_heads=2, cond_dim=16))
+
+
+def medium(config: TrainConfig) -> TrainConfig:
+    """24 x 1024, 16 heads."""
+    return replace(config, model=replace(config.model, hidden_size=1024, num_blocks=24, num_heads=16))
+
+
+def fp32(config: TrainConfig) -> TrainConfig:
+    """Full precision."""
+    return replace(config, trainer=replace(config.trainer, precision="32"))
+
+
+def bf16(config: TrainConfig) -> TrainConfig:
+    """bfloat16 mixed precision."""
+    return replace(config, trainer=replace(config.trainer, precision="bf16"))
+
+
+PRESETS: dict[str, Callable[[], TrainConfig]] = {f.__name__: f for f in (demo_ar, demo_masked, librispeech_masked)}
+SUFFIXES: dict[str, Callable[[TrainConfig], TrainConfig]] = {f.__name__: f for f in (ar, bf16, fp32, medium, tiny)}
+
+
+def build(name: str) -> TrainConfig:
+    """`NAME` or `NAME:SUFFIX:SUFFIX`; ValueError naming what is known."""
+    preset, *suffixes = name.split(":")
+    if preset not in PRESETS:
+        raise ValueError(f"preset {preset!r} is unknown; expected one of {', '.join(sorted(PRESETS))}")
+    config = PRESETS[preset]()
+    for suffix in suffixes:
+        if suffix not in SUFFIXES:
+            raise ValueError(f"preset suffix {suffix!r} is unknown; expected one of {', '.join(sorted(SUFFIXES))}")
+        config = SUFFIXES[suffix](config)
+    return config

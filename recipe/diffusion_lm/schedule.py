@@ -1,0 +1,153 @@
+"""Noise schedules: how likely a token is still unmasked at time t, and the derivative that the loss weight needs.
+
+    schedule = build_schedule("loglinear")
+    schedule.alpha(t); schedule.alpha_prime(t); schedule.sigma(t); schedule.weight(t)
+
+t in [0, 1], 0 is clean and 1 fully noised; alpha decreases from about 1 to about 0. Everything follows from sigma = -ln alpha and its
+derivative: alpha' = -sigma' alpha and the NELBO weight w = -alpha'/(1 - alpha) = sigma'/(e^sigma - 1). Sources: MDLM (Sahoo et al.,
+arXiv 2406.07524) for loglinear, linear, geometric, cosine and cosine squared.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class Schedule(ABC):
+    """alpha(t) of a forward process. t: any shape, values in [0, 1]; every method returns the shape of t."""
+
+    @abstractmethod
+    def sigma(self, t: Tensor) -> Tensor:
+        """-ln alpha(t), total noise in nats."""
+
+    @abstractmethod
+    def sigma_prime(self, t: Tensor) -> Tensor:
+        """d sigma / dt."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """Probability that a token is kept until t."""
+        return torch.exp(-self.sigma(t))
+
+    def alpha_prime(self, t: Tensor) -> Tensor:
+        return -self.sigma_prime(t) * self.alpha(t)
+
+    def mask_probability(self, t: Tensor) -> Tensor:
+        """rho(t) = 1 - alpha(t)."""
+        return -torch.expm1(-self.sigma(t))
+
+    def weight(self, t: Tensor) -> Tensor:
+        """w(t) = -alpha'/(1 - alpha): what one masked token's cross-entropy counts in the continuous-time NELBO."""
+        return self.sigma_prime(t) / torch.expm1(self.sigma(t))
+
+    def time_of_log_mask_probability(self, log_rho: Tensor) -> Tensor:
+        """t with ln rho(t) = log_rho; what importance sampling needs. Schedules without a closed form refuse."""
+        raise ValueError(
+            f"schedule {type(self).__name__} has no inverse; importance sampling needs loglinear or linear"
+        )
+
+
+@dataclass(frozen=True)
+class LogLinear(Schedule):
+    """alpha = 1 - (1 - eps) t. The weight is exactly 1/t for every eps, although the mask probability is (1 - eps) t."""
+
+    eps: float = 1e-3
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return -torch.log1p(-(1 - self.eps) * t)
+
+    def sigma_prime(self, t: Tensor) -> Tensor:
+        return (1 - self.eps) / (1 - (1 - self.eps) * t)
+
+    def mask_probability(self, t: Tensor) -> Tensor:
+        return (1 - self.eps) * t
+
+    def weight(self, t: Tensor) -> Tensor:
+        return 1 / t
+
+    def time_of_log_mask_probability(self, log_rho: Tensor) -> Tensor:
+        return torch.exp(log_rho) / (1 - self.eps)
+
+
+@dataclass(frozen=True)
+class Linear(Schedule):
+    """sigma linear in t between sigma_min and sigma_max."""
+
+    sigma_min: float = 1e-3
+    sigma_max: float = 7.0
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self.sigma_min + t * (self.sigma_max - self.sigma_min)
+
+    def sigma_prime(self, t: Tensor) -> Tensor:
+        return torch.full_like(t, self.sigma_max - self.sigma_min)
+
+    def time_of_log_mask_probability(self, log_rho: Tensor) -> Tensor:
+        sigma = -torch.log1p(-torch.exp(log_rho))
+        return (sigma - self.sigma_min) / (self.sigma_max - self.sigma_min)
+
+
+@dataclass(frozen=True)
+class Geometric(Schedule):
+    """sigma geometric in t between sigma_min and sigma_max."""
+
+    sigma_min: float = 1e-4
+    sigma_max: float = 20.0
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self.sigma_min ** (1 - t) * self.sigma_max**t
+
+    def sigma_prime(self, t: Tensor) -> Tensor:
+        return self.sigma(t) * math.log(self.sigma_max / self.sigma_min)
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """alpha = eps + (1 - eps) cos(pi t / 2)."""
+
+    eps: float = 1e-3
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return -torch.log(self.eps + (1 - self.eps) * torch.cos(math.pi / 2 * t))
+
+    def sigma_prime(self, t: Tensor) -> Tensor:
+        cosine, sine = torch.cos(math.pi / 2 * t), torch.sin(math.pi / 2 * t)
+        return math.pi / 2 * (1 - self.eps) * sine / (self.eps + (1 - self.eps) * cosine)
+
+
+@dataclass(frozen=True)
+class CosineSquared(Schedule):
+    """alpha = eps + (1 - eps) cos^2(pi t / 2)."""
+
+    eps: float = 1e-3
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return -torch.log(self.eps + (1 - self.eps) * torch.cos(math.pi / 2 * t) ** 2)
+
+    def sigma_prime(self, t: Tensor) -> Tensor:
+        alpha = self.eps + (1 - self.eps) * torch.cos(math.pi / 2 * t) ** 2
+        return math.pi / 2 * (1 - self.eps) * torch.sin(math.pi * t) / alpha
+
+
+SCHEDULES: dict[str, type[Schedule]] = {
+    "loglinear": LogLinear,
+    "linear": Linear,
+    "geometric": Geometric,
+    "cosine": Cosine,
+    "cosinesqr": CosineSquared,
+}
+
+
+def build_schedule(name: str, **options: float) -> Schedule:
+    """The schedule of that name; ValueError naming the known ones, or the options this one takes."""
+    if name not in SCHEDULES:
+        raise ValueError(f"noise schedule {name!r} is unknown; expected one of {', '.join(SCHEDULES)}")
+    try:
+        return SCHEDULES[name](**options)
+    except TypeError:
+        known = ", ".join(SCHEDULES[name].__dataclass_fields__) or "none"  # type: ignore[attr-defined]
+        raise ValueError(f"noise schedule {name!r} got options {sorted(options)}; it takes: {known}") from None

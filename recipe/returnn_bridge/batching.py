@@ -1,0 +1,186 @@
+"""Batches of token ids from a RETURNN dataset by RETURNN's own rule, with a position to resume from in every batch.
+
+    batches = ReturnnBatches(lm_dataset_dict(["train.txt.gz"], "vocab/spm.model"), num_tokens=10240, max_seq_length=128, endless=True)
+    for batch in batches:
+        train_on(batch.tokens, batch.valid)             # [B, L] each
+        saved = batch.position                          # ReturnnBatches(..., start=saved) goes on with the very next batch
+
+The rule: sentences in dataset order; a batch is closed before a sentence that would make it more than `max_seqs` sentences or more
+than `batch_size` tokens with padding counted. The same batches, bit for bit, as RETURNN's length filter, batching and collation
+pipes (tests/test_batching.py), at a third of their cost: those build a dict of numbers per sentence, this a few integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from returnn_bridge.datasets import init_dataset, plain_opts
+
+
+@dataclass(frozen=True)
+class Position:
+    """A place in the data stream: everything before it is consumed."""
+
+    sub_epoch: int  # 1-based as in RETURNN, where 0 would silently be the order of 1
+    seqs_done: int  # sequences of this sub-epoch (and shard) that were delivered or dropped
+
+    def __post_init__(self) -> None:
+        if self.sub_epoch < 1 or self.seqs_done < 0:
+            raise ValueError(
+                f"data position {self}: expected sub_epoch >= 1 (RETURNN counts from 1) and seqs_done >= 0"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class TokenBatch:
+    """Some sentences as piece ids. Padding holds the id 0, which is a piece too: use `lengths` or `valid`, never the value."""
+
+    tokens: Tensor  # [B, L] int64
+    lengths: Tensor  # [B] int64
+    seq_tags: tuple[str, ...]  # [B]
+    position: Position  # where to go on after this batch
+    num_dropped: int  # over-long sentences left out since the previous batch
+
+    @property
+    def valid(self) -> Tensor:
+        """[B, L] bool: True at real tokens."""
+        return torch.arange(self.tokens.shape[1], device=self.lengths.device) < self.lengths[:, None]
+
+    def to(self, device: torch.device | str) -> TokenBatch:
+        """The same batch with its tensors on `device`."""
+        return replace(self, tokens=self.tokens.to(device), lengths=self.lengths.to(device))
+
+
+class ReturnnBatches(IterableDataset[TokenBatch]):
+    """Batches of one RETURNN dataset, from `start` to the end of that sub-epoch or, when `endless`, for ever.
+
+    opts: RETURNN dataset dict. batch_size: most tokens in a batch, padding counted; a single longer sentence is a batch of its own.
+    max_seqs: most sentences in a batch. max_seq_length: longer sentences are left out and counted in `num_dropped`; None keeps all.
+    shard: (index, count), the part of every sub-epoch to deliver. data_key: the dataset's stream of ids. num_tokens: V, the pieces
+    the model knows; another vocabulary size, or an id outside 0 .. V-1, is a ValueError, and so is a sub-epoch without any batch.
+    The dataset is opened when iteration starts, so that only the process that reads holds its index.
+    """
+
+    def __init__(
+        self,
+        opts: Mapping[str, Any],
+        *,
+        num_tokens: int,
+        batch_size: int = 32768,
+        max_seqs: int = 256,
+        max_seq_length: int | None = None,
+        endless: bool = False,
+        start: Position = Position(1, 0),
+        shard: tuple[int, int] = (0, 1),
+        data_key: str = "data",
+    ) -> None:
+        super().__init__()
+        for name, value in (("batch_size", batch_size), ("max_seqs", max_seqs), ("num_tokens", num_tokens)):
+            if value < 1:
+                raise ValueError(f"{name} {value}: expected at least 1")
+        if max_seq_length is not None and max_seq_length < 1:
+            raise ValueError(f"max_seq_length {max_seq_length}: expected at least 1, or None for no limit")
+        if not 0 <= shard[0] < shard[1]:
+            raise ValueError(f"shard {shard}: expected (index, count) with 0 <= index < count")
+        self.opts = plain_opts(opts)
+        self.num_tokens, self.data_key = num_tokens, data_key
+        self.batch_size, self.max_seqs, self.max_seq_length = batch_size, max_seqs, max_seq_length
+        self.endless, self.start, self.shard = endless, start, shard
+        self._idle: Any = (
+            None  # a dataset that no iterator uses now: loading a corpus again for each pass would take long
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_idle": None}
+
+    def __iter__(self) -> Iterator[TokenBatch]:
+        worker = get_worker_info()
+        if worker is not None and worker.num_workers > 1:
+            raise ValueError(
+                f"{worker.num_workers} data loader workers would each deliver every sentence; expected 0 or 1"
+            )
+        dataset, self._idle = self._idle, None
+        if dataset is None:
+            dataset = init_dataset(self.opts, num_tokens=self.num_tokens, data_key=self.data_key)
+            dataset.set_sharding(shard_index=self.shard[0], num_shards=self.shard[1])
+        try:
+            position = self.start
+            while True:
+                yield from self._sub_epoch(dataset, position)
+                if not self.endless:
+                    break
+                position = Position(position.sub_epoch + 1, 0)
+        finally:
+            self._idle = dataset
+
+    def _sub_epoch(self, dataset: Any, start: Position) -> Iterator[TokenBatch]:
+        """The batches from `start` to the end of its sub-epoch."""
+        seqs: list[np.ndarray] = []
+        tags: list[str] = []
+        longest = 0  # of `seqs`
+        end = start.seqs_done  # one past the last member of `seqs`
+        dropped = since_last = 0  # over-long ones before the last member of `seqs`, and after it
+        longest_allowed = self.max_seq_length if self.max_seq_length is not None else np.iinfo(np.int64).max
+        next_epoch = Position(start.sub_epoch + 1, 0)
+        for place, (ids, tag) in enumerate(_sequences(dataset, start, self.data_key), start=start.seqs_done + 1):
+            length = len(ids)
+            if length > longest_allowed:
+                since_last += 1
+                continue
+            if seqs and (len(seqs) >= self.max_seqs or max(longest, length) * (len(seqs) + 1) > self.batch_size):
+                # The batch ends at its last member: who resumes there meets the over-long ones after it again, and counts them then.
+                yield self._collate(seqs, tags, Position(start.sub_epoch, end), dropped)
+                seqs, tags, longest, dropped = [], [], 0, 0
+            seqs.append(ids)
+            tags.append(tag)
+            longest = max(longest, length)
+            dropped, since_last = dropped + since_last, 0
+            end = place
+        if not seqs:
+            raise ValueError(
+                f"sub-epoch {start.sub_epoch} of {self.opts['class']} (shard {self.shard[0] + 1} of {self.shard[1]}) has no sentence"
+                f" to deliver, {since_last} are longer than max_seq_length {self.max_seq_length}; expected a smaller partition_epoch or a higher limit"
+            )
+        yield self._collate(seqs, tags, next_epoch, dropped + since_last)
+
+    def _collate(self, seqs: list[np.ndarray], tags: list[str], position: Position, num_dropped: int) -> TokenBatch:
+        lengths = np.array([len(ids) for ids in seqs], dtype=np.int64)
+        flat = np.concatenate(seqs).astype(np.int64, copy=False)
+        if flat.size and not 0 <= flat.min() <= flat.max() < self.num_tokens:
+            for ids, tag in zip(seqs, tags):
+                if len(ids) and not 0 <= ids.min() <= ids.max() < self.num_tokens:
+                    raise ValueError(
+                        f"{tag}: token ids {ids.min()} .. {ids.max()}; expected 0 .. {self.num_tokens - 1}, the model's pieces"
+                    )
+        valid = np.arange(lengths.max()) < lengths[:, None]
+        tokens = np.zeros(valid.shape, dtype=np.int64)
+        tokens[valid] = flat
+        return TokenBatch(torch.from_numpy(tokens), torch.from_numpy(lengths), tuple(tags), position, num_dropped)
+
+
+def _sequences(dataset: Any, start: Position, data_key: str) -> Iterator[tuple[np.ndarray, str]]:
+    """(ids, tag) of the sequences of a sub-epoch in RETURNN's order, without the first `start.seqs_done`."""
+    dataset.init_seq_order(epoch=start.sub_epoch)
+    count = dataset.num_seqs
+    skip = start.seqs_done
+    if skip and skip >= count:
+        raise ValueError(
+            f"data position {start}, but this sub-epoch has {count} sequences;"
+            " expected the corpus, partition_epoch and shards with which the position was saved"
+        )
+    if skip and type(dataset).__name__ == "LmDataset":
+        # It can not jump, but takes an order as given; what is skipped is not even tokenised.
+        dataset.init_seq_order(epoch=start.sub_epoch, seq_order=dataset.get_current_seq_order()[skip:])
+        count, skip = dataset.num_seqs, 0
+    load, get_data, get_tag = dataset.load_seqs, dataset.get_data, dataset.get_tag
+    for index in range(count):
+        load(index, index + 1)
+        if index >= skip:
+            yield get_data(index, data_key), get_tag(index)

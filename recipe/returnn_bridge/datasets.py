@@ -1,0 +1,331 @@
+"""RETURNN dataset dicts: builders for those of the reference run, strict checks, and opening one outside RETURNN's trainer.
+
+    train = lm_dataset_dict(["novels.txt.gz", "transcripts.txt.gz"], "vocab", partition_epoch=20)
+    dev = ogg_zip_dataset_dict(["dev.ogg.zip"], "vocab", fixed_random_subset=3000)
+    dataset = init_dataset(train, num_tokens=10240)
+    dataset.init_seq_order(epoch=1)                     # RETURNN's sub-epochs count from 1
+    check_corpus("transcripts.txt")                     # ValueError for lines that RETURNN would lose or empty in silence
+
+The dicts are plain RETURNN: its own trainer takes them unchanged. A dict that comes from a configuration file can open only the
+classes listed here, with the options listed here: RETURNN itself would import any class and evaluate strings.
+"""
+
+from __future__ import annotations
+
+import difflib
+import gzip
+import os
+import shutil
+import sys
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from returnn_bridge.vocab import MODEL_FILE
+
+_ORDER = "seq_ordering partition_epoch repeat_epoch fixed_random_seed random_seed_offset seq_list_filter_file unique_seq_tags"
+# class -> its options. Left out: what takes code (post-processors), what unpickles, and audio features.
+_OPTIONS = {
+    "LmDataset": "corpus_file use_cache_manager skip_empty_lines orth_vocab seq_end_symbol unknown_symbol tag_prefix seq_list_file",
+    "OggZipDataset": "path content_name audio targets use_cache_manager segment_file zip_audio_files_have_name_as_prefix"
+    " resolve_symlink_for_name fixed_random_subset fixed_random_subset_seed",
+    "MetaDataset": "datasets data_map seq_order_control_dataset seq_list_file",
+    "HDFDataset": "files cache_byte_size use_cache_manager",
+    "SentencePieces": "model_file add_bos add_eos reverse enable_sampling nbest_size alpha",
+}
+_DATASETS = ("LmDataset", "OggZipDataset", "MetaDataset", "HDFDataset")
+_FILES = ("corpus_file", "path", "files", "model_file", "seq_list_file", "seq_list_filter_file", "segment_file")
+
+
+def lm_dataset_dict(
+    corpus_files: Sequence[str | os.PathLike[str]],
+    spm_model: str | os.PathLike[str],
+    *,
+    partition_epoch: int = 1,
+    seq_ordering: str = "laplace:.1000",
+    use_cache_manager: bool = False,
+) -> dict[str, Any]:
+    """Dict of an LmDataset over text files (plain or .gz, one sentence a line).
+
+    spm_model: SentencePiece .model file or a vocabulary folder. partition_epoch: sub-epochs in one pass over the text.
+    seq_ordering: "laplace:.1000" sorts bins of about 1000 shuffled sentences by their length in bytes. The order depends on the
+    sub-epoch alone, so runs of another seed see the same one.
+    """
+    if isinstance(corpus_files, (str, os.PathLike)):
+        raise ValueError(f"corpus_files {str(corpus_files)!r}: expected a list of files")
+    return {
+        "class": "LmDataset",
+        "corpus_file": [str(path) for path in corpus_files],
+        "use_cache_manager": use_cache_manager,
+        "orth_vocab": _sentence_pieces(spm_model),
+        "seq_end_symbol": None,
+        "unknown_symbol": None,
+        "partition_epoch": partition_epoch,
+        "seq_ordering": seq_ordering,
+    }
+
+
+def ogg_zip_dataset_dict(
+    zips: Sequence[str | os.PathLike[str]],
+    spm_model: str | os.PathLike[str],
+    *,
+    fixed_random_subset: int | float | None = None,
+    seq_ordering: str = "sorted_reverse",
+    fixed_random_seed: int = 1,
+    use_cache_manager: bool = False,
+) -> dict[str, Any]:
+    """Dict of the transcripts in OggZip files: a MetaDataset that maps `data` to the ids of an OggZipDataset without audio.
+
+    fixed_random_subset: that many utterances (or that share of them), the same ones in every epoch. Sorting goes by duration.
+    """
+    if isinstance(zips, (str, os.PathLike)):
+        raise ValueError(f"zips {str(zips)!r}: expected a list of files")
+    ogg_zip = {
+        "class": "OggZipDataset",
+        "path": [str(path) for path in zips],
+        "use_cache_manager": use_cache_manager,
+        "audio": None,
+        "targets": _sentence_pieces(spm_model),
+        "fixed_random_seed": fixed_random_seed,
+        "seq_ordering": seq_ordering,
+        "fixed_random_subset": fixed_random_subset,
+    }
+    return {
+        "class": "MetaDataset",
+        "datasets": {"ogg_zip": ogg_zip},
+        "data_map": {"data": ["ogg_zip", "classes"]},
+        "seq_order_control_dataset": "ogg_zip",
+    }
+
+
+def _sentence_pieces(spm_model: str | os.PathLike[str]) -> dict[str, Any]:
+    path = Path(spm_model)
+    return {"class": "SentencePieces", "model_file": str(path / MODEL_FILE if path.is_dir() else path)}
+
+
+def init_dataset(opts: Mapping[str, Any], *, num_tokens: int, data_key: str = "data") -> Any:
+    """Open the RETURNN dataset of a dict (checked by `plain_opts`); its index is read at the first `init_seq_order`.
+
+    num_tokens: V of the model's vocabulary; a dataset with another number of pieces is a ValueError. Raises FileNotFoundError
+    for a file that is not there and ModuleNotFoundError for a package RETURNN needs but does not require.
+    """
+    opts = plain_opts(opts)
+    _check_files(opts)
+    if "OggZipDataset" in _classes(opts) and not any(map(shutil.which, ("c++", "cpp", "clang++", "g++"))):
+        raise OSError(
+            "no C++ compiler (c++, clang++, g++) in PATH; OggZipDataset needs one, RETURNN compiles the reader of its text file"
+        )
+    try:
+        import tree  # noqa: F401
+        from returnn.datasets import init_dataset as returnn_init_dataset
+        from returnn.log import log
+    except ModuleNotFoundError as error:
+        package = {"tree": "dm-tree"}.get(error.name or "", error.name)
+        raise ModuleNotFoundError(
+            f"RETURNN datasets need the package {package}: pip install {package}", name=error.name
+        ) from None
+    if not log.initialized:  # else every message goes to stdout, on every rank
+        log.initialize(verbosity=[2])
+    dataset = returnn_init_dataset(opts)
+    if data_key not in dataset.num_outputs:
+        known = ", ".join(sorted(dataset.num_outputs))
+        raise ValueError(
+            f"{opts['class']} has no data key {data_key!r}; expected one of {known} (a MetaDataset maps them with data_map)"
+        )
+    pieces = int(dataset.num_outputs[data_key][0])
+    if pieces != num_tokens:
+        raise ValueError(
+            f"{opts['class']} encodes with {pieces} pieces; expected the {num_tokens} of the model's vocabulary"
+        )
+    return dataset
+
+
+def plain_opts(opts: Mapping[str, Any]) -> dict[str, Any]:
+    """A checked deep copy of a RETURNN dataset dict. ValueError naming the key for what is not allowed.
+
+    OmegaConf containers become plain ones. Refused: classes and options outside the lists above, values that are not plain data,
+    pickle files, and vocabulary options that change the ids behind the model's back.
+    """
+    omegaconf = sys.modules.get("omegaconf")
+    if omegaconf is not None and omegaconf.OmegaConf.is_config(opts):
+        opts = omegaconf.OmegaConf.to_container(opts, resolve=True)
+    return _checked(opts, "dataset", _DATASETS)
+
+
+def _checked(opts: Any, where: str, classes: tuple[str, ...]) -> dict[str, Any]:
+    if type(opts) is not dict:
+        raise ValueError(f"{where}: got {type(opts).__name__}; expected a plain dict with the key 'class'")
+    kind = opts.get("class")
+    if kind not in classes:
+        raise ValueError(f"{where}: class {kind!r}; expected {' or '.join(classes)}")
+    known = _OPTIONS[kind].split() + (_ORDER.split() if kind in _DATASETS else [])
+    checked: dict[str, Any] = {"class": kind}
+    for key, value in opts.items():
+        if key == "class":
+            continue
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            raise ValueError(f"{where}: {kind} has no option {key!r} here; {hint}")
+        if key in ("orth_vocab", "targets"):
+            checked[key] = _checked(value, f"{where}.{key}", ("SentencePieces",))
+        elif key == "datasets":
+            if type(value) is not dict or not value:
+                raise ValueError(f"{where}.datasets: got {value!r}; expected a dict of datasets")
+            checked[key] = {name: _checked(item, f"{where}.datasets.{name}", _DATASETS) for name, item in value.items()}
+        else:
+            checked[key] = _plain(value, f"{where}.{key}")
+    _check_meaning(kind, checked, where)
+    return checked
+
+
+def _check_meaning(kind: str, opts: dict[str, Any], where: str) -> None:
+    needed = {
+        "LmDataset": ("corpus_file", "orth_vocab"),
+        "OggZipDataset": ("path", "targets", "audio"),
+        "MetaDataset": ("datasets", "data_map"),
+        "HDFDataset": ("files",),
+        "SentencePieces": ("model_file",),
+    }
+    for key in needed[kind]:
+        if key not in opts:
+            raise ValueError(f"{where}: {kind} without {key!r}; expected it to be set")
+    if opts.get("audio") is not None:
+        raise ValueError(f"{where}.audio: got {opts['audio']!r}; expected null, only the text is used")
+    for key in ("add_bos", "add_eos", "reverse"):
+        if opts.get(key):
+            raise ValueError(f"{where}.{key}: expected false, the model adds BOS and EOS and reads every text forwards")
+    if opts.get("enable_sampling"):
+        raise ValueError(
+            f"{where}.enable_sampling: expected false, sampled pieces would not be the same after a resume"
+        )
+    if kind == "MetaDataset":
+        for key, target in opts["data_map"].items() if isinstance(opts["data_map"], dict) else [("", None)]:
+            if not isinstance(target, list) or len(target) != 2 or target[0] not in opts["datasets"]:
+                raise ValueError(
+                    f"{where}.data_map {key!r}: got {target!r}; expected [dataset, its data key], dataset one of {', '.join(opts['datasets'])}"
+                )
+        control = opts.get("seq_order_control_dataset")
+        if control is not None and control not in opts["datasets"]:
+            raise ValueError(
+                f"{where}.seq_order_control_dataset {control!r}; expected one of {', '.join(opts['datasets'])}"
+            )
+
+
+def _plain(value: Any, where: str) -> Any:
+    """A copy of plain data (tuples as lists); anything else is refused."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, (str, os.PathLike)):
+        text = str(value)
+        if text.endswith((".pkl", ".pkl.gz", ".pickle")):
+            raise ValueError(f"{where}: {text}: pickle files can run code; expected a text file")
+        return text
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, where) for item in value]
+    if type(value) is dict:
+        return {str(key): _plain(item, f"{where}.{key}") for key, item in value.items()}
+    raise ValueError(f"{where}: got {type(value).__name__}; expected plain data (numbers, strings, lists, dicts)")
+
+
+def _walk(opts: dict[str, Any], where: str = "dataset") -> Iterator[tuple[str, dict[str, Any]]]:
+    """The dict and every dict nested in it that names a class."""
+    yield where, opts
+    for key in ("orth_vocab", "targets"):
+        if key in opts:
+            yield f"{where}.{key}", opts[key]
+    for name, item in opts.get("datasets", {}).items():
+        yield from _walk(item, f"{where}.datasets.{name}")
+
+
+def _classes(opts: dict[str, Any]) -> set[str]:
+    return {node["class"] for _, node in _walk(opts)}
+
+
+def _file_list(value: Any) -> list[str]:
+    return (
+        []
+        if value is None
+        else [value]
+        if isinstance(value, str)
+        else list(value.values() if isinstance(value, dict) else value)
+    )
+
+
+def _check_files(opts: dict[str, Any]) -> None:
+    for where, node in _walk(opts):
+        for key in _FILES:
+            for path in _file_list(node.get(key)):
+                if not os.path.isfile(path):
+                    raise FileNotFoundError(f"{path}: no such file ({where}.{key})")
+                if os.path.getsize(path) == 0:
+                    raise ValueError(f"{path}: empty file ({where}.{key}); expected some content")
+
+
+@dataclass(frozen=True)
+class CorpusReport:
+    """What a text file holds, as LmDataset reads it."""
+
+    lines: int  # sentences
+    empty_lines: int  # skipped by LmDataset
+    missing_final_newline: bool  # only ever true for .gz, where it does no harm
+
+
+def check_corpus(path: str | os.PathLike[str]) -> CorpusReport:
+    """Read a text file (plain or .gz) and compare with what LmDataset would make of it.
+
+    ValueError with file:line for text that is not UTF-8, a broken .gz, and what RETURNN would lose or change in silence: a last line
+    of a plain file without a line end (lost; a .gz keeps it), a line of blanks only in a plain file (becomes an empty sentence; a .gz
+    skips it), and a file without any sentence. Empty lines are skipped in both and counted.
+    """
+    name = os.fspath(path)
+    zipped = name.endswith(".gz")
+    lines = empty = number = 0
+    line = b""
+    try:
+        with gzip.open(name, "rb") if zipped else open(name, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.decode("utf-8").strip():
+                    lines += 1
+                elif line == b"\n" or (zipped and not line.strip()):
+                    empty += 1
+                else:
+                    raise ValueError(
+                        "a line of blanks only, which RETURNN makes an empty sentence; expected text or an empty line"
+                    )
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{name}:{number + 1}: broken gzip file ({error}); expected a whole one") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{name}:{number}: not UTF-8 ({error.reason} at byte {error.start}); expected UTF-8 text"
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"{name}:{number}: {error}") from None
+    unfinished = bool(line) and not line.endswith(b"\n")
+    if unfinished and not zipped:
+        raise ValueError(
+            f"{name}:{number}: no line end after the last line, which RETURNN would lose; expected a final newline"
+        )
+    if not lines:
+        raise ValueError(f"{name}: no sentence in {number} lines; expected text, one sentence a line")
+    return CorpusReport(lines, empty, unfinished)
+
+
+def check_corpora(opts: Mapping[str, Any]) -> dict[str, CorpusReport]:
+    """`check_corpus` for each text file that the LmDatasets in a dataset dict read; Bliss XML corpora are left to RETURNN."""
+    opts = plain_opts(opts)
+    _check_files(opts)
+    files = [
+        path for _, node in _walk(opts) if node["class"] == "LmDataset" for path in _file_list(node["corpus_file"])
+    ]
+    return {path: check_corpus(path) for path in files if not _is_xml(path)}
+
+
+def _is_xml(path: str) -> bool:
+    try:
+        with gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb") as file:
+            return file.read(6) == b"<?xml "
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        return False  # check_corpus says what is wrong with it

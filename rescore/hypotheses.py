@@ -1,0 +1,37 @@
+"""The types of an N-best list. `rescore.nbest` reads and writes them.
+
+hypothesis = Hypothesis("he hoped there would be stew", {"am": -12.3, "masked": -41.0})
+utterance = NBestList("dev/1-2-3", (hypothesis,), reference="he hoped there would be stew")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+Detail = float | int | bool | str
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """One hypothesis of an utterance: its text and what has been measured about it."""
+
+    text: str
+    """Byte for byte as it was read; may be empty."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """By name of the source; log-probabilities or bounds in nats, higher is better."""
+    details: Mapping[str, Mapping[str, Detail]] = field(default_factory=dict)
+    """By name of the source: how the score came about (standard_error, num_passes, num_tokens, exact ...)."""
+
+
+@dataclass(frozen=True, slots=True)
+class NBestList:
+    """All hypotheses of one utterance in the order of the file, which is the rank of the first pass."""
+
+    seq_tag: str
+    hypotheses: tuple[Hypothesis, ...]
+    reference: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.hypotheses:
+            raise ValueError(f"utterance {self.seq_tag!r} has no hypotheses; expected at least one")

@@ -1,0 +1,232 @@
+"""Score texts with a trained language model: rows of many utterances -> token-budget batches -> network -> SequenceScore.
+
+    scorer = NetworkScorer("run/model", estimator=build_estimator("pairs", passes=17))
+    scorer.score_lists([("utt-1", ["he hoped there would be stew", "he hope there would be stew"])])
+
+Masks come from keys of (seed, utterance, draw, slot) along an alignment of the utterance's hypotheses, never from the place in a batch.
+Rows with the same visible tokens are run once, whatever hypothesis asks (two hypotheses that differ in a masked word only share the pass),
+only the positions whose log-probability is needed reach the output layer, and nothing is padded or truncated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusion_lm.draws import NoiseDraw
+from diffusion_lm.families.masked import MaskedFamily
+from diffusion_lm.layout import Layout, Sentences
+from diffusion_lm.model import LanguageModel, fingerprint
+
+from rescore.alignment import leader_of, slots_of
+from rescore.estimators import Estimator, Keys, Plan, build_estimator
+from rescore.scores import SequenceScore
+
+
+@dataclass
+class NetworkScorer:
+    """Any model folder of ours. The estimator is used by families that have a bound; exact families score in one pass."""
+
+    folder: str
+    name: str = ""
+    estimator: Estimator | None = None  # None: the default one
+    seed: int = 1
+    device: str = "cpu"
+    precision: str = "32"  # "32" or "bf16" (network only; softmax and sums stay in full precision)
+    batch_tokens: int = 8192  # most tokens of one forward pass
+    pieces: bool = False  # texts are space-separated pieces (label level) instead of words
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("32", "bf16"):
+            raise ValueError(f"precision {self.precision!r}; expected '32' or 'bf16'")
+        if self.batch_tokens < 1:
+            raise ValueError(f"batch tokens {self.batch_tokens}: expected at least 1")
+        self.model = LanguageModel.load(self.folder, device=self.device)
+        self.name = self.name or Path(self.folder).resolve().parent.name
+        if self.estimator is None:
+            self.estimator = build_estimator("pairs")
+        self.rows_run = 0
+        self.unknown_pieces = 0
+
+    def describe(self) -> dict[str, Any]:
+        """What the scores depend on; part of the result file's header."""
+        facts: dict[str, Any] = {
+            "kind": self.model.family_options["name"],
+            "model": fingerprint(self.folder),
+            "precision": self.precision,
+        }
+        facts |= {"batch_tokens": self.batch_tokens, "pieces": self.pieces}
+        if not self.model.family.exact:
+            assert self.estimator is not None, "set in __post_init__"
+            facts |= self.estimator.describe() | {"seed": self.seed}
+        return facts
+
+    def score_texts(self, seq_tag: str, texts: Sequence[str]) -> list[SequenceScore]:
+        """One utterance's hypotheses, in order."""
+        return self.score_lists([(seq_tag, texts)])[0]
+
+    def score_lists(self, lists: Sequence[tuple[str, Sequence[str]]]) -> list[list[SequenceScore]]:
+        """Scores of several utterances' hypotheses, in order; a text that occurs twice in an utterance is scored once."""
+        encoded = [self._encode(texts) for _, texts in lists]
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.precision == "bf16"),
+        ):
+            if self.model.family.exact:
+                unique = list(dict.fromkeys(tokens for utterance in encoded for tokens in utterance))
+                found = dict(zip(unique, self._exact(unique)))
+                return [[found[tokens] for tokens in utterance] for utterance in encoded]
+            return self._planned([tag for tag, _ in lists], encoded)
+
+    def _encode(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        vocab = self.model.vocab
+        words = [vocab.join_pieces(text) for text in texts] if self.pieces else list(texts)
+        ids = vocab.encode_batch(words)
+        self.unknown_pieces += sum(map(vocab.count_unknown, ids))
+        return [tuple(row) for row in ids]
+
+    def _exact(self, sequences: list[tuple[int, ...]]) -> list[SequenceScore]:
+        """-NELBO of an exact family, one pass each."""
+        scores: list[SequenceScore | None] = [None] * len(sequences)
+        family = self.model.family
+        for batch in self._batches([len(tokens) for tokens in sequences]):
+            sentences = self.model.frame([sequences[place] for place in batch])
+            nothing = NoiseDraw(torch.empty(0), torch.empty(0))
+            values = -family.nelbo(self.model.network, sentences, nothing)
+            for place, value, count in zip(batch, values.tolist(), family.num_scored(sentences.layout).tolist()):
+                scores[place] = SequenceScore(value, 0.0, 1, count, True)
+            self.rows_run += len(batch)
+        assert None not in scores, "every sequence is in exactly one batch"
+        return scores  # type: ignore[return-value]
+
+    def _planned(self, tags: Sequence[str], encoded: list[list[tuple[int, ...]]]) -> list[list[SequenceScore]]:
+        family, estimator = self.model.family, self.estimator
+        assert isinstance(family, MaskedFamily) and estimator is not None, "plans are for families with masks"
+        eos = (self.model.vocab.eos_id,) if family.score_eos else ()
+        places: dict[tuple[str, tuple[int, ...]], int] = {}
+        sequences: list[tuple[int, ...]] = []
+        plans: list[Plan] = []
+        for tag, utterance in zip(tags, encoded):
+            unique = list(dict.fromkeys(utterance))
+            leader = leader_of(unique)
+            for tokens in unique:
+                places[tag, tokens] = len(plans)
+                scored = tokens + eos
+                if estimator.shares_keys:
+                    keys = Keys(self.seed, tag, slots_of(leader + eos, scored))
+                else:  # independent of the other hypotheses: keyed by the text itself
+                    keys = Keys(self.seed, f"{tag} {tokens}", [(place, 0) for place in range(len(scored))])
+                sequences.append(scored)
+                plans.append(estimator.plan(len(scored), keys))
+        log_probs = self._run(sequences, plans, family)
+        scores = []
+        for tokens, plan, values in zip(sequences, plans, log_probs):
+            mean, error = plan.combine(values)
+            scores.append(SequenceScore(mean, error, len(plan.masks), len(tokens), False))
+        return [[scores[places[tag, tokens]] for tokens in utterance] for tag, utterance in zip(tags, encoded)]
+
+    def _run(self, sequences: list[tuple[int, ...]], plans: list[Plan], family: MaskedFamily) -> list[np.ndarray]:
+        """log p [rows, L] for every plan, nan where its weight is 0. Equal network inputs are run once."""
+        vocab = self.model.vocab
+        inputs: dict[tuple[bytes, float], int] = {}
+        noised: list[np.ndarray] = []
+        times: list[float] = []
+        query_row, query_position, query_target, sizes = [], [], [], []
+        for tokens, plan in zip(sequences, plans):
+            ids = np.array(tokens, dtype=np.int32)
+            rows = np.where(plan.masks, np.int32(vocab.mask_id), ids)
+            index = np.empty(len(rows), dtype=np.int64)
+            for place, row in enumerate(rows):
+                time = float(plan.time[place]) if plan.time is not None and family.time_conditioning else -1.0
+                key = (row.tobytes(), time)
+                if key not in inputs:
+                    inputs[key] = len(noised)
+                    noised.append(row)
+                    times.append(time)
+                index[place] = inputs[key]
+            wanted_row, wanted_position = np.nonzero(plan.weights)
+            query_row.append(index[wanted_row])
+            query_position.append(wanted_position)
+            query_target.append(ids[wanted_position] if len(ids) else wanted_position)
+            sizes.append(len(wanted_row))
+        if not noised:
+            return [np.full(plan.masks.shape, np.nan) for plan in plans]
+        all_rows, all_positions = np.concatenate(query_row), np.concatenate(query_position)
+        answers = self._answer(noised, times, all_rows, all_positions, np.concatenate(query_target), family)
+        results, start = [], 0
+        for plan, size in zip(plans, sizes):
+            values = np.full(plan.masks.shape, np.nan)
+            values[np.nonzero(plan.weights)] = answers[start : start + size]
+            results.append(values)
+            start += size
+        return results
+
+    def _answer(
+        self,
+        noised: list[np.ndarray],
+        times: list[float],
+        query_row: np.ndarray,
+        query_position: np.ndarray,
+        query_target: np.ndarray,
+        family: MaskedFamily,
+    ) -> np.ndarray:
+        """log p of query_target at query_position of noised[query_row], float64 [queries]."""
+        answers = np.full(len(query_row), np.nan)
+        order = np.argsort(query_row, kind="stable")
+        starts = np.searchsorted(query_row[order], np.arange(len(noised) + 1))
+        for batch in self._batches([len(row) for row in noised]):
+            queries = np.concatenate([order[starts[row] : starts[row + 1]] for row in batch])
+            if not len(queries):
+                continue
+            place_of = {row: place for place, row in enumerate(batch)}
+            batch_row = np.array([place_of[row] for row in query_row[queries]], dtype=np.int64)
+            layout, z = self._framed_rows([noised[row] for row in batch], family.score_eos)
+            offsets = (torch.cumsum(layout.lengths, 0) - layout.lengths).numpy(force=True)
+            flat = offsets[batch_row] + 1 + query_position[queries]
+            select, back = np.unique(flat, return_inverse=True)
+            level = None
+            if family.time_conditioning:
+                level = self._levels([noised[row] for row in batch], [times[row] for row in batch], family)
+            log_probs = family.predict(self.model.network, z, layout, level, torch.from_numpy(select).to(z.device))
+            targets = torch.from_numpy(query_target[queries].astype(np.int64)).to(z.device)
+            answers[queries] = log_probs[torch.from_numpy(back).to(z.device), targets].double().cpu().numpy()
+            self.rows_run += len(batch)
+        return answers
+
+    def _framed_rows(self, rows: list[np.ndarray], eos_in_row: bool) -> tuple[Layout, torch.Tensor]:
+        framed = Sentences.of(
+            [row[:-1] if eos_in_row else row for row in rows],
+            bos_id=self.model.vocab.bos_id,
+            eos_id=self.model.vocab.eos_id,
+        )
+        ids = framed.ids
+        if eos_in_row:  # the last id may be the mask
+            ids[framed.is_eos] = torch.tensor([int(row[-1]) for row in rows])
+        device = self.model.device
+        return Layout(framed.layout.lengths.to(device)), ids.to(device)
+
+    def _levels(self, rows: list[np.ndarray], times: list[float], family: MaskedFamily) -> torch.Tensor:
+        """Conditioning of each row: its own t where the plan drew one, else that of its number of masked tokens."""
+        counts = torch.tensor([int((row == self.model.vocab.mask_id).sum()) for row in rows])
+        lengths = torch.tensor([len(row) for row in rows])
+        level = family.level_of_count(counts, lengths)
+        drawn = torch.tensor(times, dtype=torch.float32)
+        level = torch.where(drawn >= 0, family.noise.sigma(drawn.clamp(min=0)), level)
+        return level.to(self.model.device)
+
+    def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Indices grouped by length within the token budget (BOS and EOS counted); a longer one is a batch of its own."""
+        batches: list[list[int]] = []
+        room = 0
+        for index in sorted(range(len(lengths)), key=lambda place: (lengths[place], place)):
+            size = lengths[index] + 2
+            if size > room or not batches:
+                batches.append([])
+                room = self.batch_tokens
+            batches[-1].append(index)
+            room -= size
+        return batches

@@ -1,0 +1,305 @@
+"""Word errors: of one pair, of all hypotheses of all lists at once, and how sure a WER or a difference of two is.
+
+    count_errors("the cat sat", "a cat sat").wer_percent               # 33.3
+    table = error_table(lists)                                         # edit distances of every hypothesis
+    table.corpus(winners), table.oracle()                              # ErrorCounts; winners: [utterances], 0 = first
+    paired_bootstrap(table.errors_of(first), table.errors_of(second), table.reference_words, seed=1)
+
+A word is what `str.split` gives; nothing is normalised. The WER is that of the corpus: the sum of all errors over the
+sum of all reference words. The split into substitutions, deletions and insertions is that of rapidfuzz's alignment, as
+in jiwer 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from rapidfuzz.distance import Levenshtein
+from rapidfuzz.process import cdist
+
+from rescore.hypotheses import NBestList
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+
+_SAMPLES_IN_MEMORY = 2_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorCounts:
+    """Word errors of an utterance or a corpus; the sum of two is that of both corpora."""
+
+    substitutions: int
+    deletions: int
+    insertions: int
+    reference_words: int
+
+    def __post_init__(self) -> None:
+        counts = (self.substitutions, self.deletions, self.insertions, self.reference_words)
+        if min(counts) < 0:
+            raise ValueError(f"error counts {counts} (S, D, I, reference words); expected none below zero")
+
+    def __add__(self, other: ErrorCounts) -> ErrorCounts:
+        return ErrorCounts(
+            self.substitutions + other.substitutions,
+            self.deletions + other.deletions,
+            self.insertions + other.insertions,
+            self.reference_words + other.reference_words,
+        )
+
+    @property
+    def errors(self) -> int:
+        """Their number, the word edit distance."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def wer_percent(self) -> float | None:
+        """100 * errors / reference words; None without reference words (jiwer gives the number of insertions)."""
+        return 100.0 * self.errors / self.reference_words if self.reference_words else None
+
+
+def count_errors(reference: str, hypothesis: str) -> ErrorCounts:
+    """The word errors of one hypothesis; an empty text has no words."""
+    words = reference.split()
+    return _count(words, hypothesis.split(), len(words))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ErrorTable:
+    """The errors of every hypothesis, so that the WER of any choice of winners is a sum over utterances.
+
+    Winners are an integer array [utterances]: the place of the chosen hypothesis in its list, 0 for the first.
+    """
+
+    seq_tags: tuple[str, ...]
+    offsets: IntArray
+    """[utterances + 1]: the hypotheses of utterance u are offsets[u] ... offsets[u + 1] - 1."""
+    errors: IntArray
+    """[hypotheses]: word edit distance to the reference."""
+    reference_words: IntArray
+    """[utterances]."""
+    _references: tuple[str, ...]
+    _hypotheses: tuple[str, ...]
+    """Texts with one character a word (rapidfuzz is fastest on strings), to split errors into S, D and I on demand."""
+
+    def errors_of(self, winners: IntArray) -> IntArray:
+        """[utterances]: the errors of each winner."""
+        return self.errors[self._places(winners)]
+
+    def corpus(self, winners: IntArray) -> ErrorCounts:
+        """The errors of all winners together."""
+        total = ErrorCounts(0, 0, 0, 0)
+        for reference, place, words in zip(self._references, self._places(winners), self.reference_words.tolist()):
+            total += _count(reference, self._hypotheses[place], words)
+        return total
+
+    def oracle_winners(self) -> IntArray:
+        """[utterances]: the hypothesis with the fewest errors, the first one of several."""
+        return first_maxima(-self.errors, self.offsets)
+
+    def oracle(self) -> ErrorCounts:
+        """The errors of the best possible choice: no rescoring of these lists gets below it."""
+        return self.corpus(self.oracle_winners())
+
+    def anti_oracle(self) -> ErrorCounts:
+        """The errors of the worst possible choice."""
+        return self.corpus(first_maxima(self.errors, self.offsets))
+
+    def _places(self, winners: IntArray) -> IntArray:
+        winners = np.asarray(winners)
+        sizes = np.diff(self.offsets)
+        if winners.shape != sizes.shape or winners.dtype.kind != "i":
+            raise ValueError(
+                f"winners are {winners.dtype} {list(winners.shape)}; "
+                f"expected an integer for each of {len(sizes)} utterances"
+            )
+        wrong = np.flatnonzero((winners < 0) | (winners >= sizes))
+        if wrong.size:
+            place = int(wrong[0])
+            raise ValueError(f"winner {winners[place]} of {self.seq_tags[place]!r}; expected 0 ... {sizes[place] - 1}")
+        return self.offsets[:-1] + winners
+
+
+def error_table(lists: Sequence[NBestList]) -> ErrorTable:
+    """Edit distances of all hypotheses to the references of their utterances; about 0.15 s for 60,000 of 20 words.
+
+    ValueError naming the utterance if its reference is missing, or if the hypotheses are subword pieces and the
+    reference is not.
+    """
+    if not lists:
+        raise ValueError("no N-best lists; expected at least one utterance")
+    letters = _Letters()
+    letter = letters.__getitem__
+    references, hypotheses, distances, words = [], [], [], []
+    for utterance in lists:
+        if utterance.reference is None:
+            raise ValueError(f"utterance {utterance.seq_tag!r} has no reference; expected one to count errors")
+        _check_words(utterance)
+        reference = "".join(map(letter, utterance.reference.split()))
+        texts = ["".join(map(letter, hypothesis.text.split())) for hypothesis in utterance.hypotheses]
+        distances.append(cdist([reference], texts, scorer=Levenshtein.distance, dtype=np.int64)[0])
+        words.append(len(reference))
+        references.append(reference)
+        hypotheses += texts
+    return ErrorTable(
+        seq_tags=tuple(utterance.seq_tag for utterance in lists),
+        offsets=list_offsets(lists),
+        errors=np.concatenate(distances),
+        reference_words=np.array(words, np.int64),
+        _references=tuple(references),
+        _hypotheses=tuple(hypotheses),
+    )
+
+
+def list_offsets(lists: Sequence[NBestList]) -> IntArray:
+    """[utterances + 1]: where the hypotheses of each utterance start in a flat array of all, and the end."""
+    return np.cumsum([0, *(len(utterance.hypotheses) for utterance in lists)], dtype=np.int64)
+
+
+def first_maxima(values: NDArray[np.number], offsets: IntArray) -> IntArray:
+    """The place of the largest value in each segment of a flat array; of equal ones the first. [segments], from 0."""
+    starts = offsets[:-1]
+    largest = np.repeat(np.maximum.reduceat(values, starts), np.diff(offsets))
+    places = np.flatnonzero(values == largest)
+    return places[np.searchsorted(places, starts)] - starts
+
+
+@dataclass(frozen=True, slots=True)
+class WerInterval:
+    """The WER of a system and how far it may vary with the choice of utterances."""
+
+    wer_percent: float
+    low: float
+    high: float
+    """Percentile interval of the bootstrap, at the confidence asked for."""
+    standard_error: float
+    """Standard deviation of the WER over the bootstrap samples, in points of percent."""
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapResult:
+    """The change of WER from system a to system b, in points of percent; negative where b is better."""
+
+    difference_percent: float
+    low: float
+    high: float
+    """Percentile interval of the bootstrap, at the confidence asked for."""
+    probability_of_improvement: float
+    """The share of the samples in which b makes fewer errors than a; equal numbers do not count."""
+
+
+def paired_bootstrap(
+    errors_a: Sequence[int] | IntArray,
+    errors_b: Sequence[int] | IntArray,
+    reference_words: Sequence[int] | IntArray,
+    *,
+    seed: int,
+    samples: int = 10_000,
+    groups: Sequence[Hashable] | None = None,
+    confidence: float = 0.95,
+) -> BootstrapResult:
+    """Is system b better than a, or is it these utterances? All arguments per utterance, in the same order.
+
+    Utterances are drawn with replacement, the same ones for both systems (Bisani and Ney, ICASSP 2004). Utterances of
+    one speaker are not independent: give `groups` (speakers, say) to draw whole groups (block bootstrap, arXiv
+    1912.09508). Repeatable from `seed`. A sample without any reference word has no WER and is left out. ValueError if
+    lengths differ or nothing can be drawn.
+    """
+    sums = _group_sums([errors_a, errors_b], reference_words, groups)
+    sampled = _resample(sums[:2], sums[2], seed=seed, samples=samples)
+    changes = sampled[1] - sampled[0]
+    low, high = _interval(changes, confidence)
+    return BootstrapResult(
+        difference_percent=float(100.0 * (sums[1].sum() - sums[0].sum()) / sums[2].sum()),
+        low=low,
+        high=high,
+        probability_of_improvement=float((changes < 0).mean()),
+    )
+
+
+def wer_interval(
+    errors: Sequence[int] | IntArray,
+    reference_words: Sequence[int] | IntArray,
+    *,
+    seed: int,
+    samples: int = 10_000,
+    groups: Sequence[Hashable] | None = None,
+    confidence: float = 0.95,
+) -> WerInterval:
+    """Interval and standard error of the WER of one system; arguments as in `paired_bootstrap`."""
+    sums = _group_sums([errors], reference_words, groups)
+    (sampled,) = _resample(sums[:1], sums[1], seed=seed, samples=samples)
+    low, high = _interval(sampled, confidence)
+    deviation = float(sampled.std(ddof=1)) if len(sampled) > 1 else 0.0
+    return WerInterval(float(100.0 * sums[0].sum() / sums[1].sum()), low, high, deviation)
+
+
+def _group_sums(
+    errors: Sequence[Sequence[int] | IntArray],
+    reference_words: Sequence[int] | IntArray,
+    groups: Sequence[Hashable] | None,
+) -> list[IntArray]:
+    """Errors of each system and, last, reference words: sums over each group, in the order the groups first appear."""
+    columns = [np.asarray(column, np.int64) for column in (*errors, reference_words)]
+    lengths = [len(column) for column in columns] + ([] if groups is None else [len(groups)])
+    if len(set(lengths)) > 1:
+        raise ValueError(f"bootstrap over columns of {lengths} utterances; expected equal lengths")
+    if not columns[-1].sum():
+        raise ValueError(f"bootstrap over {lengths[0]} utterances without reference words; expected some")
+    if groups is None:
+        return columns
+    number: dict[Hashable, int] = {}
+    places = np.array([number.setdefault(group, len(number)) for group in groups])
+    # float64 sums of integers are exact far beyond any corpus.
+    return [np.bincount(places, weights=column).astype(np.int64) for column in columns]
+
+
+def _resample(errors: Sequence[IntArray], words: IntArray, *, seed: int, samples: int) -> list[FloatArray]:
+    """WER (%) of each system in every sample, [samples] each."""
+    if samples < 1:
+        raise ValueError(f"{samples} bootstrap samples; expected at least 1")
+    generator = np.random.default_rng(seed)
+    parts: list[list[FloatArray]] = [[] for _ in errors]
+    rows = max(1, _SAMPLES_IN_MEMORY // len(words))
+    for start in range(0, samples, rows):
+        drawn = generator.integers(len(words), size=(min(rows, samples - start), len(words)))
+        total = words[drawn].sum(axis=1)
+        kept = total > 0
+        for part, column in zip(parts, errors):
+            part.append(100.0 * column[drawn].sum(axis=1)[kept] / total[kept])
+    return [np.concatenate(part) for part in parts]
+
+
+def _interval(values: FloatArray, confidence: float) -> tuple[float, float]:
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence {confidence}; expected a number between 0 and 1, such as 0.95")
+    low, high = np.quantile(values, [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0])
+    return float(low), float(high)
+
+
+class _Letters(dict[str, str]):
+    """One character for each word, given when the word is first seen."""
+
+    def __missing__(self, word: str) -> str:
+        number = len(self)
+        # The surrogate range is jumped over: such characters can not be in a well-formed string.
+        self[word] = character = chr(number if number < 0xD800 else number + 0x800)
+        return character
+
+
+def _count(reference: Sequence[str], hypothesis: Sequence[str], reference_words: int) -> ErrorCounts:
+    tags = [tag for tag, _, _ in Levenshtein.editops(reference, hypothesis)]
+    return ErrorCounts(tags.count("replace"), tags.count("delete"), tags.count("insert"), reference_words)
+
+
+def _check_words(utterance: NBestList) -> None:
+    """Texts such as "▁AS ▁I ▁APPROACH ED" against word references would give a WER near 100 % in silence."""
+    text = utterance.hypotheses[0].text
+    if "\u2581" in text and "\u2581" not in (utterance.reference or ""):
+        raise ValueError(
+            f"hypothesis 1 of {utterance.seq_tag!r} is made of subword pieces ({text[:40]!r}); "
+            "expected words, as in the reference"
+        )
