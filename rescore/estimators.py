@@ -9,6 +9,7 @@ the token log-probabilities: score = sum over rows and positions of weight * log
 
     elbo   (1/L) sum_k PLL_k with PLL_k = (L/k) E_{|M|=k} S(M): a lower bound on log p(x | L) (Ou et al., arXiv 2406.03736)
     pll    PLL_1, every token given all others (Salazar et al., arXiv 1910.14659): no bound
+    strided pll    the same with every n-th token masked at once: no bound
     order  log-probability in one fixed order of generation: exact for the model that generates in that order
 """
 
@@ -296,6 +297,23 @@ class PseudoLogLikelihood(Estimator):
 
     def _plan(self, length: int, keys: Keys) -> Plan:
         return _rows(list(np.eye(length, dtype=bool)), [1.0] * length, [-1] * length)
+
+
+class Strided(Estimator):
+    """Every `passes`-th token masked, each token exactly once: `passes` rows where PLL takes L. Deterministic, no bound.
+
+    A masked token sees all its neighbours, so the score is close to PLL; groups follow the alignment of the utterance's hypotheses, so
+    hypotheses are masked alike where they agree.
+    """
+
+    name, target, unbiased = "strided", "strided pll", True
+
+    def _plan(self, length: int, keys: Keys) -> Plan:
+        if length <= self.passes:
+            return PseudoLogLikelihood().plan(length, keys)
+        group = np.array([(slot + insertion) % self.passes for slot, insertion in keys.slots])
+        masks = [group == number for number in range(self.passes) if (group == number).any()]
+        return _rows(masks, [1.0] * len(masks), [-1] * len(masks))
 
 
 class LeftToRight(Estimator):

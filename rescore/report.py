@@ -299,10 +299,11 @@ _LATEX = {
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
         "\n": " ",
-        BOUND_MARK: r"$\dagger$",
         "<": "$<$",
         ">": "$>$",
+        BOUND_MARK: r"$\dagger$",
     },
+    "[": "{[}",  # at the start of a line it would be read as an option of the line break before it
 }
 
 

@@ -1,0 +1,48 @@
+# make demo   trains small LMs on real text, rescores real N-best lists, prints a WER table, writes a report
+# make test   the whole test suite
+# Both install what they need into .venv first.
+
+PYTHON ?= python3
+BIN := .venv/bin
+DLM := $(BIN)/dlm
+DEMO := runs/demo
+DATA := data/demo
+TRAIN := data.vocab=$(DEMO)/vocab data.text=$(DATA)/train.txt.gz data.valid_text.dev=$(DATA)/dev.txt
+
+.PHONY: demo test lint install
+.DELETE_ON_ERROR:
+
+install: .venv/installed
+
+.venv/installed: setup.cfg constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .[dev]
+	touch $@
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy recipe/diffusion_lm recipe/returnn_bridge rescore
+
+$(DEMO)/vocab/spm.model: | install
+	$(DLM) vocab $(DATA)/train.txt.gz --size 1000 --out $(DEMO)/vocab
+
+$(DEMO)/4gram.arpa: | install
+	$(DLM) ngram $(DATA)/train.txt.gz --order 4 --out $@
+
+$(DEMO)/ar/model/config.json: $(DEMO)/vocab/spm.model
+	$(DLM) train --preset demo_ar --out $(DEMO)/ar $(TRAIN)
+
+$(DEMO)/masked/model/config.json: $(DEMO)/ar/model/config.json
+	$(DLM) train --preset demo_masked --out $(DEMO)/masked $(TRAIN) init_from=$(DEMO)/ar/model
+
+demo: $(DEMO)/4gram.arpa $(DEMO)/ar/model/config.json $(DEMO)/masked/model/config.json
+	$(DLM) rescore --title "Demo: 200 utterances, up to 60 hypotheses each" --out $(DEMO)/rescore \
+	  --tune am=$(DATA)/dev.nbest.py.gz --tune bigram=$(DATA)/dev.bigram.py.gz --tune-refs $(DATA)/dev.ref.py.gz \
+	  --test am=$(DATA)/test.nbest.py.gz --test bigram=$(DATA)/test.bigram.py.gz --test-refs $(DATA)/test.ref.py.gz \
+	  --lm 4gram=$(DEMO)/4gram.arpa --lm ar=$(DEMO)/ar/model --lm masked=$(DEMO)/masked/model@strided:6 \
+	  --precision bf16 --baseline "first pass" \
+	  --row "acoustic only=am:1" --row "first pass=am:1,bigram:0.7,words:1" \
+	  --row "+ 4-gram=am:1,4gram,words" --row "+ AR LM=am:1,ar,words" --row "+ masked diffusion LM=am:1,masked,words" \
+	  --row "+ AR and diffusion=am:1,ar,masked,words" --row "+ 4-gram and diffusion=am:1,4gram,masked,words"

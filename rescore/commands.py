@@ -1,0 +1,258 @@
+"""The verbs that use models: `dlm score`, `tune`, `wer`, `rescore`, `ngram`, `convert`. Each is a plain function."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from diffusion_lm import commands as model_commands
+
+Sources = Annotated[list[str], typer.Argument(help="N-best file, or several aligned ones as NAME=PATH (.py, .jsonl, .json, each also .gz).")]
+Seed = Annotated[int, typer.Option(help="Of masks and bootstrap.")]
+Estimator = Annotated[str, typer.Option(help="How a bound is measured: see `dlm estimators`.")]
+Passes = Annotated[int, typer.Option(help="Network passes per hypothesis (most; estimators of a fixed cost ignore it and say so).")]
+Replicates = Annotated[int, typer.Option(help="Independent repetitions within the passes; the standard error comes from them.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
+Precision = Annotated[str, typer.Option(help="Of the network: '32' or 'bf16'.")]
+BatchTokens = Annotated[int, typer.Option(help="Most tokens of one forward pass.")]
+Pieces = Annotated[bool, typer.Option("--pieces", help="Texts are space-separated SentencePiece pieces, not words.")]
+
+
+def score(
+    nbest: Sources,
+    model: Annotated[str, typer.Option(help="Model folder of ours, .arpa / KenLM file, or Hugging Face folder; NAME=PATH names its score.")],
+    out: Annotated[Path, typer.Option(help="Result: .jsonl (all scores) or .py (the new score alone), also .gz.")],
+    estimator: Estimator = "pairs",
+    passes: Passes = 17,
+    replicates: Replicates = 4,
+    seed: Seed = 1,
+    device: Device = "cpu",
+    precision: Precision = "32",
+    batch_tokens: BatchTokens = 8192,
+    pieces: Pieces = False,
+) -> None:
+    """Score every hypothesis with a language model. Interrupted, the same command goes on to the same bytes."""
+    from rescore.score_file import score_file
+
+    scorer = open_scorer(
+        model,
+        estimator=estimator,
+        passes=passes,
+        replicates=replicates,
+        seed=seed,
+        device=device,
+        precision=precision,
+        batch_tokens=batch_tokens,
+        pieces=pieces,
+    )
+    run = score_file(nbest, scorer, out)
+    print(f"{run.out}: {len(run.lists)} utterances, {run.hypotheses} hypotheses, {run.seconds:.1f} s, {describe_short(scorer)}")
+
+
+def estimators() -> None:
+    """List the ways to measure a diffusion score, their targets and whether they are unbiased."""
+    from rescore.estimators import ESTIMATORS
+
+    for name, kind in ESTIMATORS.items():
+        bias = "unbiased" if kind.unbiased else "biased"
+        first = " ".join((kind.__doc__ or "").split("\n\n")[0].split())
+        print(f"{name:13s} target {kind.target}, {bias}: {first}")
+
+
+def tune(
+    nbest: Sources,
+    refs: Annotated[Path, typer.Option(help="References: .py, Kaldi text, .trn, .json.")],
+    out: Annotated[Path, typer.Option(help="Scales as JSON.")],
+    free: Annotated[Optional[list[str]], typer.Option(help="SOURCE or SOURCE:LOW:HIGH to tune (default: all but the first, and words).")] = None,
+    fixed: Annotated[Optional[list[str]], typer.Option(help="SOURCE:SCALE that stays (default: the first source with 1).")] = None,
+) -> None:
+    """Choose the scales with the fewest word errors: exact line searches, no grid step to miss a minimum."""
+    from rescore import tuning
+    from rescore.combine import WORDS
+    from rescore.nbest import read_sources
+    from rescore.pipeline import System
+    from rescore.references import attach_references, read_references
+
+    lists = attach_references(read_sources(nbest), read_references(refs))
+    names = list(lists[0].hypotheses[0].scores)
+    chosen_fixed = fixed or [f"{names[0]}:1"]
+    chosen_free = free or [*(name for name in names if name not in {item.split(":")[0] for item in chosen_fixed}), WORDS]
+    system = System.parse("tuned=" + ",".join([*chosen_fixed, *chosen_free]))
+    result = tuning.tune(lists, free=system.free, fixed=system.fixed)
+    result.scales.save(out)
+    print(f"{out}: WER {result.wer_percent:.2f} % on {len(lists)} utterances with {format_scales(result.scales)}")
+    for warning in result.warnings:
+        print(f"warning: {warning}")
+
+
+def wer(
+    nbest: Sources,
+    refs: Annotated[Path, typer.Option(help="References: .py, Kaldi text, .trn, .json.")],
+    scales: Annotated[Optional[list[Path]], typer.Option(help="Scales of `dlm tune`, one row each (default: the first hypotheses as listed).")] = None,
+    out: Annotated[Optional[Path], typer.Option(help="Also write the table: .md, .csv, .json or .tex.")] = None,
+    transcripts: Annotated[Optional[Path], typer.Option(help="Write the winners of the last row: .trn, .ctm, .stm, .txt, .py.")] = None,
+    seed: Seed = 1,
+) -> None:
+    """Word error rate table: S/D/I, oracle, paired bootstrap intervals against the first row."""
+    from rescore.combine import Scales, best_texts
+    from rescore.nbest import read_sources
+    from rescore.references import attach_references, read_references, write_transcripts
+    from rescore.report import ResultTable, evaluate
+
+    lists = attach_references(read_sources(nbest), read_references(refs))
+    systems = {"first in list": Scales({next(iter(lists[0].hypotheses[0].scores)): 0.0})}
+    for path in scales or []:
+        if path.stem in systems:
+            raise ValueError(f"--scales {path}: a row named {path.stem!r} is there already; expected files of different names")
+        systems[path.stem] = Scales.load(path)
+    rows = evaluate(lists, systems, baseline="first in list", seed=seed)
+    table = ResultTable("WER", rows, baseline="first in list", scales_from="as given", metadata={"nbest": nbest, "refs": str(refs), "seed": seed})
+    print(table.to_markdown())
+    if out is not None:
+        table.save(out)
+    if transcripts is not None:
+        write_transcripts(transcripts, best_texts(lists, list(systems.values())[-1]))
+
+
+def rescore(
+    tune: Annotated[list[str], typer.Option(help="N-best lists to tune scales on; several aligned files as NAME=PATH.")],
+    tune_refs: Annotated[Path, typer.Option(help="Their references.")],
+    test: Annotated[list[str], typer.Option(help="N-best lists to report on.")],
+    test_refs: Annotated[Path, typer.Option(help="Their references.")],
+    out: Annotated[Path, typer.Option(help="Folder for scores, scales, tables and the report.")],
+    lm: Annotated[Optional[list[str]], typer.Option(help="NAME=PATH of a language model, with @ESTIMATOR[:PASSES] after it if wanted.")] = None,
+    row: Annotated[Optional[list[str]], typer.Option(help="A row of the table: NAME=SOURCE:SCALE,SOURCE,... (default: each LM and each pair).")] = None,
+    baseline: Annotated[str, typer.Option(help="Row that the changes are measured against (default: the first).")] = "",
+    title: Annotated[str, typer.Option(help="Of the table.")] = "WER",
+    estimator: Estimator = "pairs",
+    passes: Passes = 17,
+    replicates: Replicates = 4,
+    seed: Seed = 1,
+    device: Device = "cpu",
+    precision: Precision = "32",
+    batch_tokens: BatchTokens = 8192,
+    pieces: Pieces = False,
+) -> None:
+    """Score, tune and report in one go: lists and language models in, a WER table and an HTML report out."""
+    from rescore import pipeline
+    from rescore.report_page import write_report
+
+    scorers = {}
+    for item in lm or []:
+        path, at, how = item.rpartition("@")
+        name, _, count = how.partition(":")
+        own = {"estimator": name, "passes": parse_passes(item, count, passes)} if at else {"estimator": estimator, "passes": passes}
+        scorer = open_scorer(
+            path if at else item,
+            replicates=replicates,
+            seed=seed,
+            device=device,
+            precision=precision,
+            batch_tokens=batch_tokens,
+            pieces=pieces,
+            **own,
+        )
+        if scorer.name in scorers:
+            raise ValueError(f"--lm {item}: the name {scorer.name!r} is taken; expected NAME=PATH with different names")
+        scorers[scorer.name] = scorer
+    result = pipeline.rescore(
+        tune_sources=tune,
+        tune_references=tune_refs,
+        test_sources=test,
+        test_references=test_refs,
+        lms=scorers,
+        out=out,
+        systems=[pipeline.System.parse(text) for text in row or []],
+        baseline=baseline,
+        seed=seed,
+        title=title,
+    )
+    for name, scales in result.scales.items():
+        scales.save(out / "scales" / f"{file_name(name)}.json")
+    for suffix in (".md", ".csv", ".json", ".tex"):
+        result.table.save(out / f"wer{suffix}")
+    write_report(out / "report.html", result)
+    print(result.table.to_markdown())
+    for name, tuned in result.tuned.items():
+        for warning in tuned.warnings:
+            print(f"warning: row {name!r}: {warning}")
+    print(f"\nreport: {out / 'report.html'}")
+
+
+def ngram(
+    text: Annotated[list[Path], typer.Argument(help="Text files (plain or .gz), one sentence a line.")],
+    out: Annotated[Path, typer.Option(help="ARPA file.")],
+    order: Annotated[int, typer.Option(help="Longest n-gram.")] = 4,
+) -> None:
+    """Train a Kneser-Ney n-gram, the baseline every neural LM has to beat."""
+    from rescore.ngram import train_ngram
+
+    train_ngram(text, order=order, out=out)
+    print(f"{out}: {order}-gram")
+
+
+def convert(
+    source: Annotated[str, typer.Argument(help="N-best file, PATH or NAME=PATH.")],
+    target: Annotated[Path, typer.Argument(help="Where to: .py, .jsonl, .json (mlm-scoring), each also .gz.")],
+    score: Annotated[Optional[str], typer.Option(help="Which score, for formats that hold one (default: the only one).")] = None,
+) -> None:
+    """Convert an N-best file: the same utterances, order and texts, floats with all their digits."""
+    from rescore.nbest import iterate_nbest, read_sources, write_nbest
+
+    name, equals, path = source.partition("=")
+    lists = read_sources([source]) if equals and not Path(source).exists() else iterate_nbest(source)
+    write_nbest(target, lists, score=score)
+    print(f"{target}: written from {path if equals and not Path(source).exists() else source}")
+
+
+def open_scorer(model: str, *, estimator: str, passes: int, replicates: int, **options: Any) -> Any:
+    """The scorer for a model path, `NAME=PATH` or a path alone; what it is follows from what lies there. ValueError if nothing fits."""
+    from rescore.estimators import build_estimator
+
+    name, equals, rest = model.partition("=")
+    path = Path(rest if equals else model)
+    name = name if equals else ""
+    if path.is_dir() and (path / "config.json").is_file():
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        if config.get("format") == "diffusion-lm":
+            from rescore.scorer import NetworkScorer
+
+            return NetworkScorer(str(path), name=name, estimator=build_estimator(estimator, passes=passes, replicates=replicates), **options)
+        from rescore.huggingface import load_huggingface
+
+        return load_huggingface(path, name=name or path.name, device=options["device"])
+    if path.is_file():
+        from rescore.ngram import NgramScorer
+
+        return NgramScorer(path, name=name or path.name.split(".")[0])
+    raise FileNotFoundError(f"{path}: no such model; expected a model folder, an .arpa / KenLM file, or a Hugging Face folder")
+
+
+def parse_passes(item: str, text: str, default: int) -> int:
+    if not text:
+        return default
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"--lm {item}: {text!r} passes; expected a whole number") from None
+
+
+def describe_short(scorer: Any) -> str:
+    return ", ".join(f"{key} {value}" for key, value in scorer.describe().items() if key in ("kind", "estimator", "target", "oov_tokens"))
+
+
+def format_scales(scales: Any) -> str:
+    return ", ".join(f"{name} {value:.3g}" for name, value in scales.named().items())
+
+
+def file_name(name: str) -> str:
+    """A row's name as a file name."""
+    kept = "".join(letter if letter.isalnum() else "_" for letter in name).strip("_")
+    return "_".join(part for part in kept.split("_") if part) or "row"
+
+
+COMMANDS = [score, tune, wer, rescore, ngram, convert, estimators]
+ALL_COMMANDS = [*model_commands.COMMANDS, *COMMANDS]

@@ -1,0 +1,167 @@
+"""From lists to a table in one go: score with every LM, tune each row's scales on one set, report on another.
+
+    result = rescore(
+        tune=["dev.py.gz"], tune_references="dev.ref.py.gz", test=["test.py.gz"], test_references="test.ref.py.gz",
+        lms={"ar": NetworkScorer("runs/ar/model", name="ar"), "4gram": NgramScorer("4gram.arpa", name="4gram")}, out="out",
+    )
+    print(result.table.to_markdown())
+
+Scales never see the test set. Everything scored stays in `out` and is not scored again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from rescore.combine import WORDS, Scales, winners
+from rescore.hypotheses import NBestList
+from rescore.nbest import read_sources
+from rescore.references import attach_references, read_references
+from rescore.report import ResultTable, evaluate
+from rescore.score_file import TextScorer, score_file
+from rescore.tuning import TuneResult, tune
+from rescore.wer import error_table
+
+RANGES = {WORDS: (-5.0, 10.0), "prior": (-2.0, 0.0)}
+LM_RANGE = (0.0, 3.0)
+
+
+@dataclass(frozen=True)
+class System:
+    """A row: scales that are given, and scales to tune within their ranges."""
+
+    name: str
+    fixed: Mapping[str, float]
+    free: Mapping[str, tuple[float, float]]
+
+    @classmethod
+    def parse(cls, text: str) -> System:
+        """`NAME=SOURCE:SCALE,SOURCE,SOURCE:LOW:HIGH`: a given scale, one to tune in its usual range, one to tune in a given range."""
+        name, equals, body = text.rpartition("=")
+        if not equals or not name or not body:
+            raise ValueError(f"row {text!r}; expected NAME=SOURCE:SCALE,SOURCE,... e.g. '+ AR=am:1,ar,words'")
+        fixed: dict[str, float] = {}
+        free: dict[str, tuple[float, float]] = {}
+        for part in body.split(","):
+            source, *numbers = part.strip().split(":")
+            try:
+                values = [float(number) for number in numbers]
+            except ValueError:
+                raise ValueError(f"row {name!r}: {part!r}; expected SOURCE, SOURCE:SCALE or SOURCE:LOW:HIGH") from None
+            if len(values) == 1:
+                fixed[source] = values[0]
+            elif len(values) == 2:
+                free[source] = (values[0], values[1])
+            elif not values:
+                free[source] = RANGES.get(source, LM_RANGE)
+            else:
+                raise ValueError(f"row {name!r}: {part!r}; expected SOURCE, SOURCE:SCALE or SOURCE:LOW:HIGH")
+        return cls(name, fixed, free)
+
+
+@dataclass(frozen=True)
+class RescoreResult:
+    """The table, and what led to it."""
+
+    table: ResultTable
+    tuned: Mapping[str, TuneResult]
+    """By row; rows with given scales have none."""
+    scales: Mapping[str, Scales]
+    tune_lists: list[NBestList]
+    test_lists: list[NBestList]
+
+
+def default_systems(acoustic: str, lms: Sequence[str]) -> list[System]:
+    """The acoustic score alone, with each LM, and with each pair of LMs; a word term is tuned with every LM."""
+    systems = [System(f"{acoustic} only", {acoustic: 1.0}, {})]
+    for size in (1, 2):
+        for names in itertools.combinations(lms, size):
+            free = {name: LM_RANGE for name in names} | {WORDS: RANGES[WORDS]}
+            systems.append(System("+ " + " and ".join(names), {acoustic: 1.0}, free))
+    return systems
+
+
+def rescore(
+    *,
+    tune_sources: Sequence[str],
+    tune_references: str | os.PathLike[str],
+    test_sources: Sequence[str],
+    test_references: str | os.PathLike[str],
+    lms: Mapping[str, TextScorer],
+    out: str | os.PathLike[str],
+    systems: Sequence[System] = (),
+    baseline: str = "",
+    seed: int = 1,
+    title: str = "WER",
+) -> RescoreResult:
+    """Score both sets with every LM, tune every row on the first, measure it on the second. Resumable: scores in `out` are kept.
+
+    ValueError for what is wrong with the files, rows that name unknown sources, or a baseline that is no row.
+    """
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    tune_lists = attach_references(read_sources(tune_sources), read_references(tune_references))
+    test_lists = attach_references(read_sources(test_sources), read_references(test_references))
+    acoustic = next(iter(tune_lists[0].hypotheses[0].scores))
+    seconds: dict[str, float] = {}
+    models: dict[str, Any] = {}
+    for name, scorer in lms.items():
+        tune_run = score_file(tune_sources, scorer, folder / f"tune.{name}.jsonl")
+        test_run = score_file(test_sources, scorer, folder / f"test.{name}.jsonl")
+        tune_lists = _with_score_of(tune_lists, tune_run.lists, name)
+        test_lists = _with_score_of(test_lists, test_run.lists, name)
+        seconds[name], models[name] = test_run.seconds, scorer.describe()
+    systems = list(systems) or default_systems(acoustic, list(lms))
+    baseline = baseline or systems[0].name
+    tune_table, test_table = error_table(tune_lists), error_table(test_lists)
+    tuned: dict[str, TuneResult] = {}
+    scales: dict[str, Scales] = {}
+    for system in systems:
+        if system.free:
+            tuned[system.name] = tune(tune_lists, free=system.free, fixed=system.fixed, table=tune_table)
+            scales[system.name] = tuned[system.name].scales
+        else:
+            scales[system.name] = Scales.from_named(system.fixed)
+            winners(tune_lists, scales[system.name])  # an unknown source fails here, with the utterance
+    spent = {name: sum(seconds[lm] for lm in value.scores if lm in seconds) for name, value in scales.items()}
+    rows = evaluate(
+        test_lists,
+        scales,
+        baseline=baseline,
+        seed=seed,
+        seconds={name: value for name, value in spent.items() if value and isfinite(value)},
+        table=test_table,
+    )
+    table = ResultTable(
+        title,
+        rows,
+        baseline=baseline,
+        scales_from=f"tuned on {', '.join(map(str, tune_sources))}",
+        metadata={
+            "tune": list(map(str, tune_sources)),
+            "test": list(map(str, test_sources)),
+            "models": models,
+            "seed": seed,
+            "python": platform.python_version(),
+        },
+    )
+    return RescoreResult(table, tuned, scales, tune_lists, test_lists)
+
+
+def _with_score_of(lists: Sequence[NBestList], scored: Sequence[NBestList], name: str) -> list[NBestList]:
+    """`lists` with the score `name` of `scored`, which holds the same utterances and texts in the same order."""
+    merged = []
+    for utterance, other in zip(lists, scored, strict=True):
+        hypotheses = tuple(
+            type(hyp)(hyp.text, {**hyp.scores, name: new.scores[name]}, {**hyp.details, name: new.details.get(name, {})})
+            for hyp, new in zip(utterance.hypotheses, other.hypotheses, strict=True)
+        )
+        merged.append(NBestList(utterance.seq_tag, hypotheses, utterance.reference))
+    return merged

@@ -1,0 +1,63 @@
+"""Small things many tests need: a vocabulary, models with random weights, a little text."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffusion_lm.backbones.dit import BackboneConfig
+from diffusion_lm.model import LanguageModel
+from returnn_bridge.vocab import Vocab, train_vocab
+
+DEMO = Path(__file__).parent.parent / "data" / "demo"
+WORDS = "the a of and king house river said went came great little old man woman child stone tree in to was with he she it they".split()
+TINY = BackboneConfig(hidden_size=32, num_blocks=2, num_heads=2, cond_dim=16, dropout=0.1)
+
+
+def random_text(lines: int, seed: int = 0) -> str:
+    """Sentences of 3 to 14 words."""
+    generator = random.Random(seed)
+    return "".join(" ".join(generator.choices(WORDS, k=generator.randint(3, 14))) + "\n" for _ in range(lines))
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "train.txt"
+    path.write_text(random_text(600))
+    return path
+
+
+@pytest.fixture(scope="session")
+def vocab_folder(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("vocab")
+    train_vocab([text_file], size=48, out=folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vocab(vocab_folder: Path) -> Vocab:
+    return Vocab.load(vocab_folder)
+
+
+def random_model(vocab: Vocab, family: dict | None = None, seed: int = 0, backbone: BackboneConfig = TINY) -> LanguageModel:
+    """Weights large enough that scores differ; a fresh network would answer uniformly."""
+    model = LanguageModel.build(family or {"name": "masked"}, backbone, vocab)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.network.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    model.network.eval()
+    return model
+
+
+@pytest.fixture(scope="session")
+def model_folder(vocab: Vocab, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_model(vocab).save(tmp_path_factory.mktemp("models") / "masked")
+
+
+@pytest.fixture(scope="session")
+def ar_folder(vocab: Vocab, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_model(vocab, {"name": "autoregressive"}).save(tmp_path_factory.mktemp("models") / "ar")

@@ -1,0 +1,179 @@
+"""Network and model folder: parameter counts, independence of batch mates, strict loading."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from conftest import TINY, random_model
+
+from diffusion_lm.backbones.dit import BackboneConfig, DiT
+from diffusion_lm.draws import NoiseDraw, draw_noise
+from diffusion_lm.layout import Sentences
+from diffusion_lm.lit_module import ExponentialMovingAverage
+from diffusion_lm.model import LanguageModel, fingerprint
+from returnn_bridge.vocab import Vocab
+
+FAMILIES = [
+    {"name": "masked"},
+    {"name": "masked", "time_conditioning": True},
+    {"name": "masked", "score_eos": True, "shift": True},
+    {"name": "autoregressive"},
+]
+
+
+@pytest.mark.parametrize(("outputs", "millions"), [(50_258, 169.63), (10_241, 108.1)])
+def test_parameter_count_of_the_small_network(outputs, millions):
+    """Published for GPT-2's vocabulary; 10,240 pieces and the mask for the reference run."""
+    with torch.device("meta"):
+        network = DiT(BackboneConfig(), num_inputs=outputs, num_outputs=outputs, visibility="bidirectional")
+    count = sum(parameter.numel() for parameter in network.parameters())
+    d, c = 768, 128
+    assert count == 12 * (12 * d * d + 13 * d + 6 * d * c) + 2 * outputs * d + outputs + d + 2 * c * d + 2 * d + 256 * c + c + c * c + c
+    assert count / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+def test_special_ids_are_distinct_and_follow_the_pieces(vocab):
+    ids = [vocab.mask_id, vocab.pad_id, vocab.bos_id, vocab.eos_id]
+    assert len(set(ids)) == 4, "PAD and MASK must not coincide"
+    assert vocab.mask_id == vocab.num_pieces
+    assert max(vocab.encode("the king said xyz 9")) < vocab.num_pieces
+    assert vocab.count_unknown(vocab.encode("the 9")) == 1
+    assert vocab.decode(vocab.encode("the king said")) == "the king said"
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_nelbo_does_not_depend_on_batch_mates(vocab, family):
+    """Alone, beside longer and shorter sentences, in any order: the same within rounding of float32."""
+    model = random_model(vocab, family)
+    texts = ["the king said", "a", "he went to the river and the old house was great", "the child"]
+    framed = model.sentences(texts)
+    lengths = framed.layout.lengths
+    draw = draw_noise(lengths, torch.Generator().manual_seed(5), stratified=False)
+    together = model.family.nelbo(model.network, framed, draw)
+    starts = torch.cumsum(lengths, 0) - lengths
+    for place, text in enumerate(texts):
+        keep = draw.keep[starts[place] : starts[place] + lengths[place]]
+        alone = model.family.nelbo(model.network, model.sentences([text]), NoiseDraw(draw.time[place : place + 1], keep))
+        assert float(alone) == pytest.approx(float(together[place]), rel=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_padded_batch_is_the_flat_one(vocab, family):
+    """What stands in the padding is never read: garbage there changes nothing, not even a bit."""
+    model = random_model(vocab, family)
+    rows = model.vocab.encode_batch(["the king said", "a tree", "he went to the river"])
+    longest = max(map(len, rows))
+    results = []
+    for filler in (0, model.vocab.pad_id, 10**6):
+        tokens = torch.tensor([row + [filler] * (longest - len(row)) for row in rows])
+        framed = Sentences.of_padded(
+            tokens, torch.tensor([len(row) for row in rows]), bos_id=model.vocab.bos_id, eos_id=model.vocab.eos_id
+        )
+        assert framed.ids.tolist() == model.frame(rows).ids.tolist()
+        draw = draw_noise(framed.layout.lengths, torch.Generator().manual_seed(5), stratified=False)
+        results.append(model.family.nelbo(model.network, framed, draw).tolist())
+    assert results[0] == results[1] == results[2]
+
+
+def test_cpu_attention_is_torch_attention(vocab):
+    """The written-out CPU path against torch's kernel, which takes over beyond 128 positions."""
+    from diffusion_lm.backbones.dit import _attend
+
+    generator = torch.Generator().manual_seed(1)
+    q, k, v = torch.randn(3, 4, 2, 9, 8, generator=generator).unbind(0)
+    mask = (torch.arange(9) < torch.tensor([9, 5, 1, 7])[:, None])[:, None, None, :]
+    for options in ({"attn_mask": mask}, {"is_causal": True}, {}):
+        expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, **options)
+        found = _attend(q, k, v, options.get("attn_mask"), options.get("is_causal", False))
+        assert torch.allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", [{"name": "masked"}, {"name": "autoregressive"}], ids=str)
+def test_fresh_network_answers_uniformly(vocab, family):
+    """Zero output layer: log V per scored token (pieces; and EOS for the autoregressive family)."""
+    model = LanguageModel.build(family, TINY, vocab)
+    model.network.eval()
+    framed = model.sentences(["the king said"])
+    symbols = vocab.num_pieces  # masked: every piece; autoregressive: all but mask and BOS, with EOS, which is one of the pieces here
+    if family["name"] == "autoregressive":
+        symbols = vocab.num_inputs - 2
+    draw = draw_noise(framed.layout.lengths, torch.Generator().manual_seed(1), stratified=False)
+    expected = float(model.family.num_scored(framed.layout)) * math.log(symbols)
+    assert float(model.family.nelbo(model.network, framed, draw)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_save_and_load_give_the_same_scores_bit_for_bit(vocab, tmp_path):
+    model = random_model(vocab, {"name": "masked", "time_conditioning": True})
+    loaded = LanguageModel.load(model.save(tmp_path / "model", facts={"steps": 3}))
+    assert loaded.facts == {"steps": 3}
+    framed = model.sentences(["the king said", "a great old tree"])
+    draw = draw_noise(framed.layout.lengths, torch.Generator().manual_seed(1), stratified=False)
+    assert torch.equal(
+        model.family.nelbo(model.network, framed, draw), loaded.family.nelbo(loaded.network, framed, draw)
+    )
+    before = fingerprint(tmp_path / "model")
+    random_model(vocab, seed=1).save(tmp_path / "model")
+    assert fingerprint(tmp_path / "model") != before, "saving replaces the folder, and the fingerprint sees it"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"], "nothing half-written stays"
+
+
+def test_broken_model_folders_are_refused(vocab, tmp_path, vocab_folder):
+    def broken(name):
+        return random_model(vocab).save(tmp_path / name)
+
+    truncated = broken("truncated")
+    weights = truncated / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"model.safetensors: not readable"):
+        LanguageModel.load(truncated)
+    other_vocab = broken("vocab")
+    config = json.loads((other_vocab / "config.json").read_text())
+    (other_vocab / "config.json").write_text(json.dumps(config | {"num_pieces": 77}))
+    with pytest.raises(ValueError, match="77"):
+        LanguageModel.load(other_vocab)
+    resized = broken("resized")
+    (resized / "config.json").write_text(json.dumps(config | {"model": config["model"] | {"num_blocks": 3}}))
+    with pytest.raises(ValueError, match="do not fit config.json"):
+        LanguageModel.load(resized)
+    no_vocab = broken("no_vocab")
+    (no_vocab / "spm.model").write_bytes(b"not a model")
+    with pytest.raises(ValueError, match="not a SentencePiece model"):
+        LanguageModel.load(no_vocab)
+    with pytest.raises(FileNotFoundError, match="config.json"):
+        LanguageModel.load(vocab_folder)
+
+
+def test_moving_average_warms_up_and_swaps_back():
+    """d = min(decay, (1 + n) / (10 + n)): 2/11 at the first update, 0.918 at the hundredth."""
+    layer = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(layer.weight)
+    average = ExponentialMovingAverage(layer, 0.9999)
+    torch.nn.init.ones_(layer.weight)
+    average.update(layer)
+    assert float(average.shadow[0]) == pytest.approx(1 - 2 / 11, rel=1e-6)
+    expected = 1 - 2 / 11
+    for n in range(2, 101):
+        average.update(layer)
+        expected += (1 - (1 + n) / (10 + n)) * (1 - expected)
+    assert float(average.shadow[0]) == pytest.approx(expected, rel=1e-5)
+    assert (1 + 100) / (10 + 100) == pytest.approx(0.918, abs=5e-4)
+    average.swap(layer)
+    assert float(layer.weight.detach()) == pytest.approx(expected, rel=1e-5)
+    average.swap(layer)
+    assert float(layer.weight.detach()) == 1.0
+
+
+def test_vocabulary_without_bos_and_eos_gets_its_own_ids(text_file, tmp_path):
+    import sentencepiece
+
+    sentencepiece.SentencePieceTrainer.Train(
+        input=str(text_file), model_prefix=str(tmp_path / "spm"), vocab_size=40, bos_id=-1, eos_id=-1, minloglevel=2
+    )
+    vocab = Vocab.load(tmp_path / "spm.model")
+    assert [vocab.mask_id, vocab.bos_id, vocab.eos_id, vocab.num_inputs, vocab.pad_id] == [40, 41, 42, 43, 43]
+    model = random_model(vocab, {"name": "autoregressive"})
+    draw = NoiseDraw(torch.empty(0), torch.empty(0))
+    assert float(model.family.nelbo(model.network, model.sentences(["the king"]), draw)) > 0
