@@ -4,4 +4,6 @@ from diffusion_lm.cli import run_commands
 from rescore.commands import COMMANDS
 
 if __name__ == "__main__":
-    sys.exit(run_commands("python -m rescore", COMMANDS, "Rescore N-best lists: score, tune, wer, rescore, ngram, convert."))
+    sys.exit(
+        run_commands("python -m rescore", COMMANDS, "Rescore N-best lists: score, tune, wer, rescore, ngram, convert.")
+    )

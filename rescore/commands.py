@@ -10,11 +10,18 @@ import typer
 
 from diffusion_lm import commands as model_commands
 
-Sources = Annotated[list[str], typer.Argument(help="N-best file, or several aligned ones as NAME=PATH (.py, .jsonl, .json, each also .gz).")]
+Sources = Annotated[
+    list[str],
+    typer.Argument(help="N-best file, or several aligned ones as NAME=PATH (.py, .jsonl, .json, each also .gz)."),
+]
 Seed = Annotated[int, typer.Option(help="Of masks and bootstrap.")]
 Estimator = Annotated[str, typer.Option(help="How a bound is measured: see `dlm estimators`.")]
-Passes = Annotated[int, typer.Option(help="Network passes per hypothesis (most; estimators of a fixed cost ignore it and say so).")]
-Replicates = Annotated[int, typer.Option(help="Independent repetitions within the passes; the standard error comes from them.")]
+Passes = Annotated[
+    int, typer.Option(help="Network passes per hypothesis (most; estimators of a fixed cost ignore it and say so).")
+]
+Replicates = Annotated[
+    int, typer.Option(help="Independent repetitions within the passes; the standard error comes from them.")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
 Precision = Annotated[str, typer.Option(help="Of the network: '32' or 'bf16'.")]
 BatchTokens = Annotated[int, typer.Option(help="Most tokens of one forward pass.")]
@@ -23,7 +30,12 @@ Pieces = Annotated[bool, typer.Option("--pieces", help="Texts are space-separate
 
 def score(
     nbest: Sources,
-    model: Annotated[str, typer.Option(help="Model folder of ours, .arpa / KenLM file, or Hugging Face folder; NAME=PATH names its score.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Model folder of ours, .arpa / KenLM file, or Hugging Face folder; NAME=PATH names its score."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Result: .jsonl (all scores) or .py (the new score alone), also .gz.")],
     estimator: Estimator = "pairs",
     passes: Passes = 17,
@@ -49,7 +61,9 @@ def score(
         pieces=pieces,
     )
     run = score_file(nbest, scorer, out)
-    print(f"{run.out}: {len(run.lists)} utterances, {run.hypotheses} hypotheses, {run.seconds:.1f} s, {describe_short(scorer)}")
+    print(
+        f"{run.out}: {len(run.lists)} utterances, {run.hypotheses} hypotheses, {run.seconds:.1f} s, {describe_short(scorer)}"
+    )
 
 
 def estimators() -> None:
@@ -66,8 +80,13 @@ def tune(
     nbest: Sources,
     refs: Annotated[Path, typer.Option(help="References: .py, Kaldi text, .trn, .json.")],
     out: Annotated[Path, typer.Option(help="Scales as JSON.")],
-    free: Annotated[Optional[list[str]], typer.Option(help="SOURCE or SOURCE:LOW:HIGH to tune (default: all but the first, and words).")] = None,
-    fixed: Annotated[Optional[list[str]], typer.Option(help="SOURCE:SCALE that stays (default: the first source with 1).")] = None,
+    free: Annotated[
+        Optional[list[str]],
+        typer.Option(help="SOURCE or SOURCE:LOW:HIGH to tune (default: all but the first, and words)."),
+    ] = None,
+    fixed: Annotated[
+        Optional[list[str]], typer.Option(help="SOURCE:SCALE that stays (default: the first source with 1).")
+    ] = None,
 ) -> None:
     """Choose the scales with the fewest word errors: exact line searches, no grid step to miss a minimum."""
     from rescore import tuning
@@ -79,7 +98,10 @@ def tune(
     lists = attach_references(read_sources(nbest), read_references(refs))
     names = list(lists[0].hypotheses[0].scores)
     chosen_fixed = fixed or [f"{names[0]}:1"]
-    chosen_free = free or [*(name for name in names if name not in {item.split(":")[0] for item in chosen_fixed}), WORDS]
+    chosen_free = free or [
+        *(name for name in names if name not in {item.split(":")[0] for item in chosen_fixed}),
+        WORDS,
+    ]
     system = System.parse("tuned=" + ",".join([*chosen_fixed, *chosen_free]))
     result = tuning.tune(lists, free=system.free, fixed=system.fixed)
     result.scales.save(out)
@@ -91,9 +113,14 @@ def tune(
 def wer(
     nbest: Sources,
     refs: Annotated[Path, typer.Option(help="References: .py, Kaldi text, .trn, .json.")],
-    scales: Annotated[Optional[list[Path]], typer.Option(help="Scales of `dlm tune`, one row each (default: the first hypotheses as listed).")] = None,
+    scales: Annotated[
+        Optional[list[Path]],
+        typer.Option(help="Scales of `dlm tune`, one row each (default: the first hypotheses as listed)."),
+    ] = None,
     out: Annotated[Optional[Path], typer.Option(help="Also write the table: .md, .csv, .json or .tex.")] = None,
-    transcripts: Annotated[Optional[Path], typer.Option(help="Write the winners of the last row: .trn, .ctm, .stm, .txt, .py.")] = None,
+    transcripts: Annotated[
+        Optional[Path], typer.Option(help="Write the winners of the last row: .trn, .ctm, .stm, .txt, .py.")
+    ] = None,
     seed: Seed = 1,
 ) -> None:
     """Word error rate table: S/D/I, oracle, paired bootstrap intervals against the first row."""
@@ -106,10 +133,18 @@ def wer(
     systems = {"first in list": Scales({next(iter(lists[0].hypotheses[0].scores)): 0.0})}
     for path in scales or []:
         if path.stem in systems:
-            raise ValueError(f"--scales {path}: a row named {path.stem!r} is there already; expected files of different names")
+            raise ValueError(
+                f"--scales {path}: a row named {path.stem!r} is there already; expected files of different names"
+            )
         systems[path.stem] = Scales.load(path)
     rows = evaluate(lists, systems, baseline="first in list", seed=seed)
-    table = ResultTable("WER", rows, baseline="first in list", scales_from="as given", metadata={"nbest": nbest, "refs": str(refs), "seed": seed})
+    table = ResultTable(
+        "WER",
+        rows,
+        baseline="first in list",
+        scales_from="as given",
+        metadata={"nbest": nbest, "refs": str(refs), "seed": seed},
+    )
     print(table.to_markdown())
     if out is not None:
         table.save(out)
@@ -118,13 +153,21 @@ def wer(
 
 
 def rescore(
-    tune: Annotated[list[str], typer.Option(help="N-best lists to tune scales on; several aligned files as NAME=PATH.")],
+    tune: Annotated[
+        list[str], typer.Option(help="N-best lists to tune scales on; several aligned files as NAME=PATH.")
+    ],
     tune_refs: Annotated[Path, typer.Option(help="Their references.")],
     test: Annotated[list[str], typer.Option(help="N-best lists to report on.")],
     test_refs: Annotated[Path, typer.Option(help="Their references.")],
     out: Annotated[Path, typer.Option(help="Folder for scores, scales, tables and the report.")],
-    lm: Annotated[Optional[list[str]], typer.Option(help="NAME=PATH of a language model, with @ESTIMATOR[:PASSES] after it if wanted.")] = None,
-    row: Annotated[Optional[list[str]], typer.Option(help="A row of the table: NAME=SOURCE:SCALE,SOURCE,... (default: each LM and each pair).")] = None,
+    lm: Annotated[
+        Optional[list[str]],
+        typer.Option(help="NAME=PATH of a language model, with @ESTIMATOR[:PASSES] after it if wanted."),
+    ] = None,
+    row: Annotated[
+        Optional[list[str]],
+        typer.Option(help="A row of the table: NAME=SOURCE:SCALE,SOURCE,... (default: each LM and each pair)."),
+    ] = None,
     baseline: Annotated[str, typer.Option(help="Row that the changes are measured against (default: the first).")] = "",
     title: Annotated[str, typer.Option(help="Of the table.")] = "WER",
     estimator: Estimator = "pairs",
@@ -144,7 +187,11 @@ def rescore(
     for item in lm or []:
         path, at, how = item.rpartition("@")
         name, _, count = how.partition(":")
-        own = {"estimator": name, "passes": parse_passes(item, count, passes)} if at else {"estimator": estimator, "passes": passes}
+        own = (
+            {"estimator": name, "passes": parse_passes(item, count, passes)}
+            if at
+            else {"estimator": estimator, "passes": passes}
+        )
         scorer = open_scorer(
             path if at else item,
             replicates=replicates,
@@ -197,7 +244,9 @@ def ngram(
 def convert(
     source: Annotated[str, typer.Argument(help="N-best file, PATH or NAME=PATH.")],
     target: Annotated[Path, typer.Argument(help="Where to: .py, .jsonl, .json (mlm-scoring), each also .gz.")],
-    score: Annotated[Optional[str], typer.Option(help="Which score, for formats that hold one (default: the only one).")] = None,
+    score: Annotated[
+        Optional[str], typer.Option(help="Which score, for formats that hold one (default: the only one).")
+    ] = None,
 ) -> None:
     """Convert an N-best file: the same utterances, order and texts, floats with all their digits."""
     from rescore.nbest import iterate_nbest, read_sources, write_nbest
@@ -220,7 +269,12 @@ def open_scorer(model: str, *, estimator: str, passes: int, replicates: int, **o
         if config.get("format") == "diffusion-lm":
             from rescore.scorer import NetworkScorer
 
-            return NetworkScorer(str(path), name=name, estimator=build_estimator(estimator, passes=passes, replicates=replicates), **options)
+            return NetworkScorer(
+                str(path),
+                name=name,
+                estimator=build_estimator(estimator, passes=passes, replicates=replicates),
+                **options,
+            )
         from rescore.huggingface import load_huggingface
 
         return load_huggingface(path, name=name or path.name, device=options["device"])
@@ -228,7 +282,9 @@ def open_scorer(model: str, *, estimator: str, passes: int, replicates: int, **o
         from rescore.ngram import NgramScorer
 
         return NgramScorer(path, name=name or path.name.split(".")[0])
-    raise FileNotFoundError(f"{path}: no such model; expected a model folder, an .arpa / KenLM file, or a Hugging Face folder")
+    raise FileNotFoundError(
+        f"{path}: no such model; expected a model folder, an .arpa / KenLM file, or a Hugging Face folder"
+    )
 
 
 def parse_passes(item: str, text: str, default: int) -> int:
@@ -241,7 +297,11 @@ def parse_passes(item: str, text: str, default: int) -> int:
 
 
 def describe_short(scorer: Any) -> str:
-    return ", ".join(f"{key} {value}" for key, value in scorer.describe().items() if key in ("kind", "estimator", "target", "oov_tokens"))
+    return ", ".join(
+        f"{key} {value}"
+        for key, value in scorer.describe().items()
+        if key in ("kind", "estimator", "target", "oov_tokens")
+    )
 
 
 def format_scales(scales: Any) -> str:

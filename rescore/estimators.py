@@ -338,6 +338,7 @@ ESTIMATORS: dict[str, type[Estimator]] = {
         Pairs,
         Exact,
         PseudoLogLikelihood,
+        Strided,
         LeftToRight,
     )
 }

@@ -160,7 +160,9 @@ def _with_score_of(lists: Sequence[NBestList], scored: Sequence[NBestList], name
     merged = []
     for utterance, other in zip(lists, scored, strict=True):
         hypotheses = tuple(
-            type(hyp)(hyp.text, {**hyp.scores, name: new.scores[name]}, {**hyp.details, name: new.details.get(name, {})})
+            type(hyp)(
+                hyp.text, {**hyp.scores, name: new.scores[name]}, {**hyp.details, name: new.details.get(name, {})}
+            )
             for hyp, new in zip(utterance.hypotheses, other.hypotheses, strict=True)
         )
         merged.append(NBestList(utterance.seq_tag, hypotheses, utterance.reference))

@@ -1,7 +1,7 @@
 """What measuring one text with one language model gives.
 
-    score = SequenceScore(log_prob=-41.2, standard_error=0.3, num_passes=17, num_tokens=14, exact=False)
-    score.details()         # for the result file
+score = SequenceScore(log_prob=-41.2, standard_error=0.3, num_passes=17, num_tokens=14, exact=False)
+score.details()         # for the result file
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ class SequenceScore:
 
     def details(self) -> dict[str, float | int | bool]:
         """For JSON; an unknown standard error is left out, because JSON knows no nan."""
-        values: dict[str, float | int | bool] = {"num_passes": self.num_passes, "num_tokens": self.num_tokens, "exact": self.exact}
+        values: dict[str, float | int | bool] = {
+            "num_passes": self.num_passes,
+            "num_tokens": self.num_tokens,
+            "exact": self.exact,
+        }
         if not isnan(self.standard_error):
             values["standard_error"] = self.standard_error
         return values

@@ -42,7 +42,9 @@ def vocab(vocab_folder: Path) -> Vocab:
     return Vocab.load(vocab_folder)
 
 
-def random_model(vocab: Vocab, family: dict | None = None, seed: int = 0, backbone: BackboneConfig = TINY) -> LanguageModel:
+def random_model(
+    vocab: Vocab, family: dict | None = None, seed: int = 0, backbone: BackboneConfig = TINY
+) -> LanguageModel:
     """Weights large enough that scores differ; a fresh network would answer uniformly."""
     model = LanguageModel.build(family or {"name": "masked"}, backbone, vocab)
     generator = torch.Generator().manual_seed(seed)

@@ -31,7 +31,19 @@ def test_parameter_count_of_the_small_network(outputs, millions):
         network = DiT(BackboneConfig(), num_inputs=outputs, num_outputs=outputs, visibility="bidirectional")
     count = sum(parameter.numel() for parameter in network.parameters())
     d, c = 768, 128
-    assert count == 12 * (12 * d * d + 13 * d + 6 * d * c) + 2 * outputs * d + outputs + d + 2 * c * d + 2 * d + 256 * c + c + c * c + c
+    assert (
+        count
+        == 12 * (12 * d * d + 13 * d + 6 * d * c)
+        + 2 * outputs * d
+        + outputs
+        + d
+        + 2 * c * d
+        + 2 * d
+        + 256 * c
+        + c
+        + c * c
+        + c
+    )
     assert count / 1e6 == pytest.approx(millions, abs=0.05)
 
 
@@ -56,7 +68,9 @@ def test_nelbo_does_not_depend_on_batch_mates(vocab, family):
     starts = torch.cumsum(lengths, 0) - lengths
     for place, text in enumerate(texts):
         keep = draw.keep[starts[place] : starts[place] + lengths[place]]
-        alone = model.family.nelbo(model.network, model.sentences([text]), NoiseDraw(draw.time[place : place + 1], keep))
+        alone = model.family.nelbo(
+            model.network, model.sentences([text]), NoiseDraw(draw.time[place : place + 1], keep)
+        )
         assert float(alone) == pytest.approx(float(together[place]), rel=1e-5)
 
 
@@ -97,7 +111,9 @@ def test_fresh_network_answers_uniformly(vocab, family):
     model = LanguageModel.build(family, TINY, vocab)
     model.network.eval()
     framed = model.sentences(["the king said"])
-    symbols = vocab.num_pieces  # masked: every piece; autoregressive: all but mask and BOS, with EOS, which is one of the pieces here
+    symbols = (
+        vocab.num_pieces
+    )  # masked: every piece; autoregressive: all but mask and BOS, with EOS, which is one of the pieces here
     if family["name"] == "autoregressive":
         symbols = vocab.num_inputs - 2
     draw = draw_noise(framed.layout.lengths, torch.Generator().manual_seed(1), stratified=False)

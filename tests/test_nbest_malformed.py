@@ -1,4 +1,3 @@
-
 """Broken N-best files and lists: each is one line that names the place; nothing of a file is run, nothing is written."""
 
 from __future__ import annotations

@@ -60,10 +60,8 @@ class TrainingModule(lightning.LightningModule):
         self.dropped += batch.num_dropped
         self.log("train/dropped_sentences", float(self.dropped))
         self.batches_done += 1
+        self.data.consumed(batch)  # here: the checkpoint callback runs before this module's on_train_batch_end
         return loss
-
-    def on_train_batch_end(self, outputs: Any, batch: TokenBatch, index: int) -> None:
-        self.data.consumed(batch)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         # Here and not by Lightning, which refuses to clip for a fused optimizer under mixed precision.

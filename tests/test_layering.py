@@ -1,0 +1,81 @@
+"""Who may import whom (docs/architecture.md), read from the source."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = {"returnn_bridge": ROOT / "recipe/returnn_bridge", "diffusion_lm": ROOT / "recipe/diffusion_lm", "rescore": ROOT / "rescore"}
+MODULES = {
+    f"{package}.{path.relative_to(folder).with_suffix('').as_posix().replace('/', '.')}".removesuffix(".__init__"): path
+    for package, folder in PACKAGES.items()
+    for path in sorted(folder.rglob("*.py"))
+}
+MATHS = ("diffusion_lm.schedule", "diffusion_lm.draws", "diffusion_lm.layout", "diffusion_lm.families", "rescore.estimators")
+PLUMBING = ("lightning", "returnn", "sisyphus", "diffusion_lm.backbones", "diffusion_lm.config", "diffusion_lm.train", "returnn_bridge")
+LAPTOP = ("nbest", "hypotheses", "files", "format_py", "format_json", "references", "combine", "tuning", "line_search", "wer", "report", "html_report")
+HEAVY = {"torch", "lightning", "returnn", "kenlm", "transformers", "matplotlib", "sentencepiece"}
+
+
+def imports(path: Path, *, top_level_only: bool = False) -> Iterator[str]:
+    tree = ast.parse(path.read_text())
+    for node in tree.body if top_level_only else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield node.module
+
+
+def starts(name: str, prefixes: tuple[str, ...] | set[str]) -> bool:
+    return any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_keep_to_the_layers(module):
+    found = set(imports(MODULES[module]))
+    if starts(module, ("returnn_bridge",)):
+        assert not [name for name in found if starts(name, ("diffusion_lm", "rescore"))]
+    else:
+        assert not [name for name in found if starts(name, ("returnn",))], "returnn is imported by the bridge alone"
+    if starts(module, ("diffusion_lm",)):
+        assert not [name for name in found if starts(name, ("rescore",))]
+    if starts(module, MATHS):
+        assert not [name for name in found if starts(name, PLUMBING)]
+    if starts(module, ("diffusion_lm.backbones",)):
+        assert not [name for name in found if starts(name, ("diffusion_lm.families",))]
+    if module not in ("diffusion_lm.lit_module", "diffusion_lm.train", "returnn_bridge.datamodule"):
+        assert not [name for name in found if starts(name, ("lightning",))]
+    if not module.endswith(".jobs"):
+        assert not [name for name in found if starts(name, ("sisyphus", "i6_core"))]
+    if module.removeprefix("rescore.") in LAPTOP:
+        assert not [name for name in found if starts(name, ("torch", "diffusion_lm", "returnn_bridge"))]
+
+
+@pytest.mark.parametrize("module", ["rescore.cli", "rescore.commands", "diffusion_lm.commands", "diffusion_lm.cli", "rescore.pipeline"])
+def test_the_command_line_starts_without_heavy_imports(module):
+    seen, todo = set(), [module]
+    while todo:
+        name = todo.pop()
+        if name in MODULES and name not in seen:
+            seen.add(name)
+            todo += [*imports(MODULES[name], top_level_only=True), name.rpartition(".")[0]]
+        assert not starts(name, HEAVY), f"{module} reaches {name}"
+
+
+def test_family_names_are_looked_at_in_one_place():
+    for module, path in MODULES.items():
+        if not module.startswith("diffusion_lm.families"):
+            assert not re.search(r"(family|name) *[=!]= *[\"'](masked|autoregressive|uniform|hybrid|block)", path.read_text()), module
+
+
+def test_no_file_can_execute_its_input():
+    for path in MODULES.values():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in ("eval", "exec", "compile", "__import__"), path
+        assert not {"pickle", "marshal", "shelve", "dill"} & set(imports(path)), path
