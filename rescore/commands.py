@@ -217,6 +217,7 @@ def rescore(
         seed=seed,
         title=title,
     )
+    (out / "scales").mkdir(exist_ok=True)
     for name, scales in result.scales.items():
         scales.save(out / "scales" / f"{file_name(name)}.json")
     for suffix in (".md", ".csv", ".json", ".tex"):

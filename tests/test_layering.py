@@ -10,15 +10,46 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = {"returnn_bridge": ROOT / "recipe/returnn_bridge", "diffusion_lm": ROOT / "recipe/diffusion_lm", "rescore": ROOT / "rescore"}
+PACKAGES = {
+    "returnn_bridge": ROOT / "recipe/returnn_bridge",
+    "diffusion_lm": ROOT / "recipe/diffusion_lm",
+    "rescore": ROOT / "rescore",
+}
 MODULES = {
     f"{package}.{path.relative_to(folder).with_suffix('').as_posix().replace('/', '.')}".removesuffix(".__init__"): path
     for package, folder in PACKAGES.items()
     for path in sorted(folder.rglob("*.py"))
 }
-MATHS = ("diffusion_lm.schedule", "diffusion_lm.draws", "diffusion_lm.layout", "diffusion_lm.families", "rescore.estimators")
-PLUMBING = ("lightning", "returnn", "sisyphus", "diffusion_lm.backbones", "diffusion_lm.config", "diffusion_lm.train", "returnn_bridge")
-LAPTOP = ("nbest", "hypotheses", "files", "format_py", "format_json", "references", "combine", "tuning", "line_search", "wer", "report", "html_report")
+MATHS = (
+    "diffusion_lm.schedule",
+    "diffusion_lm.draws",
+    "diffusion_lm.layout",
+    "diffusion_lm.families",
+    "rescore.estimators",
+)
+PLUMBING = (
+    "lightning",
+    "returnn",
+    "sisyphus",
+    "diffusion_lm.backbones",
+    "diffusion_lm.config",
+    "diffusion_lm.train",
+    "returnn_bridge",
+)
+LAPTOP = (
+    "nbest",
+    "hypotheses",
+    "files",
+    "format_py",
+    "format_json",
+    "references",
+    "combine",
+    "tuning",
+    "line_search",
+    "wer",
+    "report",
+    "html_report",
+)
 HEAVY = {"torch", "lightning", "returnn", "kenlm", "transformers", "matplotlib", "sentencepiece"}
 
 
@@ -56,7 +87,9 @@ def test_imports_keep_to_the_layers(module):
         assert not [name for name in found if starts(name, ("torch", "diffusion_lm", "returnn_bridge"))]
 
 
-@pytest.mark.parametrize("module", ["rescore.cli", "rescore.commands", "diffusion_lm.commands", "diffusion_lm.cli", "rescore.pipeline"])
+@pytest.mark.parametrize(
+    "module", ["rescore.cli", "rescore.commands", "diffusion_lm.commands", "diffusion_lm.cli", "rescore.pipeline"]
+)
 def test_the_command_line_starts_without_heavy_imports(module):
     seen, todo = set(), [module]
     while todo:
@@ -70,7 +103,9 @@ def test_the_command_line_starts_without_heavy_imports(module):
 def test_family_names_are_looked_at_in_one_place():
     for module, path in MODULES.items():
         if not module.startswith("diffusion_lm.families"):
-            assert not re.search(r"(family|name) *[=!]= *[\"'](masked|autoregressive|uniform|hybrid|block)", path.read_text()), module
+            assert not re.search(
+                r"(family|name) *[=!]= *[\"'](masked|autoregressive|uniform|hybrid|block)", path.read_text()
+            ), module
 
 
 def test_no_file_can_execute_its_input():

@@ -48,7 +48,7 @@ def train(
     """Train a language model, or continue an interrupted run to the same weights."""
     import yaml
 
-    from diffusion_lm import compat, presets
+    from diffusion_lm import presets
     from diffusion_lm.config import apply_overrides, from_dict, to_dict
 
     if list_presets:
@@ -59,6 +59,8 @@ def train(
     if bool(preset) == (config is not None):
         raise ValueError("give exactly one of --preset NAME and --config FILE")
     if config is not None:
+        from diffusion_lm import compat
+
         tree = read_yaml(config)
         if compat.is_foreign(tree):
             compat.run(config, overrides or [], out=out, print_only=print_config)

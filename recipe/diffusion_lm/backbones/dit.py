@@ -74,20 +74,21 @@ class DiT(nn.Module):
         if self.noise is not None:
             level = ids.new_zeros(1, dtype=torch.float32) if sigma is None else sigma.float()
             condition = F.silu(self.noise(level))
-        row = None if sigma is None else layout.row
-        x = self.embedding(ids)
+        row = None if sigma is None else F.pad(layout.row, (0, _filling(len(ids), ids.device)))
+        count = len(ids)
+        extra = _filling(count, ids.device)
+        x = self.embedding(F.pad(ids, (0, extra)))
         rotation = self.rotary(layout)
         spread = None if layout.equal else layout.slot
         for block in self.blocks:
             x = block(x, layout, spread, rotation, condition, row)
-        if select is not None:
-            x = x[select]
-            row = None if row is None else row[select]
-        x = self.final_norm(x)
+        chosen = torch.arange(count, device=ids.device) if select is None else select
+        chosen = F.pad(chosen, (0, _filling(len(chosen), ids.device)))
+        x = self.final_norm(x[chosen])
         if self.final_modulation is not None:
-            shift, scale = _per_position(self.final_modulation(condition), row, 2)
+            shift, scale = _per_position(self.final_modulation(condition), None if row is None else row[chosen], 2)
             x = x * (1 + scale) + shift
-        return self.head(x).float()
+        return self.head(x)[: count if select is None else len(select)].float()
 
 
 class Block(nn.Module):
@@ -131,7 +132,8 @@ class Block(nn.Module):
     def _attention(self, x: Tensor, layout: Layout, spread: Tensor | None, rotation: tuple[Tensor, Tensor]) -> Tensor:
         """x [N, d] -> [N, d]; each position sees its own row only (and, if causal, not what follows)."""
         rows, longest, width = len(layout.lengths), layout.longest, x.shape[-1]
-        qkv = self.qkv(x).view(len(x), 3, self.num_heads, width // self.num_heads)
+        count = len(layout.row)
+        qkv = self.qkv(x)[:count].view(count, 3, self.num_heads, width // self.num_heads)
         rotated = _rotate(qkv[:, :2], rotation)
         qkv = torch.cat([rotated, qkv[:, 2:]], dim=1)
         if spread is not None:
@@ -141,7 +143,8 @@ class Block(nn.Module):
         mask = None if spread is None or self.causal else layout.valid[:, None, None, :]
         out = _attend(query, key, value, mask, self.causal)
         out = out.transpose(1, 2).reshape(rows * longest, width)
-        return self.attention_out(out if spread is None else out[spread])
+        out = out if spread is None else out[spread]
+        return self.attention_out(F.pad(out, (0, 0, 0, len(x) - count)))
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
@@ -213,6 +216,11 @@ def _zero_linear(inputs: int, outputs: int) -> nn.Linear:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def _filling(count: int, device: torch.device) -> int:
+    """Positions to add on a CPU so that counts repeat: oneDNN compiles and keeps a kernel for every new shape (gigabytes in an hour)."""
+    return -count % 256 if device.type == "cpu" and count > 256 else 0
 
 
 def _per_position(modulation: Tensor, row: Tensor | None, parts: int) -> tuple[Tensor, ...]:
