@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
 from diffusion_lm import commands as model_commands
+from diffusion_lm.cli import Command
 
 Sources = Annotated[
     list[str],
@@ -81,11 +82,11 @@ def tune(
     refs: Annotated[Path, typer.Option(help="References: .py, Kaldi text, .trn, .json.")],
     out: Annotated[Path, typer.Option(help="Scales as JSON.")],
     free: Annotated[
-        Optional[list[str]],
+        list[str] | None,
         typer.Option(help="SOURCE or SOURCE:LOW:HIGH to tune (default: all but the first, and words)."),
     ] = None,
     fixed: Annotated[
-        Optional[list[str]], typer.Option(help="SOURCE:SCALE that stays (default: the first source with 1).")
+        list[str] | None, typer.Option(help="SOURCE:SCALE that stays (default: the first source with 1).")
     ] = None,
 ) -> None:
     """Choose the scales with the fewest word errors: exact line searches, no grid step to miss a minimum."""
@@ -114,12 +115,12 @@ def wer(
     nbest: Sources,
     refs: Annotated[Path, typer.Option(help="References: .py, Kaldi text, .trn, .json.")],
     scales: Annotated[
-        Optional[list[Path]],
+        list[Path] | None,
         typer.Option(help="Scales of `dlm tune`, one row each (default: the first hypotheses as listed)."),
     ] = None,
-    out: Annotated[Optional[Path], typer.Option(help="Also write the table: .md, .csv, .json or .tex.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the table: .md, .csv, .json or .tex.")] = None,
     transcripts: Annotated[
-        Optional[Path], typer.Option(help="Write the winners of the last row: .trn, .ctm, .stm, .txt, .py.")
+        Path | None, typer.Option(help="Write the winners of the last row: .trn, .ctm, .stm, .txt, .py.")
     ] = None,
     seed: Seed = 1,
 ) -> None:
@@ -161,11 +162,11 @@ def rescore(
     test_refs: Annotated[Path, typer.Option(help="Their references.")],
     out: Annotated[Path, typer.Option(help="Folder for scores, scales, tables and the report.")],
     lm: Annotated[
-        Optional[list[str]],
+        list[str] | None,
         typer.Option(help="NAME=PATH of a language model, with @ESTIMATOR[:PASSES] after it if wanted."),
     ] = None,
     row: Annotated[
-        Optional[list[str]],
+        list[str] | None,
         typer.Option(help="A row of the table: NAME=SOURCE:SCALE,SOURCE,... (default: each LM and each pair)."),
     ] = None,
     baseline: Annotated[str, typer.Option(help="Row that the changes are measured against (default: the first).")] = "",
@@ -186,21 +187,17 @@ def rescore(
     scorers = {}
     for item in lm or []:
         path, at, how = item.rpartition("@")
-        name, _, count = how.partition(":")
-        own = (
-            {"estimator": name, "passes": parse_passes(item, count, passes)}
-            if at
-            else {"estimator": estimator, "passes": passes}
-        )
+        own_estimator, _, count = how.partition(":")
         scorer = open_scorer(
             path if at else item,
+            estimator=own_estimator if at else estimator,
+            passes=parse_passes(item, count, passes),
             replicates=replicates,
             seed=seed,
             device=device,
             precision=precision,
             batch_tokens=batch_tokens,
             pieces=pieces,
-            **own,
         )
         if scorer.name in scorers:
             raise ValueError(f"--lm {item}: the name {scorer.name!r} is taken; expected NAME=PATH with different names")
@@ -246,7 +243,7 @@ def convert(
     source: Annotated[str, typer.Argument(help="N-best file, PATH or NAME=PATH.")],
     target: Annotated[Path, typer.Argument(help="Where to: .py, .jsonl, .json (mlm-scoring), each also .gz.")],
     score: Annotated[
-        Optional[str], typer.Option(help="Which score, for formats that hold one (default: the only one).")
+        str | None, typer.Option(help="Which score, for formats that hold one (default: the only one).")
     ] = None,
 ) -> None:
     """Convert an N-best file: the same utterances, order and texts, floats with all their digits."""
@@ -315,5 +312,5 @@ def file_name(name: str) -> str:
     return "_".join(part for part in kept.split("_") if part) or "row"
 
 
-COMMANDS = [score, tune, wer, rescore, ngram, convert, estimators]
-ALL_COMMANDS = [*model_commands.COMMANDS, *COMMANDS]
+COMMANDS: list[Command] = [score, tune, wer, rescore, ngram, convert, estimators]
+ALL_COMMANDS: list[Command] = [*model_commands.COMMANDS, *COMMANDS]

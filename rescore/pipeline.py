@@ -83,7 +83,7 @@ def default_systems(acoustic: str, lms: Sequence[str]) -> list[System]:
     systems = [System(f"{acoustic} only", {acoustic: 1.0}, {})]
     for size in (1, 2):
         for names in itertools.combinations(lms, size):
-            free = {name: LM_RANGE for name in names} | {WORDS: RANGES[WORDS]}
+            free = dict.fromkeys(names, LM_RANGE) | {WORDS: RANGES[WORDS]}
             systems.append(System("+ " + " and ".join(names), {acoustic: 1.0}, free))
     return systems
 

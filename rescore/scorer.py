@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from diffusion_lm.draws import NoiseDraw
 from diffusion_lm.families.masked import MaskedFamily
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.model import LanguageModel, fingerprint
-
 from rescore.alignment import leader_of, slots_of
 from rescore.estimators import Estimator, Keys, Plan, build_estimator
 from rescore.scores import SequenceScore
@@ -199,7 +199,7 @@ class NetworkScorer:
 
     def _framed_rows(self, rows: list[np.ndarray], eos_in_row: bool) -> tuple[Layout, torch.Tensor]:
         framed = Sentences.of(
-            [row[:-1] if eos_in_row else row for row in rows],
+            [(row[:-1] if eos_in_row else row).tolist() for row in rows],
             bos_id=self.model.vocab.bos_id,
             eos_id=self.model.vocab.eos_id,
         )

@@ -7,9 +7,9 @@ import math
 
 import numpy as np
 import pytest
-from tiny_world import all_masks, conditionals, inconsistent, markov_joint, random_joint, run
 
 from rescore.estimators import ESTIMATORS, Keys, build_estimator
+from tiny_world import all_masks, conditionals, inconsistent, markov_joint, random_joint, run
 
 SENTENCE = (2, 0, 1, 2, 1)
 

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from diffusion_lm.draws import NoiseDraw, draw_noise
 from diffusion_lm.families import FAMILIES, SpecialIds, build_family
 from diffusion_lm.families.masked import smallest_keys

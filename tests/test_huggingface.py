@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import random_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import random_text
 from rescore.huggingface import HuggingFaceCausalScorer, HuggingFaceMaskedScorer, load_huggingface
 
 transformers = pytest.importorskip("transformers")

@@ -7,8 +7,8 @@ import math
 
 import pytest
 import torch
-from conftest import TINY, random_model
 
+from conftest import TINY, random_model
 from diffusion_lm.backbones.dit import BackboneConfig, DiT
 from diffusion_lm.draws import NoiseDraw, draw_noise
 from diffusion_lm.layout import Sentences
@@ -175,7 +175,7 @@ def test_moving_average_warms_up_and_swaps_back():
         average.update(layer)
         expected += (1 - (1 + n) / (10 + n)) * (1 - expected)
     assert float(average.shadow[0]) == pytest.approx(expected, rel=1e-5)
-    assert (1 + 100) / (10 + 100) == pytest.approx(0.918, abs=5e-4)
+    assert pytest.approx(0.918, abs=5e-4) == (1 + 100) / (10 + 100)
     average.swap(layer)
     assert float(layer.weight.detach()) == pytest.approx(expected, rel=1e-5)
     average.swap(layer)

@@ -7,15 +7,22 @@ import shlex
 from pathlib import Path
 
 import pytest
-from conftest import DEMO, random_text
 
+from conftest import DEMO, random_text
 from rescore.cli import main
 from rescore.nbest import read_nbest, write_nbest
 from rescore.references import read_references, write_transcripts
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", README, re.DOTALL)
-SMALL = "model.hidden_size=32 model.num_blocks=1 model.num_heads=2 trainer.max_steps=2 trainer.val_check_interval=2 trainer.logger=none".split()
+SMALL = [
+    "model.hidden_size=32",
+    "model.num_blocks=1",
+    "model.num_heads=2",
+    "trainer.max_steps=2",
+    "trainer.val_check_interval=2",
+    "trainer.logger=none",
+]
 
 
 @pytest.fixture

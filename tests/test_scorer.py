@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import random_model
 
+from conftest import random_model
 from rescore.alignment import leader_of, slots_of
 from rescore.estimators import ESTIMATORS, build_estimator
 from rescore.nbest import Hypothesis, NBestList, read_nbest, write_nbest

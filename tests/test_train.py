@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import random_text
 from safetensors.torch import load_file
 
+from conftest import random_text
 from diffusion_lm import presets
 from diffusion_lm.config import apply_overrides, from_dict, to_dict
 from diffusion_lm.model import LanguageModel

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from diffusion_lm.cli import Command
+
 HELP = "Train diffusion and autoregressive language models on RETURNN datasets."
 
 
@@ -124,4 +126,4 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-COMMANDS = [vocab, train, perplexity]
+COMMANDS: list[Command] = [vocab, train, perplexity]

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from returnn_bridge.vocab import read_lines
 from rich.progress import track
 
 from diffusion_lm.draws import NoiseDraw, step_seed
 from diffusion_lm.model import LanguageModel
+from returnn_bridge.vocab import read_lines
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from typing import Any
 
 import lightning
 import torch
-from returnn_bridge.batching import TokenBatch
 from torch import Tensor
 
 from diffusion_lm.config import TrainConfig
 from diffusion_lm.draws import draw_noise, step_seed
 from diffusion_lm.layout import Sentences
 from diffusion_lm.model import LanguageModel
+from returnn_bridge.batching import TokenBatch
 
 
 class TrainingModule(lightning.LightningModule):
@@ -136,7 +136,7 @@ class TrainingModule(lightning.LightningModule):
         """Left where it is: only its framed, padding-free form goes to the device."""
         return batch
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         options = self.config.optim
         optimizer = torch.optim.AdamW(
             self.network.parameters(),

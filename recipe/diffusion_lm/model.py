@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from returnn_bridge.vocab import Vocab
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from diffusion_lm.backbones.dit import BackboneConfig, DiT
 from diffusion_lm.families import Family, SpecialIds, build_family
 from diffusion_lm.layout import Sentences
+from returnn_bridge.vocab import Vocab
 
 WEIGHTS, CONFIG, FORMAT = "model.safetensors", "config.json", "diffusion-lm"
 STORED_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -49,7 +49,7 @@ class LanguageModel:
         family = build_family(family_options, special_ids(vocab))
         network = DiT(
             backbone, num_inputs=vocab.num_inputs, num_outputs=family.num_outputs, visibility=family.visibility
-        )  # type: ignore[arg-type]
+        )
         return cls(family, network, vocab, dict(family_options), backbone)
 
     @property

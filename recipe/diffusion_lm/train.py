@@ -23,14 +23,14 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from returnn_bridge.batching import Position
-from returnn_bridge.datamodule import ReturnnDataModule
-from returnn_bridge.datasets import lm_dataset_dict
-from returnn_bridge.vocab import MODEL_FILE, Vocab
 
 from diffusion_lm.config import TrainConfig, to_dict
 from diffusion_lm.lit_module import TrainingModule
 from diffusion_lm.model import LanguageModel
+from returnn_bridge.batching import Position
+from returnn_bridge.datamodule import ReturnnDataModule
+from returnn_bridge.datasets import lm_dataset_dict
+from returnn_bridge.vocab import MODEL_FILE, Vocab
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,6 @@ class ReturnnBatches(IterableDataset[TokenBatch]):
         end = start.seqs_done  # one past the last member of `seqs`
         dropped = since_last = 0  # over-long ones before the last member of `seqs`, and after it
         longest_allowed = self.max_seq_length if self.max_seq_length is not None else np.iinfo(np.int64).max
-        next_epoch = Position(start.sub_epoch + 1, 0)
         for place, (ids, tag) in enumerate(_sequences(dataset, start, self.data_key), start=start.seqs_done + 1):
             length = len(ids)
             if length > longest_allowed:
@@ -145,10 +144,12 @@ class ReturnnBatches(IterableDataset[TokenBatch]):
             end = place
         if not seqs:
             raise ValueError(
-                f"sub-epoch {start.sub_epoch} of {self.opts['class']} (shard {self.shard[0] + 1} of {self.shard[1]}) has no sentence"
-                f" to deliver, {since_last} are longer than max_seq_length {self.max_seq_length}; expected a smaller partition_epoch or a higher limit"
+                f"sub-epoch {start.sub_epoch} of {self.opts['class']} (shard {self.shard[0] + 1} of {self.shard[1]}): no sentence to"
+                f" deliver, {since_last} are longer than max_seq_length {self.max_seq_length}; expected a smaller partition_epoch"
+                " or a higher limit"
             )
-        yield self._collate(seqs, tags, next_epoch, dropped + since_last)
+        # All of it is consumed, so that the same place never has two names.
+        yield self._collate(seqs, tags, Position(start.sub_epoch + 1, 0), dropped + since_last)
 
     def _collate(self, seqs: list[np.ndarray], tags: list[str], position: Position, num_dropped: int) -> TokenBatch:
         lengths = np.array([len(ids) for ids in seqs], dtype=np.int64)

@@ -286,7 +286,8 @@ def check_corpus(path: str | os.PathLike[str]) -> CorpusReport:
     line = b""
     try:
         with gzip.open(name, "rb") if zipped else open(name, "rb") as file:
-            for number, line in enumerate(file, start=1):
+            for line in file:
+                number += 1
                 if line.decode("utf-8").strip():
                     lines += 1
                 elif line == b"\n" or (zipped and not line.strip()):

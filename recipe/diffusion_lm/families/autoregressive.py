@@ -6,6 +6,7 @@ log p(x) = sum_i log p(x_i | BOS, x_1 .. x_{i-1}) + log p(EOS | BOS, x)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -21,9 +22,9 @@ class AutoregressiveFamily:
 
     special: SpecialIds
 
-    exact = True
-    visibility = "causal"
-    stratified = False
+    exact: ClassVar[bool] = True
+    visibility: ClassVar[Literal["bidirectional", "causal"]] = "causal"
+    stratified: ClassVar[bool] = False
 
     @property
     def num_outputs(self) -> int:

@@ -7,7 +7,7 @@ nelbo = family.nelbo(network, sentences, draw)      # [B] nats, an unbiased esti
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -48,7 +48,7 @@ class Family(Protocol):
         """True: `nelbo` is -log p itself, one pass, no noise."""
 
     @property
-    def visibility(self) -> str:
+    def visibility(self) -> Literal["bidirectional", "causal"]:
         """Which attention pattern the network is built with: 'bidirectional' or 'causal'."""
 
     @property

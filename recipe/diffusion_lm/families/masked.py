@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -49,8 +50,8 @@ class MaskedFamily:
     score_eos: bool = False  # EOS can be masked and counts in the score
     shift: bool = False  # read the prediction of a token off the position before it, as an autoregressive network does (see below)
 
-    exact = False
-    visibility = "bidirectional"
+    exact: ClassVar[bool] = False
+    visibility: ClassVar[Literal["bidirectional", "causal"]] = "bidirectional"
 
     def __post_init__(self) -> None:
         if not 0 < self.sampling_eps < self.sampling_max <= 1:
