@@ -249,10 +249,9 @@ def convert(
     """Convert an N-best file: the same utterances, order and texts, floats with all their digits."""
     from rescore.nbest import iterate_nbest, read_sources, write_nbest
 
-    name, equals, path = source.partition("=")
-    lists = read_sources([source]) if equals and not Path(source).exists() else iterate_nbest(source)
-    write_nbest(target, lists, score=score)
-    print(f"{target}: written from {path if equals and not Path(source).exists() else source}")
+    named = "=" in source and not Path(source).exists()
+    write_nbest(target, read_sources([source]) if named else iterate_nbest(source), score=score)
+    print(f"{target}: written")
 
 
 def open_scorer(model: str, *, estimator: str, passes: int, replicates: int, **options: Any) -> Any:

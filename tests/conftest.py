@@ -13,34 +13,7 @@ from diffusion_lm.model import LanguageModel
 from returnn_bridge.vocab import Vocab, train_vocab
 
 DEMO = Path(__file__).parent.parent / "data" / "demo"
-WORDS = [
-    "the",
-    "a",
-    "of",
-    "and",
-    "king",
-    "house",
-    "river",
-    "said",
-    "went",
-    "came",
-    "great",
-    "little",
-    "old",
-    "man",
-    "woman",
-    "child",
-    "stone",
-    "tree",
-    "in",
-    "to",
-    "was",
-    "with",
-    "he",
-    "she",
-    "it",
-    "they",
-]
+WORDS = "the a of and king house river said went came great little old man woman child stone tree in to was with he she".split()
 TINY = BackboneConfig(hidden_size=32, num_blocks=2, num_heads=2, cond_dim=16, dropout=0.1)
 
 
