@@ -15,42 +15,52 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from rescore.files import iterate_lines
 from rescore.scores import SequenceScore
-from returnn_bridge.vocab import read_lines
 
 LOG_10 = math.log(10.0)
-ORDERS = range(1, 6)
+ORDERS = range(2, 6)  # kaldingram 0.1.2 counts only the first word of each line for order 1
+MARKERS = {"<s>", "</s>"}
 
 
 def train_ngram(texts: Sequence[str | os.PathLike[str]], *, order: int, out: str | os.PathLike[str]) -> Path:
     """Write a Kneser-Ney model of the texts (plain or .gz, one sentence a line) as ARPA; whole or not at all.
 
-    ValueError for an order that kaldingram does not know, text without a word, or where its discounts can not be estimated.
+    ValueError for an order that can not be trained, text without a word or with sentence marks in it, and text that is too small for the
+    order: the discount of an order is n1 / (n1 + 2 n2), so some of its n-grams must occur exactly twice. The same text gives the same bytes.
     """
     if order not in ORDERS:
         raise ValueError(f"order {order}: expected {ORDERS.start} ... {ORDERS.stop - 1}")
-    target = Path(out)
+    target, sources = Path(out), ", ".join(map(str, texts))
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".ngram.") as folder:
         corpus, arpa = Path(folder, "text"), Path(folder, "arpa")
-        words = 0
         with open(corpus, "w", encoding="utf-8") as file:
-            for line in read_lines(texts):
-                words += len(line.split())
-                file.write(line + "\n")
-        if not words:
-            raise ValueError(f"{', '.join(map(str, texts))}: no words; expected one sentence a line")
+            for path, number, words in _sentences(texts):
+                if found := MARKERS.intersection(words):
+                    raise ValueError(f"{path}:{number}: the word {min(found)}; expected text without sentence marks")
+                # KenLM and kaldingram know different white space: between the words of the model there is one space.
+                file.write(" ".join(words) + "\n")
+        if not corpus.stat().st_size:
+            raise ValueError(f"{sources}: no words; expected one sentence a line")
         command = [sys.executable, "-m", "kaldingram.cli", "train", "--ngram-order", str(order)]
-        done = subprocess.run([*command, "--text", str(corpus), "--lm", str(arpa)], capture_output=True, text=True)
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, transient=True) as progress:
+            progress.add_task(f"training a {order}-gram", total=None)
+            done = subprocess.run([*command, "--text", str(corpus), "--lm", str(arpa)], capture_output=True, text=True)
         if done.returncode or not arpa.is_file():
             reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise ValueError(f"{sources}: kaldingram could not train a {order}-gram ({reason}); expected other text")
+        if ngram := _impossible_ngram(arpa):
             raise ValueError(
-                f"{', '.join(map(str, texts))}: kaldingram could not train a {order}-gram ({reason}); "
+                f"{sources}: too little text for order {order}, {ngram!r} occurs but would have probability 0; "
                 "expected more text, or a lower order"
             )
         os.replace(arpa, target)
@@ -58,7 +68,10 @@ def train_ngram(texts: Sequence[str | os.PathLike[str]], *, order: int, out: str
 
 
 class NgramScorer:
-    """Exact log-probabilities of whole sentences, BOS and EOS on. No network passes."""
+    """Exact log-probabilities of whole sentences, BOS and EOS on. No network passes.
+
+    A word that the model does not know gets its <unk> probability, or 100 powers of ten (230 nats) less than 1 where it has none.
+    """
 
     def __init__(self, path: str | os.PathLike[str], *, name: str = "ngram"):
         import kenlm
@@ -75,6 +88,7 @@ class NgramScorer:
             raise ValueError(f"{self.path}: KenLM can not read it ({' '.join(str(error).split())})") from None
         self.words = 0
         self.unknown_words = 0
+        self._unknown_types: set[str] = set()
 
     def score_texts(self, seq_tag: str, texts: Sequence[str]) -> list[SequenceScore]:
         """One score for each text, in order."""
@@ -82,16 +96,22 @@ class NgramScorer:
         for text in texts:
             words = text.split()
             self.words += len(words)
-            self.unknown_words += sum(word not in self._model for word in words)
+            unknown = [word for word in words if word not in self._model]
+            self.unknown_words += len(unknown)
+            self._unknown_types.update(unknown)
             log_prob = LOG_10 * float(self._model.score(" ".join(words), bos=True, eos=True))
             scores.append(SequenceScore(log_prob, 0.0, 0, len(words) + 1, True))
         return scores
 
     def describe(self) -> dict[str, Any]:
-        """What the scores depend on."""
+        """What the scores depend on; always the same for the same file (see `counts` for what was met in the texts)."""
         with open(self.path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
         return {"kind": "ngram", "order": int(self._model.order), "model": digest}
+
+    def counts(self) -> dict[str, int]:
+        """Words of all texts so far, how many of them the model does not know, and how many different ones these are."""
+        return {"tokens": self.words, "oov_tokens": self.unknown_words, "oov_words": len(self._unknown_types)}
 
 
 @dataclass(frozen=True)
@@ -111,11 +131,32 @@ class NgramPerplexity:
 
 
 def ngram_perplexity(path: str | os.PathLike[str], texts: Sequence[str | os.PathLike[str]]) -> NgramPerplexity:
-    """Perplexity of text files under an n-gram."""
+    """Perplexity of text files (plain or .gz, one sentence a line, empty lines left out) under an n-gram, in constant memory."""
     scorer = NgramScorer(path)
-    scores = scorer.score_texts("", list(read_lines(texts)))
-    if not scores:
-        raise ValueError(f"{', '.join(map(str, texts))}: no non-empty line")
-    return NgramPerplexity(
-        sum(score.log_prob for score in scores), sum(score.num_tokens for score in scores), scorer.unknown_words
-    )
+    log_prob, tokens = 0.0, 0
+    for _, _, words in _sentences(texts):
+        score = scorer.score_texts("", [" ".join(words)])[0]
+        log_prob += score.log_prob
+        tokens += score.num_tokens
+    if not tokens:
+        raise ValueError(f"{', '.join(map(str, texts))}: no non-empty line; expected one sentence a line")
+    return NgramPerplexity(log_prob, tokens, scorer.unknown_words)
+
+
+def _sentences(
+    texts: Sequence[str | os.PathLike[str]],
+) -> Iterator[tuple[str | os.PathLike[str], int, list[str]]]:
+    """(file, line number, words) of every line with a word."""
+    for path in texts:
+        for number, line in iterate_lines(path):
+            if words := line.split():
+                yield path, number, words
+
+
+def _impossible_ngram(arpa: Path) -> str:
+    """An n-gram that was seen and yet has probability 0 (kaldingram writes -99), because its order's discount was 1; "" if none."""
+    with open(arpa, encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("-99.") and (ngram := line.split("\t")[1].strip()) != "<s>":  # <s> is never predicted
+                return ngram
+    return ""

@@ -33,7 +33,7 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def vocab_folder(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("vocab")
-    train_vocab([text_file], size=48, out=folder)
+    train_vocab([text_file], size=44, out=folder)
     return folder
 
 

@@ -1,0 +1,176 @@
+"""The command line: bad input is one line and a non-zero exit, nothing is left behind; every verb does its job."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from rescore.cli import main
+from rescore.commands import ALL_COMMANDS
+from rescore.nbest import read_nbest
+
+GOOD = "{\n'a': [\n(-1.0, 'the king said'),\n(-2.0, 'the king went'),\n],\n'b': [\n(-1.5, 'a tree'),\n(-1.0, 'the tree'),\n],\n}\n"
+REFS = "{'a': 'the king went', 'b': 'a tree'}\n"
+
+
+def run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    return int(stopped.value.code or 0)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    (tmp_path / "good.py").write_text(GOOD)
+    (tmp_path / "refs.py").write_text(REFS)
+    return tmp_path
+
+
+def broken_gzip(folder: Path) -> None:
+    (folder / "bad.py.gz").write_bytes(gzip.compress(GOOD.encode() * 50)[:60])
+
+
+MALFORMED = {
+    "broken gzip": ("bad.py.gz", None),
+    "missing bracket": ("bad.py", GOOD[:-3]),
+    "code": ("bad.py", "{'a': [(__import__('os').system('touch hacked'), 'x')]}"),
+    "duplicate tag": ("bad.py", GOOD[:-2] + "'a': [(-1.0, 'x')],\n}\n"),
+    "nan": ("bad.py", GOOD.replace("-2.0", "nan")),
+    "infinite": ("bad.py", GOOD.replace("-2.0", "-inf")),
+    "score is text": ("bad.py", GOOD.replace("-2.0", "'-2.0'")),
+    "three columns": ("bad.py", GOOD.replace("(-2.0,", "(-2.0, 1.0,")),
+    "one column": ("bad.py", GOOD.replace("(-2.0, 'the king went')", "(-2.0,)")),
+    "empty list": ("bad.py", "{'a': []}"),
+    "empty file": ("bad.py", ""),
+    "a list": ("bad.py", "[1, 2]"),
+    "behind the end": ("bad.py", GOOD + "more"),
+    "not UTF-8": ("bad.py", b"{'a': [(-1.0, '\xff')]}"),
+    "broken JSON line": ("bad.jsonl", '{"id": "a", "hyps": [{"text": "x", "scores": {"am": -1.0}}]}\n{"id": "b"'),
+    "JSON of another shape": ("bad.json", '{"a": {"nbest": []}}'),
+    "unknown suffix": ("bad.xml", GOOD),
+    "no such file": ("missing.py", None),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_malformed_lists_are_one_line_and_nothing_is_written(files, model_folder, capsys, monkeypatch, name):
+    file, content = MALFORMED[name]
+    if content is not None:
+        (files / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    elif file.startswith("bad"):
+        broken_gzip(files)
+    monkeypatch.chdir(files)
+    before = sorted(files.iterdir())
+    for command in (
+        ("score", file, "--model", f"lm={model_folder}", "--out", "out.jsonl"),
+        ("tune", file, "--refs", "refs.py", "--out", "scales.json"),
+        ("wer", file, "--refs", "refs.py", "--out", "wer.csv"),
+        ("convert", file, "out.py"),
+    ):
+        assert run(*command) == 1
+        captured = capsys.readouterr()
+        assert captured.err.count("\n") == 1, captured.err
+        assert file in captured.err
+        assert "Traceback" not in captured.err
+        assert sorted(files.iterdir()) == before
+
+
+def test_references_of_other_utterances_are_refused(files, capsys):
+    (files / "refs.py").write_text("{'a': 'x', 'c': 'y'}")
+    assert run("tune", files / "good.py", "--refs", files / "refs.py", "--out", files / "scales.json") == 1
+    message = capsys.readouterr().err
+    assert "'b'" in message
+    assert "'c'" in message
+
+
+def test_aligned_files_with_other_texts_are_refused(files, model_folder, capsys):
+    (files / "other.py").write_text(GOOD.replace("a tree", "a stone"))
+    out = files / "out.jsonl"
+    assert run("score", files / "good.py", f"bigram={files / 'other.py'}", "--model", model_folder, "--out", out) == 1
+    assert "'b'" in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "nowhere"], "nowhere"),
+        (["--estimator", "elbo"], "expected one of plain"),
+        (["--passes", "0"], "expected at least 1"),
+        (["--precision", "fp8"], "'32' or 'bf16'"),
+        (["--out", "scores.csv"], "scores.csv"),
+    ],
+)
+def test_wrong_score_options_are_one_line(files, model_folder, capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(files)
+    options = {"--model": f"lm={model_folder}", "--out": "out.jsonl"} | dict(zip(arguments[::2], arguments[1::2]))
+    assert run("score", "good.py", *[part for option in options.items() for part in option]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+    assert not (files / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "nothing"], "expected one of demo_ar"),
+        (["--preset", "demo_ar:huge"], "suffix 'huge'"),
+        ([], "exactly one of"),
+        (["--preset", "demo_ar", "optim.rate=1"], "unknown key 'optim.rate'"),
+        (["--preset", "demo_ar"], "--out is missing"),
+    ],
+)
+def test_wrong_train_options_are_one_line(capsys, arguments, message):
+    assert run("train", *(arguments or ["optim.lr=1"])) == 1
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+
+
+def test_a_half_written_ngram_leaves_nothing(files, capsys):
+    (files / "empty.txt").write_text("\n")
+    assert run("ngram", files / "empty.txt", "--out", files / "lm.arpa") == 1
+    assert "no words" in capsys.readouterr().err
+    assert sorted(path.name for path in files.iterdir()) == ["empty.txt", "good.py", "refs.py"]
+
+
+def test_unknown_option_is_usage(capsys):
+    assert run("score", "x.py", "--modle", "y") == 2
+    assert "--modle" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ALL_COMMANDS, ids=lambda command: command.__name__)
+def test_every_verb_explains_itself(command, capsys):
+    assert run(command.__name__, "--help") == 0
+    assert command.__doc__.split(".")[0].split(":")[0][:30] in " ".join(capsys.readouterr().out.split())
+
+
+def test_score_tune_wer_through_files(files, model_folder, ar_folder, capsys):
+    """Two models one after the other; the chain of files ends in a table with a row for the tuned scales."""
+    for source, model, out in (
+        ("good.py", f"masked={model_folder}", "one.jsonl"),
+        ("one.jsonl", f"ar={ar_folder}", "two.jsonl.gz"),
+    ):
+        assert (
+            run("score", files / source, "--model", model, "--passes", "5", "--replicates", "2", "--out", files / out)
+            == 0
+        )
+    lists = read_nbest(files / "two.jsonl.gz")
+    assert list(lists[0].hypotheses[0].scores) == ["am", "masked", "ar"]
+    assert run("tune", files / "two.jsonl.gz", "--refs", files / "refs.py", "--out", files / "scales.json") == 0
+    assert set(json.loads((files / "scales.json").read_text())["scores"]) == {"am", "masked", "ar"}
+    wer = ("wer", files / "two.jsonl.gz", "--refs", files / "refs.py", "--scales", files / "scales.json")
+    assert run(*wer, "--out", files / "wer.json", "--transcripts", files / "best.trn") == 0
+    assert "| scales " in capsys.readouterr().out
+    assert (files / "best.trn").read_text().count("(") == 2
+
+
+def test_print_config_is_a_config(tmp_path, capsys):
+    assert run("train", "--preset", "librispeech_masked:ar", "optim.lr=1e-3", "--print-config") == 0
+    (tmp_path / "config.yaml").write_text(capsys.readouterr().out)
+    assert run("train", "--config", tmp_path / "config.yaml", "--print-config") == 0
+    assert capsys.readouterr().out == (tmp_path / "config.yaml").read_text()
