@@ -63,8 +63,30 @@ def score(
     )
     run = score_file(nbest, scorer, out)
     print(
-        f"{run.out}: {len(run.lists)} utterances, {run.hypotheses} hypotheses, {run.seconds:.1f} s, {describe_short(scorer)}"
+        f"{run.out}: {len(run.lists)} utterances, {run.hypotheses} hypotheses, {run.seconds:.1f} s, {describe_short(scorer)}{unknown_of(scorer)}"
     )
+
+
+def perplexity(
+    model: Annotated[Path, typer.Argument(help="Model folder, or an .arpa / KenLM file.")],
+    text: Annotated[list[Path], typer.Argument(help="Text files (plain or .gz), one sentence a line.")],
+    passes: Annotated[int, typer.Option(help="Network passes per sentence for a bound (at least 2).")] = 8,
+    seed: Seed = 1,
+    device: Device = "cpu",
+    batch_tokens: BatchTokens = 8192,
+    out: Annotated[Optional[Path], typer.Option(help="Also write the result as JSON here.")] = None,
+) -> None:
+    """Perplexity of text: exact for autoregressive models and n-grams, a bound with its error bar for diffusion models."""
+    if model.is_file():
+        from rescore.ngram import ngram_perplexity
+
+        result = ngram_perplexity(model, text)
+        print(result.summary())
+        if out is not None:
+            values = {**result.__dict__, "perplexity_per_word": result.per_word}
+            model_commands.write_whole(out, json.dumps(values, indent=1) + "\n")
+        return
+    model_commands.perplexity(model, text, passes=passes, seed=seed, device=device, batch_tokens=batch_tokens, out=out)
 
 
 def estimators() -> None:
@@ -293,11 +315,23 @@ def parse_passes(item: str, text: str, default: int) -> int:
         raise ValueError(f"--lm {item}: {text!r} passes; expected a whole number") from None
 
 
+def unknown_of(scorer: Any) -> str:
+    """How many words or pieces the model did not know: the first thing to look at when an LM does not help."""
+    if hasattr(scorer, "counts"):
+        counts = scorer.counts()
+        return (
+            f", {counts['oov_tokens']} of {counts['tokens']} words unknown to the model"
+            if "oov_tokens" in counts
+            else ""
+        )
+    if hasattr(scorer, "unknown_pieces"):
+        return f", {scorer.unknown_pieces} unknown pieces"
+    return ""
+
+
 def describe_short(scorer: Any) -> str:
     return ", ".join(
-        f"{key} {value}"
-        for key, value in scorer.describe().items()
-        if key in ("kind", "estimator", "target", "oov_tokens")
+        f"{key} {value}" for key, value in scorer.describe().items() if key in ("kind", "estimator", "target")
     )
 
 
@@ -312,4 +346,8 @@ def file_name(name: str) -> str:
 
 
 COMMANDS: list[Command] = [score, tune, wer, rescore, ngram, convert, estimators]
-ALL_COMMANDS: list[Command] = [*model_commands.COMMANDS, *COMMANDS]
+ALL_COMMANDS: list[Command] = [
+    *(c for c in model_commands.COMMANDS if c is not model_commands.perplexity),
+    perplexity,
+    *COMMANDS,
+]

@@ -118,13 +118,24 @@ def test_four_sub_epochs_are_one_pass_and_the_next_pass_has_another_order(opts, 
     assert first[: len(tags(1))] != tags(5)
 
 
-def test_shards_together_are_the_sub_epoch(opts, vocab):
-    def sequences(shard: tuple[int, int]) -> list[str]:
-        return [
-            tag for batch in ReturnnBatches(opts, num_tokens=vocab.num_pieces, shard=shard) for tag in batch.seq_tags
-        ]
+def test_shards_in_turn_are_the_whole_pass(opts, vocab):
+    def tags(epoch: int, shard: tuple[int, int]) -> list[str]:
+        batches = ReturnnBatches(opts, num_tokens=vocab.num_pieces, start=Position(epoch, 0), shard=shard)
+        return [tag for batch in batches for tag in batch.seq_tags]
 
-    assert sequences((0, 3)) + sequences((1, 3)) + sequences((2, 3)) == sequences((0, 1))
+    # Rounding may move a sentence between sub-epochs (4 parts or 12), never out of the pass or out of its place.
+    alone = [tag for epoch in (1, 2, 3, 4) for tag in tags(epoch, (0, 1))]
+    assert [tag for epoch in (1, 2, 3, 4) for index in range(3) for tag in tags(epoch, (index, 3))] == alone
+
+
+def test_a_shard_resumes_too(opts, vocab):
+    rule = {"num_tokens": vocab.num_pieces, "max_seqs": 10, "endless": True, "shard": (1, 3)}
+    whole = list(itertools.islice(ReturnnBatches(opts, **rule), 20))
+    for cut in (2, 6, 7, 13):
+        assert all(
+            same(own, other)
+            for own, other in zip(whole[cut + 1 :], ReturnnBatches(opts, start=whole[cut].position, **rule))
+        )
 
 
 def test_ids_are_those_of_the_vocabulary(opts, vocab: Vocab, text_file):

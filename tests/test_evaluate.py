@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import random_model
 
+from conftest import random_model
 from diffusion_lm.draws import NoiseDraw
 from diffusion_lm.evaluate import evaluate_text
 

@@ -28,10 +28,22 @@ def demo_masked() -> TrainConfig:
     return TrainConfig(
         data=DataConfig(batch_size=4000, max_seqs=128, max_seq_length=96),
         model=BackboneConfig(hidden_size=192, num_blocks=4, num_heads=3, dropout=0.05, adaln=False),
-        family={"name": "masked", "sampling_eps": 0.05, "sampling_max": 0.45, "weighting": "masked_mean", "shift": True},
+        family={
+            "name": "masked",
+            "sampling_eps": 0.05,
+            "sampling_max": 0.45,
+            "weighting": "masked_mean",
+            "shift": True,
+        },
         optim=OptimConfig(lr=2e-3, weight_decay=0.05, schedule="cosine", warmup_steps=60, beta2=0.98),
         trainer=TrainerConfig(
-            max_steps=1000, val_check_interval=250, save_every=250, precision="bf16", ema=0.99, monitor="val/loss", log_every=50
+            max_steps=1000,
+            val_check_interval=250,
+            save_every=250,
+            precision="bf16",
+            ema=0.99,
+            monitor="val/loss",
+            log_every=50,
         ),
     )
 
