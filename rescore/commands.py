@@ -74,7 +74,7 @@ def perplexity(
     seed: Seed = 1,
     device: Device = "cpu",
     batch_tokens: BatchTokens = 8192,
-    out: Annotated[Optional[Path], typer.Option(help="Also write the result as JSON here.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the result as JSON here.")] = None,
 ) -> None:
     """Perplexity of text: exact for autoregressive models and n-grams, a bound with its error bar for diffusion models."""
     if model.is_file():

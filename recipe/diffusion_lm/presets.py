@@ -37,9 +37,9 @@ def demo_masked() -> TrainConfig:
         },
         optim=OptimConfig(lr=2e-3, weight_decay=0.05, schedule="cosine", warmup_steps=60, beta2=0.98),
         trainer=TrainerConfig(
-            max_steps=1000,
-            val_check_interval=250,
-            save_every=250,
+            max_steps=900,
+            val_check_interval=300,
+            save_every=150,
             precision="bf16",
             ema=0.99,
             monitor="val/loss",
@@ -51,7 +51,7 @@ def demo_masked() -> TrainConfig:
 def demo_ar() -> TrainConfig:
     """The autoregressive twin of `demo_masked`."""
     config = ar(demo_masked())
-    return replace(config, optim=replace(config.optim, lr=3e-3), trainer=replace(config.trainer, max_steps=1200))
+    return replace(config, optim=replace(config.optim, lr=3e-3), trainer=replace(config.trainer, max_steps=1000))
 
 
 def ar(config: TrainConfig) -> TrainConfig:
