@@ -16,9 +16,15 @@ Sources = Annotated[
     typer.Argument(help="N-best file, or several aligned ones as NAME=PATH (.py, .jsonl, .json, each also .gz)."),
 ]
 Seed = Annotated[int, typer.Option(help="Of masks and bootstrap.")]
-Estimator = Annotated[str, typer.Option(help="How a bound is measured: see `dlm estimators`.")]
+Estimator = Annotated[
+    str,
+    typer.Option(
+        help="How a diffusion model is scored, see `dlm estimators`. auto: strided for a model trained on light masking, else pairs."
+    ),
+]
 Passes = Annotated[
-    int, typer.Option(help="Network passes per hypothesis (most; estimators of a fixed cost ignore it and say so).")
+    int | None,
+    typer.Option(help="Network passes per hypothesis (default: 17 for pairs, 6 for strided, 16 for others)."),
 ]
 Replicates = Annotated[
     int, typer.Option(help="Independent repetitions within the passes; the standard error comes from them.")
@@ -38,8 +44,8 @@ def score(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Result: .jsonl (all scores) or .py (the new score alone), also .gz.")],
-    estimator: Estimator = "pairs",
-    passes: Passes = 17,
+    estimator: Estimator = "auto",
+    passes: Passes = None,
     replicates: Replicates = 4,
     seed: Seed = 1,
     device: Device = "cpu",
@@ -193,8 +199,8 @@ def rescore(
     ] = None,
     baseline: Annotated[str, typer.Option(help="Row that the changes are measured against (default: the first).")] = "",
     title: Annotated[str, typer.Option(help="Of the table.")] = "WER",
-    estimator: Estimator = "pairs",
-    passes: Passes = 17,
+    estimator: Estimator = "auto",
+    passes: Passes = None,
     replicates: Replicates = 4,
     seed: Seed = 1,
     device: Device = "cpu",
@@ -276,7 +282,7 @@ def convert(
     print(f"{target}: written")
 
 
-def open_scorer(model: str, *, estimator: str, passes: int, replicates: int, **options: Any) -> Any:
+def open_scorer(model: str, *, estimator: str, passes: int | None, replicates: int, **options: Any) -> Any:
     """The scorer for a model path, `NAME=PATH` or a path alone; what it is follows from what lies there. ValueError if nothing fits."""
     from rescore.estimators import build_estimator
 
@@ -288,6 +294,8 @@ def open_scorer(model: str, *, estimator: str, passes: int, replicates: int, **o
         if config.get("format") == "diffusion-lm":
             from rescore.scorer import NetworkScorer
 
+            if estimator == "auto":  # below 1 the network has never seen a sentence with most of it masked
+                estimator = "strided" if config.get("family", {}).get("sampling_max", 1.0) < 1 else "pairs"
             return NetworkScorer(
                 str(path),
                 name=name,
@@ -306,7 +314,7 @@ def open_scorer(model: str, *, estimator: str, passes: int, replicates: int, **o
     )
 
 
-def parse_passes(item: str, text: str, default: int) -> int:
+def parse_passes(item: str, text: str, default: int | None) -> int | None:
     if not text:
         return default
     try:

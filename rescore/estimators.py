@@ -99,6 +99,7 @@ class Estimator(ABC):
     target: ClassVar[str]  # "elbo", "pll", "order" or the name of another functional
     unbiased: ClassVar[bool]  # whether the mean over seeds is the target
     shares_keys: ClassVar[bool] = True  # common random numbers between the hypotheses of an utterance
+    usual_passes: ClassVar[int] = 16
 
     def __init__(self, *, passes: int = 1, replicates: int = 1):
         if passes < 1 or replicates < 1:
@@ -250,6 +251,7 @@ class Pairs(Estimator):
     """
 
     name, target, unbiased = "pairs", "elbo", True
+    usual_passes = 17
 
     def _plan(self, length: int, keys: Keys) -> Plan:
         masks, weights, replicate = [np.ones(length, dtype=bool)], [1 / length], [-1]
@@ -307,6 +309,7 @@ class Strided(Estimator):
     """
 
     name, target, unbiased = "strided", "strided pll", True
+    usual_passes = 6
 
     def _plan(self, length: int, keys: Keys) -> Plan:
         if length <= self.passes:
@@ -344,8 +347,9 @@ ESTIMATORS: dict[str, type[Estimator]] = {
 }
 
 
-def build_estimator(name: str, *, passes: int = 17, replicates: int = 4) -> Estimator:
-    """The estimator of that name; ValueError naming the known ones."""
+def build_estimator(name: str, *, passes: int | None = None, replicates: int = 4) -> Estimator:
+    """The estimator of that name, with its usual number of passes if none is given; ValueError naming the known ones."""
     if name not in ESTIMATORS:
         raise ValueError(f"estimator {name!r} is unknown; expected one of {', '.join(ESTIMATORS)}")
-    return ESTIMATORS[name](passes=passes, replicates=replicates)
+    kind = ESTIMATORS[name]
+    return kind(passes=kind.usual_passes if passes is None else passes, replicates=replicates)

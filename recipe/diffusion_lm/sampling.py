@@ -1,0 +1,268 @@
+"""Draw sentences from a trained model: the reverse process of a masked model, left to right for an autoregressive one.
+
+    drawn = sample(model, draw_lengths([9, 12, 17], 64, seed=1), predictor="ddpm_cache", steps=1000, seed=1)
+    for tokens in drawn.tokens:
+        print(model.vocab.decode(tokens))
+
+A masked model draws p(pieces | their number): all pieces start masked between a visible BOS and EOS. On the way from t to s < t a masked
+position is revealed with probability (rho(t) - rho(s)) / rho(t), whatever stands in it, and its token then follows the network
+(Sahoo et al., arXiv 2406.07524). So one uniform number tells in which step a position is revealed, and a prediction is looked at only where
+something is revealed: "ddpm_cache" and "analytic" make only those passes (at most one a token, time conditioning or not), "ddpm" one in
+every step; with the same seed they draw the same. The analytic step of SEDD (Lou et al., arXiv 2310.16834), with the score that SUBS
+implies, has the same law (tests/test_sampling.py); it differs at the end, where it draws what is still masked and the others take the best.
+
+Categorical draws invert the cumulative sum in float64: float32 Gumbel noise has a cut tail, which acts like a temperature below 1
+(Zheng et al., arXiv 2409.02908). Each sentence has its own random numbers from (seed, its place), so batches do not matter.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffusion_lm.draws import step_seed
+from diffusion_lm.families.masked import MaskedFamily
+from diffusion_lm.layout import Layout, Sentences
+from diffusion_lm.model import LanguageModel
+
+LAST_TIME = 1e-5  # where the reverse process ends; what is masked then is left to noise removal
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """How the reverse process is walked."""
+
+    every_step: bool  # run the network in every step, needed or not, as the method was published
+    draws_last: bool  # noise removal draws from the prediction instead of taking its best symbol
+
+
+PREDICTORS = {
+    "ddpm": Predictor(every_step=True, draws_last=False),
+    "ddpm_cache": Predictor(every_step=False, draws_last=False),
+    "analytic": Predictor(every_step=False, draws_last=True),
+}
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Drawn sentences and their cost."""
+
+    tokens: list[list[int]]  # piece ids, without BOS and EOS
+    passes: int  # sentences that went through the network, summed over steps
+    unfinished: int  # sentences that reached their limit without an EOS, or that keep a mask (noise removal off)
+
+
+def sample(
+    model: LanguageModel,
+    lengths: Sequence[int],
+    *,
+    predictor: str = "ddpm_cache",
+    steps: int = 1000,
+    seed: int = 1,
+    noise_removal: bool = True,
+    batch_size: int = 64,
+) -> Samples:
+    """One sentence for each of `lengths`: that many pieces; for an autoregressive model, at most that many.
+
+    `predictor`, `steps` and `noise_removal` are for masked models. ValueError for an unknown predictor, a length or steps below 1.
+    """
+    if any(length < 1 for length in lengths) or batch_size < 1:
+        raise ValueError(
+            f"sampling lengths {sorted(lengths)[:3]}, batch size {batch_size}: expected numbers of at least 1"
+        )
+    process = _Reverse(model, predictor, steps, noise_removal) if isinstance(model.family, MaskedFamily) else None
+    tokens, passes, unfinished = [], 0, 0
+    with torch.inference_mode():
+        for start in range(0, len(lengths), batch_size):
+            part = list(lengths[start : start + batch_size])
+            if process is None:
+                drawn = _left_to_right(model, part, seed, start)
+            else:
+                drawn = process.run([[process.mask] * length for length in part], seed, start, all_masked=True)
+            tokens += drawn.tokens
+            passes += drawn.passes
+            unfinished += drawn.unfinished
+    return Samples(tokens, passes, unfinished)
+
+
+def fill(
+    model: LanguageModel,
+    rows: Sequence[Sequence[int]],
+    *,
+    predictor: str = "ddpm_cache",
+    steps: int = 1000,
+    seed: int = 1,
+    noise_removal: bool = True,
+) -> Samples:
+    """Draw the masked positions of partly known sentences (piece ids, with `model.vocab.mask_id` where to draw). Masked models only."""
+    process = _Reverse(model, predictor, steps, noise_removal)
+    with torch.inference_mode():
+        return process.run(rows, seed, 0)
+
+
+def sample_semi_autoregressive(
+    model: LanguageModel,
+    lengths: Sequence[int],
+    *,
+    stride: int,
+    num_strides: int,
+    predictor: str = "ddpm_cache",
+    steps: int = 1000,
+    seed: int = 1,
+    noise_removal: bool = True,
+) -> Samples:
+    """Longer texts by a sliding window: after a window of `length` pieces, `num_strides` times `stride` new ones given the pieces before.
+
+    A text has length + num_strides * stride pieces. Every window stands between BOS and EOS, as sentences did in training.
+    """
+    if not 1 <= stride <= min(lengths, default=stride) or num_strides < 0:
+        raise ValueError(
+            f"stride {stride}, num_strides {num_strides} for windows from {min(lengths, default=0)} pieces: "
+            "expected 1 <= stride <= window and num_strides >= 0"
+        )
+    process = _Reverse(model, predictor, steps, noise_removal)
+    with torch.inference_mode():
+        windows = [[process.mask] * length for length in lengths]
+        texts: list[list[int]] = [[] for _ in lengths]
+        passes = 0
+        for number in range(num_strides + 1):
+            # Another seed for every window, else all of them would reveal in the same order.
+            drawn = process.run(windows, step_seed(seed, "window", number, 0), 0)
+            passes += drawn.passes
+            for text, window in zip(texts, drawn.tokens):
+                text += window if number == 0 else window[-stride:]
+            windows = [window[stride:] + [process.mask] * stride for window in drawn.tokens]
+    return Samples(texts, passes, sum(process.mask in text for text in texts))
+
+
+def draw_lengths(known: Sequence[int], count: int, *, seed: int = 1) -> list[int]:
+    """`count` lengths drawn from those of real sentences; empty ones are left aside. ValueError if there is none."""
+    choices = torch.tensor([length for length in known if length], dtype=torch.int64)
+    if not len(choices):
+        raise ValueError("no sentence to take a length from; expected text with at least one piece")
+    generator = torch.Generator().manual_seed(step_seed(seed, "lengths", 0, 0))
+    return choices[torch.randint(len(choices), (count,), generator=generator)].tolist()
+
+
+def sample_entropy(samples: Sequence[Sequence[int]]) -> float:
+    """Entropy of the pieces within a sentence (nats), mean over sentences. Low entropy flatters a generative perplexity: report both."""
+    total = torch.zeros((), dtype=torch.float64)
+    for tokens in samples:
+        share = torch.tensor(list(Counter(tokens).values()), dtype=torch.float64) / max(1, len(tokens))
+        total += torch.special.entr(share).sum()
+    return float(total) / max(1, len(samples))
+
+
+class _Reverse:
+    """The reverse process of one masked model, from all noise at t = 1 to `LAST_TIME` in equal steps of t."""
+
+    def __init__(self, model: LanguageModel, predictor: str, steps: int, noise_removal: bool):
+        if predictor not in PREDICTORS:
+            raise ValueError(f"predictor {predictor!r} is unknown; expected one of {', '.join(PREDICTORS)}")
+        if steps < 1:
+            raise ValueError(f"sampling steps {steps}: expected at least 1")
+        if not isinstance(model.family, MaskedFamily):
+            raise ValueError("this model draws from left to right; expected a masked one to fill masked positions")
+        self.model, self.family = model, model.family
+        self.mask = model.family.special.mask_id
+        self.rule, self.steps, self.noise_removal = PREDICTORS[predictor], steps, noise_removal
+        self.times = torch.linspace(1.0, LAST_TIME, steps + 1, dtype=torch.float64)
+        rho = self.family.noise.mask_probability(self.times)
+        self.still_masked = rho / rho[0]  # probability that a position is not revealed by times[i]
+
+    def run(self, rows: Sequence[Sequence[int]], seed: int, first: int, *, all_masked: bool = False) -> Samples:
+        """Draw what is masked. Row i is number `first` + i of its stream of random numbers."""
+        special, device = self.family.special, self.model.device
+        sentences = Sentences.of(rows, bos_id=special.bos_id, eos_id=special.eos_id).to(device)
+        layout = sentences.layout
+        if all_masked:  # the EOS too, where the family scores it
+            sentences = Sentences(sentences.ids.masked_fill(self.family.maskable(sentences), self.mask), layout)
+        ids = sentences.ids.clone()
+        keys = _uniform(layout, 2, seed, first).to(device)
+        after = torch.searchsorted(self.still_masked[1:].flip(0).to(device), keys[:, 0].contiguous(), right=True)
+        reveal = (self.steps - after).masked_fill(ids != self.mask, -1)  # the step of each position; `steps` = not yet
+        passes = 0
+        due_steps = sorted(set(reveal.tolist()) - {-1, self.steps})
+        for step in range(self.steps) if self.rule.every_step else due_steps:
+            passes += self._step(ids, layout, reveal == step, keys[:, 1], float(self.times[step]), best=False)
+        if self.noise_removal:
+            last = reveal == self.steps
+            passes += self._step(ids, layout, last, keys[:, 1], LAST_TIME, best=not self.rule.draws_last)
+        tokens = [part.tolist()[1:] for part in ids.cpu().split(layout.lengths.tolist())]
+        # Where the EOS is drawn too, it may come early and ends the sentence; else it is the last one, of the frame.
+        ends = [row.index(special.eos_id) if self.family.score_eos and special.eos_id in row else -1 for row in tokens]
+        ends = [end if end >= 0 or not self.family.score_eos else None for end in ends]
+        tokens = [row[:end] for row, end in zip(tokens, ends)]
+        return Samples(tokens, passes, sum(self.mask in row for row in tokens))
+
+    def _step(self, ids: Tensor, layout: Layout, due: Tensor, keys: Tensor, time: float, *, best: bool) -> int:
+        """Put tokens at the positions in `due` [N] into `ids`; returns how many rows went through the network."""
+        wanted = (ids == self.mask) if self.rule.every_step else due
+        rows = torch.zeros(len(layout.lengths), dtype=torch.bool, device=ids.device)
+        rows[layout.row[wanted]] = True
+        if not rows.any():
+            return 0
+        inside = rows[layout.row]
+        part = Layout(layout.lengths[rows])
+        # level_of_count(k, L) is the level of t = k / (L + 1), kept within the trained times.
+        t = torch.full((len(part.lengths),), time, device=ids.device)
+        level = self.family.level_of_count(2 * t, torch.ones_like(t)) if self.family.time_conditioning else None
+        select = wanted[inside].nonzero()[:, 0]
+        log_probs = self.family.predict(self.model.network, ids[inside], part, level, select)[due[wanted]]
+        ids[due] = log_probs.argmax(-1) if best else categorical(log_probs, keys[due])
+        return int(rows.sum())
+
+
+def categorical(log_probs: Tensor, uniform: Tensor) -> Tensor:
+    """[M] symbols with probabilities exp(log_probs) [M, V] for uniform numbers [M] in [0, 1), float64: the inverse of the cumulative sum."""
+    cumulative = log_probs.double().exp().cumsum(-1)
+    total = cumulative[:, -1:]
+    # Below the total even when the product rounds up, so that a symbol of probability 0 is never hit.
+    value = torch.minimum(uniform.double()[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, value, right=True)[:, 0]
+
+
+def _uniform(layout: Layout, count: int, seed: int, first: int) -> Tensor:
+    """[N, count] uniform float64 numbers; those of a row depend on (seed, its number, its length) alone."""
+    parts = []
+    for place, length in enumerate(layout.lengths.tolist(), start=first):
+        generator = torch.Generator().manual_seed(step_seed(seed, "sample", place, 0))
+        parts.append(torch.rand(length, count, generator=generator, dtype=torch.float64))
+    return torch.cat(parts)
+
+
+def _left_to_right(model: LanguageModel, limits: Sequence[int], seed: int, first: int) -> Samples:
+    """Each next piece from the network until it says EOS."""
+    special, device = model.family.special, model.device
+    generators = [
+        torch.Generator().manual_seed(step_seed(seed, "sample", first + place, 0)) for place in range(len(limits))
+    ]
+    rows: list[list[int]] = [[] for _ in limits]
+    active = list(range(len(limits)))
+    unfinished = passes = 0
+    while active:
+        sentences = Sentences.of([rows[place] for place in active], bos_id=special.bos_id, eos_id=special.eos_id)
+        sentences = sentences.to(device)
+        # The position before the frame's EOS; a causal network does not see the EOS itself.
+        select = sentences.is_eos.nonzero()[:, 0] - 1
+        logits = model.network(sentences.ids, sentences.layout, None, select)
+        forbidden = torch.zeros(logits.shape[1], dtype=torch.bool, device=device)
+        forbidden[[special.mask_id, special.bos_id]] = True
+        log_probs = torch.log_softmax(logits.masked_fill(forbidden, -torch.inf), dim=-1)
+        uniform = torch.cat([torch.rand(1, generator=generators[place], dtype=torch.float64) for place in active])
+        passes += len(active)
+        going = []
+        for place, token in zip(active, categorical(log_probs, uniform.to(device)).tolist()):
+            if token == special.eos_id:
+                continue
+            if len(rows[place]) == limits[place]:
+                unfinished += 1
+                continue
+            rows[place].append(token)
+            going.append(place)
+        active = going
+    return Samples(rows, passes, unfinished)

@@ -1,0 +1,175 @@
+"""Build the zip files of RETURNN's OggZipDataset: transcripts, and the audio where there is some.
+
+    transcripts = read_transcripts("train.trans.txt.gz")                       # lines `utterance-id TEXT`, Kaldi and LibriSpeech
+    entries = [Entry(tag, text, f"flac/{tag}.flac") for tag, text in transcripts.items()]
+    build_ogg_zip("dev.zip", entries)
+    opts = ogg_zip_dataset_dict(["dev.zip"], "vocab")
+
+Layout, for a zip named NAME.zip: `NAME.txt` holds the repr of a list of dicts (text, duration in seconds, file, seq_name), and the
+audio is in the folder `NAME/`. RETURNN derives NAME from the name of the zip file: do not rename it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import zipfile
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_TIME = (1980, 1, 1, 0, 0, 0)  # the same entries give the same bytes, whenever the zip is built
+_SECONDS_PER_WORD = 0.4  # stands in for the duration of an utterance without audio; RETURNN sorts by it
+
+_MIRRORED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One utterance."""
+
+    seq_tag: str
+    text: str
+    audio: str | os.PathLike[str] | None = None  # .flac, .wav, .ogg: what soundfile reads; None: text only
+
+
+def build_ogg_zip(out_zip: str | os.PathLike[str], entries: Iterable[Entry]) -> int:
+    """Write `out_zip`, whole or not at all, and return the number of utterances.
+
+    Ogg Vorbis files are copied as they are, other audio is encoded to Ogg Vorbis at its own sampling rate. The duration is that of
+    the audio in seconds; without audio 0.4 s a word. Raises FileNotFoundError for audio that is not there, ValueError for audio that
+    can not be read or is empty, a tag used twice, a text of blanks, no entries, and a name that does not end in .zip.
+    """
+    target = Path(out_zip)
+    if target.suffix != ".zip":
+        raise ValueError(f"{target}: expected a name that ends in .zip, RETURNN goes by it")
+    utterances = list(entries)
+    _check(target, utterances)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with zipfile.ZipFile(temporary, "w") as archive:
+            index = [_add(archive, target.stem, entry) for entry in utterances]
+            lines = ",\n".join(map(repr, index))
+            _write(archive, f"{target.stem}.txt", f"[\n{lines}\n]\n".encode(), zipfile.ZIP_DEFLATED)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return len(utterances)
+
+
+def read_transcripts(path: str | os.PathLike[str]) -> dict[str, str]:
+    """{utterance id: text} of a file (plain or .gz) with lines `utterance-id TEXT`, in their order.
+
+    ValueError with file:line for an id without text, an id that comes twice, and text that is not UTF-8; for a broken .gz and a file
+    without any transcript. Empty lines are skipped.
+    """
+    name = os.fspath(path)
+    transcripts: dict[str, str] = {}
+    number = 0
+    try:
+        with gzip.open(name, "rb") if name.endswith(".gz") else open(name, "rb") as file:
+            for raw in file:
+                number += 1
+                tag, *rest = raw.decode("utf-8").split(maxsplit=1) or [""]
+                if not tag:
+                    continue
+                if not rest:
+                    raise ValueError(f"utterance {tag!r} has no text; expected `utterance-id TEXT`")
+                if tag in transcripts:
+                    raise ValueError(f"utterance {tag!r} comes a second time; expected every id once")
+                transcripts[tag] = rest[0].strip()
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{name}:{number + 1}: broken gzip file ({error}); expected a whole one") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name}:{number}: not UTF-8 ({error.reason}); expected UTF-8 text") from None
+    except ValueError as error:
+        raise ValueError(f"{name}:{number}: {error}") from None
+    if not transcripts:
+        raise ValueError(f"{name}: no transcripts in {number} lines; expected lines `utterance-id TEXT`")
+    return transcripts
+
+
+def _check(target: Path, entries: list[Entry]) -> None:
+    """Before anything is encoded, so that a mistake in the last entry does not cost an hour."""
+    if not entries:
+        raise ValueError(f"{target}: no utterances to write; expected at least one")
+    tags: set[str] = set()
+    for entry in entries:
+        if not entry.seq_tag.strip():
+            raise ValueError(f"{target}: an utterance with the text {entry.text[:40]!r} has no id; expected one")
+        if entry.seq_tag in tags:
+            raise ValueError(f"{target}: utterance {entry.seq_tag!r} comes a second time; expected every id once")
+        tags.add(entry.seq_tag)
+        if not entry.text.strip():
+            raise ValueError(f"{target}: utterance {entry.seq_tag!r} has no text; expected a transcript")
+        if entry.audio is not None and not os.path.isfile(entry.audio):
+            raise FileNotFoundError(f"{os.fspath(entry.audio)}: no such audio file (utterance {entry.seq_tag!r})")
+
+
+def _add(archive: zipfile.ZipFile, name: str, entry: Entry) -> dict[str, Any]:
+    """Put the audio of an entry into the zip; return its line of the index."""
+    described: dict[str, Any] = {"text": entry.text, "seq_name": entry.seq_tag}
+    if entry.audio is None:
+        # RETURNN wants a float, and takes the entry for text when there is no "file".
+        return {**described, "duration": round(_SECONDS_PER_WORD * len(entry.text.split()), 3)}
+    data, duration = _as_ogg(entry)
+    file = f"{entry.seq_tag}.ogg"
+    _write(archive, f"{name}/{file}", data, zipfile.ZIP_STORED)
+    return {**described, "file": file, "duration": duration}
+
+
+def _as_ogg(entry: Entry) -> tuple[bytes, float]:
+    """Ogg Vorbis bytes and the duration in seconds."""
+    import soundfile
+
+    path = os.fspath(entry.audio or "")
+    try:
+        with soundfile.SoundFile(path) as audio:
+            duration = audio.frames / audio.samplerate
+            copied = audio.format == "OGG" and audio.subtype == "VORBIS"
+            samples, rate = (None, 0) if copied else (audio.read(dtype="float32"), audio.samplerate)
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"{path}: not readable as audio ({error.error_string}); utterance {entry.seq_tag!r}") from None
+    if duration <= 0:
+        raise ValueError(f"{path}: audio of length 0; utterance {entry.seq_tag!r}")
+    if samples is None:
+        return Path(path).read_bytes(), duration
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format="OGG", subtype="VORBIS")
+    return _fixed_serial(buffer.getvalue()), duration
+
+
+def _fixed_serial(ogg: bytes) -> bytes:
+    """The same Ogg stream with serial number 1: the encoder draws one from the clock, so that no two runs would be equal.
+
+    Each page carries the number (byte 14) and a checksum (byte 22), RFC 3533 section 6.
+    """
+    pages, start = [], 0
+    while start < len(ogg):
+        segments = ogg[start + 26]
+        header = 27 + segments
+        length = header + sum(ogg[start + 27 : start + header])
+        page = bytearray(ogg[start : start + length])
+        page[14:18] = (1).to_bytes(4, "little")
+        page[22:26] = bytes(4)
+        page[22:26] = _ogg_checksum(page).to_bytes(4, "little")
+        pages.append(page)
+        start += length
+    return b"".join(pages)
+
+
+def _ogg_checksum(page: bytearray) -> int:
+    """Ogg's CRC-32 has zlib's polynomial, but starts at 0, is not inverted, and takes the high bit of a byte first."""
+    crc = zlib.crc32(page.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{crc:032b}"[::-1], 2)
+
+
+def _write(archive: zipfile.ZipFile, name: str, data: bytes, compression: int) -> None:
+    info = zipfile.ZipInfo(name, date_time=_TIME)
+    info.compress_type = compression
+    info.external_attr = 0o644 << 16
+    archive.writestr(info, data)

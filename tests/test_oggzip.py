@@ -1,0 +1,195 @@
+"""A zip that was built is one that RETURNN reads: the same texts as ids, and real audio inside."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import itertools
+import zipfile
+from ast import literal_eval
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import DEMO, random_text
+
+from returnn_bridge.batching import ReturnnBatches
+from returnn_bridge.datasets import ogg_zip_dataset_dict
+from returnn_bridge.oggzip import Entry, build_ogg_zip, read_transcripts
+from returnn_bridge.vocab import Vocab, train_vocab
+
+soundfile = pytest.importorskip("soundfile")
+AUDIO = Path(__file__).parent.parent.parent / "shared" / "data" / "librispeech_audio"
+
+
+def sine(path: Path, seconds: float, rate: int = 8000) -> Path:
+    soundfile.write(path, 0.5 * np.sin(np.arange(int(seconds * rate)) / 7), rate)
+    return path
+
+
+@pytest.fixture
+def entries(tmp_path: Path) -> list[Entry]:
+    """Six utterances of 0.1 to 0.6 s, in three formats, two without audio."""
+    texts = random_text(6, seed=3).splitlines()
+    audio: list[Path | None] = [
+        sine(tmp_path / f"{index}.{kind}", 0.1 * (index + 1)) for index, kind in enumerate(("wav", "flac", "wav"))
+    ]
+    audio.append(DEMO / "audio" / "acts-11-4-1.ogg")
+    return [
+        Entry(f"corpus/rec-{index}", text, path) for index, (text, path) in enumerate(zip(texts, [*audio, None, None]))
+    ]
+
+
+def ids_of(zips: list[Path], vocab_folder: Path, vocab: Vocab, **options) -> dict[str, list[int]]:
+    """{tag: ids} in RETURNN's order."""
+    batches = ReturnnBatches(ogg_zip_dataset_dict(zips, vocab_folder, **options), num_tokens=vocab.num_pieces)
+    rows = (
+        (tag, row[mask].tolist())
+        for batch in batches
+        for tag, row, mask in zip(batch.seq_tags, batch.tokens, batch.valid)
+    )
+    return dict(rows)
+
+
+def test_round_trip_through_returnn(tmp_path, entries, vocab_folder, vocab):
+    assert build_ogg_zip(tmp_path / "dev.zip", entries) == 6
+    found = ids_of([tmp_path / "dev.zip"], vocab_folder, vocab)
+    assert found == {entry.seq_tag: vocab.encode(entry.text) for entry in entries}
+
+
+def test_text_only_zips_need_no_audio_and_join(tmp_path, vocab_folder, vocab):
+    texts = random_text(40, seed=4).splitlines()
+    entries = [Entry(f"utt-{index}", text) for index, text in enumerate(texts)]
+    build_ogg_zip(tmp_path / "one.zip", entries[:25])
+    build_ogg_zip(tmp_path / "two.zip", entries[25:])
+    zips = [tmp_path / "one.zip", tmp_path / "two.zip"]
+    found = ids_of(zips, vocab_folder, vocab)
+    assert found == {entry.seq_tag: vocab.encode(entry.text) for entry in entries}
+    words = [len(texts[int(tag.removeprefix("utt-"))].split()) for tag in found]
+    assert words == sorted(words, reverse=True)  # sorted_reverse goes by duration, which goes by words here
+    subset = ids_of(zips, vocab_folder, vocab, fixed_random_subset=12)
+    assert len(subset) == 12
+    assert subset == ids_of(zips, vocab_folder, vocab, fixed_random_subset=12)
+    assert subset.items() <= found.items()
+
+
+def test_the_audio_is_what_was_put_in(tmp_path, entries):
+    build_ogg_zip(tmp_path / "dev.zip", entries)
+    with zipfile.ZipFile(tmp_path / "dev.zip") as archive:
+        index = literal_eval(archive.read("dev.txt").decode())
+        assert [line["seq_name"] for line in index] == [entry.seq_tag for entry in entries]
+        for line, entry in zip(index, entries):
+            assert line["text"] == entry.text
+            assert isinstance(line["duration"], float)
+            if entry.audio is None:
+                assert "file" not in line
+                continue
+            data = archive.read(f"dev/{line['file']}")
+            samples, rate = soundfile.read(io.BytesIO(data))
+            original, original_rate = soundfile.read(entry.audio)
+            assert rate == original_rate
+            assert len(samples) == len(original) == round(line["duration"] * rate)
+            assert np.corrcoef(samples, original)[0, 1] > 0.98  # Vorbis is lossy
+        assert archive.read("dev/corpus/rec-3.ogg") == (DEMO / "audio" / "acts-11-4-1.ogg").read_bytes()
+
+
+def test_returnn_decodes_the_audio(tmp_path, entries):
+    from returnn.datasets import init_dataset
+
+    build_ogg_zip(tmp_path / "dev.zip", entries[:3])
+    dataset = init_dataset(
+        {"class": "OggZipDataset", "path": str(tmp_path / "dev.zip"), "audio": {"features": "raw"}, "targets": None}
+    )
+    dataset.init_seq_order(epoch=1)
+    for index in range(3):
+        dataset.load_seqs(index, index + 1)
+        assert dataset.get_data(index, "data").shape == (800 * (index + 1), 1)
+
+
+def test_the_same_entries_give_the_same_bytes(tmp_path, entries, monkeypatch):
+    build_ogg_zip(tmp_path / "dev.zip", entries)
+    first = (tmp_path / "dev.zip").read_bytes()
+    # The encoder's serial number comes from the clock in seconds; a second later it would be another one.
+    real, calls = soundfile.write, itertools.count(1)
+
+    def other_serial(buffer, *args, **kwargs):
+        real(buffer, *args, **kwargs)
+        data, serial = bytearray(buffer.getvalue()), next(calls).to_bytes(4, "big")
+        for start in [place for place in range(len(data)) if data[place : place + 4] == b"OggS"]:
+            data[start + 14 : start + 18] = serial
+        buffer.seek(0)
+        buffer.write(data)
+
+    monkeypatch.setattr(soundfile, "write", other_serial)
+    build_ogg_zip(tmp_path / "dev.zip", entries)
+    assert (tmp_path / "dev.zip").read_bytes() == first
+
+
+def broken(tmp_path: Path, entry: Entry, more: list[Entry] | None = None, name: str = "dev.zip") -> None:
+    build_ogg_zip(tmp_path / "out" / name, [Entry("a", "text"), entry, *(more or [])])
+
+
+@pytest.mark.parametrize(
+    "entry, error, message",
+    [
+        (Entry("b", "text", "no/such.flac"), FileNotFoundError, r"no/such.flac: no such audio file \(utterance 'b'\)"),
+        (Entry("a", "text"), ValueError, "'a' comes a second time"),
+        (Entry("b", " "), ValueError, "'b' has no text"),
+        (Entry("", "text"), ValueError, "has no id"),
+        (Entry("b", "text", __file__), ValueError, r"test_oggzip.py: not readable as audio .*'b'"),
+    ],
+)
+def test_a_bad_entry_is_one_line_and_leaves_nothing(tmp_path, entry, error, message):
+    with pytest.raises(error, match=message) as caught:
+        broken(tmp_path, entry)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob("*.zip*"))
+
+
+def test_no_entries_and_a_wrong_name_are_errors(tmp_path):
+    with pytest.raises(ValueError, match="no utterances"):
+        build_ogg_zip(tmp_path / "dev.zip", [])
+    with pytest.raises(ValueError, match="ends in .zip"):
+        broken(tmp_path, Entry("b", "text"), name="dev.ogg")
+    silence = tmp_path / "empty.wav"
+    soundfile.write(silence, np.zeros(0), 8000)
+    with pytest.raises(ValueError, match="length 0"):
+        broken(tmp_path, Entry("b", "text", silence))
+
+
+def test_transcripts_plain_and_zipped(tmp_path):
+    content = "u-1 ONE TWO\n\nu-2\tTHREE \n"
+    (tmp_path / "a.txt").write_text(content)
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(content.encode()))
+    for name in ("a.txt", "a.txt.gz"):
+        assert read_transcripts(tmp_path / name) == {"u-1": "ONE TWO", "u-2": "THREE"}
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.txt", b"u-1 ONE\nu-2\n", "a.txt:2: utterance 'u-2' has no text"),
+        ("a.txt", b"u-1 ONE\nu-1 TWO\n", "a.txt:2: utterance 'u-1' comes a second time"),
+        ("a.txt", b"u-1 ONE\nu-2 \xff\n", "a.txt:2: not UTF-8"),
+        ("a.txt", b"", "a.txt: no transcripts in 0 lines"),
+        ("a.txt.gz", gzip.compress(b"u-1 ONE\n")[:-9], "a.txt.gz:.*broken gzip"),
+        ("a.txt.gz", b"u-1 ONE\n", "a.txt.gz:1: broken gzip"),
+    ],
+)
+def test_bad_transcripts_name_file_and_line(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_transcripts(tmp_path / name)
+
+
+@pytest.mark.skipif(not AUDIO.is_dir(), reason="needs the LibriSpeech audio beside the repository")
+def test_real_speech(tmp_path):
+    transcripts = read_transcripts(AUDIO / "train.trans.txt.gz")
+    assert len(transcripts) == 885
+    entries = [Entry(path.stem, transcripts[path.stem], path) for path in sorted(AUDIO.glob("*.flac"))[:5]]
+    (tmp_path / "train.txt").write_text("\n".join(transcripts.values()) + "\n")
+    vocab = train_vocab([tmp_path / "train.txt"], size=100, out=tmp_path / "vocab")
+    build_ogg_zip(tmp_path / "dev.zip", entries)
+    assert ids_of([tmp_path / "dev.zip"], tmp_path / "vocab", vocab) == {
+        entry.seq_tag: vocab.encode(entry.text) for entry in entries
+    }
