@@ -226,6 +226,7 @@ def rescore(
             precision=precision,
             batch_tokens=batch_tokens,
             pieces=pieces,
+            chosen=bool(at),
         )
         if scorer.name in scorers:
             raise ValueError(f"--lm {item}: the name {scorer.name!r} is taken; expected NAME=PATH with different names")
@@ -282,13 +283,30 @@ def convert(
     print(f"{target}: written")
 
 
-def open_scorer(model: str, *, estimator: str, passes: int | None, replicates: int, **options: Any) -> Any:
-    """The scorer for a model path, `NAME=PATH` or a path alone; what it is follows from what lies there. ValueError if nothing fits."""
+def open_scorer(
+    model: str,
+    *,
+    estimator: str,
+    passes: int | None,
+    replicates: int,
+    pieces: bool,
+    seed: int,
+    chosen: bool = True,
+    **options: Any,
+) -> Any:
+    """The scorer for a model path, `NAME=PATH` or a path alone; what it is follows from what lies there.
+
+    `chosen`: the estimator was asked for with this very model, so one that has no use for it is refused. ValueError if nothing fits.
+    """
     from rescore.estimators import build_estimator
 
     name, equals, rest = model.partition("=")
     path = Path(rest if equals else model)
     name = name if equals else ""
+    if chosen and (estimator != "auto" or passes is not None):
+        unused = f"{path}: --estimator and --passes are for diffusion models; expected neither for this one"
+    else:
+        unused = ""
     if path.is_dir() and (path / "config.json").is_file():
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         if config.get("format") == "diffusion-lm":
@@ -296,15 +314,21 @@ def open_scorer(model: str, *, estimator: str, passes: int | None, replicates: i
 
             if estimator == "auto":  # below 1 the network has never seen a sentence with most of it masked
                 estimator = "strided" if config.get("family", {}).get("sampling_max", 1.0) < 1 else "pairs"
-            return NetworkScorer(
-                str(path),
-                name=name,
-                estimator=build_estimator(estimator, passes=passes, replicates=replicates),
-                **options,
-            )
+            how = build_estimator(estimator, passes=passes, replicates=replicates)
+            scorer = NetworkScorer(str(path), name=name, estimator=how, seed=seed, pieces=pieces, **options)
+            if unused and scorer.model.family.exact:
+                raise ValueError(unused)
+            return scorer
+    if unused:
+        raise ValueError(unused)
+    if pieces:
+        raise ValueError(
+            f"{path}: --pieces is for models with a SentencePiece vocabulary; expected word-level lists for this one"
+        )
+    if path.is_dir() and (path / "config.json").is_file():
         from rescore.huggingface import load_huggingface
 
-        return load_huggingface(path, name=name or path.name, device=options["device"])
+        return load_huggingface(path, name=name or path.name, **options)
     if path.is_file():
         from rescore.ngram import NgramScorer
 

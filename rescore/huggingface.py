@@ -76,7 +76,6 @@ class _HuggingFaceScorer(ABC):
         self.model, self.tokenizer = _load(self.folder, self.kind, device, precision)
         self.model.config.use_cache = False  # every text is run once; keys and values would only take memory
         self.vocabulary_size = int(self.model.get_input_embeddings().weight.shape[0])
-        self.padding = _padding_id(self.model, self.tokenizer, self.vocabulary_size)
         self.longest = _longest_input(self.model, self.tokenizer)
         self.tokens = 0
         self.unknown_tokens = 0
@@ -177,7 +176,8 @@ class _HuggingFaceScorer(ABC):
         import torch
 
         width = max(map(len, rows))
-        ids = torch.full((len(rows), width), self.padding)
+        # Any id pads: it stands on the right, where no attention and no position of a token reaches it.
+        ids = torch.zeros((len(rows), width), dtype=torch.long)
         mask = torch.zeros_like(ids)
         for line, row in enumerate(rows):
             ids[line, : len(row)] = torch.tensor(row)
@@ -385,12 +385,6 @@ def _tokenize(tokenizer: Any, texts: Sequence[str], *, special: bool) -> dict[st
         verbose=False,
     )
     return found
-
-
-def _padding_id(model: Any, tokenizer: Any, vocabulary_size: int) -> int:
-    """RoBERTa's positions depend on it, so it must be the model's own; else any id does, as padding is never attended to."""
-    ids = (getattr(model.config, "pad_token_id", None), tokenizer.pad_token_id, 0)
-    return int(next(value for value in ids if value is not None and 0 <= value < vocabulary_size))
 
 
 def _longest_input(model: Any, tokenizer: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -154,41 +155,27 @@ def test_more_than_one_worker_is_an_error(options):
         ReturnnDataModule(**options, num_workers=2)
 
 
-RANK = """
-import json, sys, torch
-sys.path[:0] = {path!r}
-from returnn_bridge.datamodule import ReturnnDataModule
-import itertools
-options, rank, folder = json.loads(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-torch.distributed.init_process_group("gloo", init_method=f"file://{{folder}}/store", rank=rank, world_size=2)
-data = ReturnnDataModule(**options)
-batches = list(itertools.islice(data.train_dataloader(), 9))
-data.consumed(batches[2 + rank])
-state = data.state_dict()
-again = ReturnnDataModule(**options)
-again.load_state_dict(state)
-follow = next(iter(again.train_dataloader()))
-print(json.dumps([state, [batch.seq_tags for batch in batches], follow.seq_tags]))
-torch.distributed.destroy_process_group()
-"""
+def run_rank(options: dict[str, Any], rank: int, store: str) -> list[Any]:
+    """The state after a few consumed batches (other ones on each rank), the batches, and the first batch after a resume."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    try:
+        data, again = ReturnnDataModule(**options), ReturnnDataModule(**options)
+        batches = take(data, 9)
+        data.consumed(batches[2 + rank])
+        state = data.state_dict()
+        again.load_state_dict(state)
+        return [state, [list(batch.seq_tags) for batch in batches], list(take(again, 1)[0].seq_tags)]
+    finally:
+        torch.distributed.destroy_process_group()
 
 
-@pytest.mark.slow
 def test_two_ranks_share_the_data_and_save_both_positions(options, tmp_path):
-    import json
-
-    script = RANK.format(path=sys.path)
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, json.dumps(options), str(rank), str(tmp_path)],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    (state, tags, follow), (other_state, other_tags, other_follow) = (
-        json.loads(process.communicate(timeout=100)[0]) for process in processes
-    )
+    script = "import json, sys; sys.path[:0] = json.loads(sys.argv[1]); from test_datamodule import run_rank; "
+    script += "print(json.dumps(run_rank(*json.loads(sys.argv[2]))))"
+    arguments = [json.dumps(sys.path), json.dumps([options, 1, str(tmp_path / "store")])]
+    with subprocess.Popen([sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, text=True) as process:
+        state, tags, follow = run_rank(options, 0, str(tmp_path / "store"))
+        other_state, other_tags, other_follow = json.loads(process.communicate(timeout=100)[0])
     assert state == other_state
     assert len(state["positions"]) == 2
     first = {tag for batch in tags[:3] for tag in batch}

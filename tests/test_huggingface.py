@@ -200,6 +200,20 @@ def test_pooled_lists_score_as_single_texts(loaded, lists):
             assert score.details() == alone.details()
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "bert"])
+def test_a_forward_pass_keeps_to_the_budget_and_uses_it(kind, request):
+    scorer = load_huggingface(request.getfixturevalue(kind), batch_tokens=60)
+    shapes: list[torch.Size] = []
+    scorer.model.register_forward_pre_hook(
+        lambda module, args, kwargs: shapes.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    scorer.score_texts("u", random_text(40).splitlines())
+    sizes = [rows * width for rows, width in shapes]
+    assert sum(rows for rows, _ in shapes) == scorer.rows_run
+    assert all(rows * width <= 60 or rows == 1 for rows, width in shapes)
+    assert sum(size > 40 for size in sizes) > 0.8 * len(sizes)
+
+
 def test_texts_that_differ_in_the_masked_word_share_that_pass(bert):
     scorer = HuggingFaceMaskedScorer(bert)
     scores = scorer.score_texts("u", ["the king said", "the man said", "the king said"])
@@ -330,7 +344,7 @@ def test_too_long_is_an_error_and_the_longest_fits(kind, fits, request):
     with pytest.raises(
         ValueError, match=r"utterance 'u7', text ' the the .*tokens with special ones; expected at most"
     ):
-        scorer.score_texts("u7", [words + " the the"])
+        scorer.score_texts("u7", [words + " the"])
 
 
 def test_ids_beyond_the_model_are_an_error(tmp_path):
