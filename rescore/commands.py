@@ -31,7 +31,9 @@ Replicates = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
 Precision = Annotated[str, typer.Option(help="Of the network: '32' or 'bf16'.")]
-BatchTokens = Annotated[int, typer.Option(help="Most tokens of one forward pass.")]
+BatchTokens = Annotated[
+    int | None, typer.Option(help="Most tokens of one forward pass (default: 2048 on a CPU, else 32768).")
+]
 Pieces = Annotated[bool, typer.Option("--pieces", help="Texts are space-separated SentencePiece pieces, not words.")]
 
 
@@ -50,7 +52,7 @@ def score(
     seed: Seed = 1,
     device: Device = "cpu",
     precision: Precision = "32",
-    batch_tokens: BatchTokens = 8192,
+    batch_tokens: BatchTokens = None,
     pieces: Pieces = False,
 ) -> None:
     """Score every hypothesis with a language model. Interrupted, the same command goes on to the same bytes."""
@@ -79,7 +81,7 @@ def perplexity(
     passes: Annotated[int, typer.Option(help="Network passes per sentence for a bound (at least 2).")] = 8,
     seed: Seed = 1,
     device: Device = "cpu",
-    batch_tokens: BatchTokens = 8192,
+    batch_tokens: BatchTokens = None,
     out: Annotated[Path | None, typer.Option(help="Also write the result as JSON here.")] = None,
 ) -> None:
     """Perplexity of text: exact for autoregressive models and n-grams, a bound with its error bar for diffusion models."""
@@ -92,7 +94,10 @@ def perplexity(
             values = {**result.__dict__, "perplexity_per_word": result.per_word}
             model_commands.write_whole(out, json.dumps(values, indent=1) + "\n")
         return
-    model_commands.perplexity(model, text, passes=passes, seed=seed, device=device, batch_tokens=batch_tokens, out=out)
+    from rescore.scorer import usual_batch_tokens
+
+    budget = usual_batch_tokens(device) if batch_tokens is None else batch_tokens
+    model_commands.perplexity(model, text, passes=passes, seed=seed, device=device, batch_tokens=budget, out=out)
 
 
 def estimators() -> None:
@@ -205,7 +210,7 @@ def rescore(
     seed: Seed = 1,
     device: Device = "cpu",
     precision: Precision = "32",
-    batch_tokens: BatchTokens = 8192,
+    batch_tokens: BatchTokens = None,
     pieces: Pieces = False,
 ) -> None:
     """Score, tune and report in one go: lists and language models in, a WER table and an HTML report out."""
@@ -328,7 +333,9 @@ def open_scorer(
     if path.is_dir() and (path / "config.json").is_file():
         from rescore.huggingface import load_huggingface
 
-        return load_huggingface(path, name=name or path.name, **options)
+        return load_huggingface(
+            path, name=name or path.name, **{key: value for key, value in options.items() if value is not None}
+        )
     if path.is_file():
         from rescore.ngram import NgramScorer
 

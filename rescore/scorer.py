@@ -27,6 +27,11 @@ from rescore.estimators import Estimator, Keys, Plan, build_estimator
 from rescore.scores import SequenceScore
 
 
+def usual_batch_tokens(device: str) -> int:
+    """2,048 on a CPU, where a larger batch leaves its caches (1.5 times slower at 8,192 for a network of width 192); else 32,768."""
+    return 2048 if device == "cpu" else 32768
+
+
 @dataclass
 class NetworkScorer:
     """Any model folder of ours. The estimator is used by families that have a bound; exact families score in one pass."""
@@ -37,12 +42,14 @@ class NetworkScorer:
     seed: int = 1
     device: str = "cpu"
     precision: str = "32"  # "32" or "bf16" (network only; softmax and sums stay in full precision)
-    batch_tokens: int = 8192  # most tokens of one forward pass
+    batch_tokens: int | None = None  # most tokens of one forward pass; None: what suits the device
     pieces: bool = False  # texts are space-separated pieces (label level) instead of words
 
     def __post_init__(self) -> None:
         if self.precision not in ("32", "bf16"):
             raise ValueError(f"precision {self.precision!r}; expected '32' or 'bf16'")
+        if self.batch_tokens is None:
+            self.batch_tokens = usual_batch_tokens(self.device)
         if self.batch_tokens < 1:
             raise ValueError(f"batch tokens {self.batch_tokens}: expected at least 1")
         self.model = LanguageModel.load(self.folder, device=self.device)
@@ -226,7 +233,7 @@ class NetworkScorer:
             size = lengths[index] + 2
             if size > room or not batches:
                 batches.append([])
-                room = self.batch_tokens
+                room = self.batch_tokens or 1
             batches[-1].append(index)
             room -= size
         return batches

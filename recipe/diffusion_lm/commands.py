@@ -1,14 +1,39 @@
-"""The verbs that make models: `dlm vocab`, `dlm train`, `dlm perplexity`. Each is a plain function."""
+"""The verbs that make models: `dlm vocab`, `dlm train`, `dlm perplexity`, `dlm sample`. Each is a plain function."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import typer
 
 from diffusion_lm.cli import Command
+
+
+class RescoreMode(Protocol):
+    """Scores a hypothesis file: what mode `rescore` of an MDLM tree needs. The rescore package brings it, which this one never imports."""
+
+    def __call__(
+        self,
+        hypothesis_file: str,
+        output: Path,
+        model_folder: str,
+        *,
+        estimator: str,
+        passes: int,
+        seed: int,
+        device: str,
+    ) -> None: ...
+
+
+_rescore_modes: list[RescoreMode] = []  # at most one
+
+
+def provide_rescore(mode: RescoreMode) -> None:
+    """Say what `train --config` does with a tree of mode `rescore`."""
+    _rescore_modes[:] = [mode]
+
 
 HELP = "Train diffusion and autoregressive language models on RETURNN datasets."
 
@@ -65,7 +90,8 @@ def train(
 
         tree = read_yaml(config)
         if compat.is_foreign(tree):
-            compat.run(config, overrides or [], out=out, print_only=print_config)
+            rescore = _rescore_modes[0] if _rescore_modes else None
+            compat.run(config, overrides or [], out=out, print_only=print_config, rescore=rescore)
             return
         settings = from_dict(tree)
     else:
@@ -88,7 +114,7 @@ def perplexity(
     passes: Annotated[int, typer.Option(help="Network passes per sentence for a bound (at least 2).")] = 8,
     seed: Annotated[int, typer.Option(help="Of the masks.")] = 1,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
-    batch_tokens: Annotated[int, typer.Option(help="Most tokens of one forward pass.")] = 8192,
+    batch_tokens: Annotated[int, typer.Option(help="Most tokens of one forward pass.")] = 2048,
     out: Annotated[Path | None, typer.Option(help="Also write the result as JSON here.")] = None,
 ) -> None:
     """Perplexity of text: exact for autoregressive models, a bound with its error bar for diffusion models."""
@@ -101,6 +127,40 @@ def perplexity(
     print(result.summary())
     if out is not None:
         write_whole(out, json.dumps(result.to_dict(), indent=1) + "\n")
+
+
+def sample(
+    model: Annotated[Path, typer.Argument(help="Model folder.")],
+    count: Annotated[int, typer.Option(help="Number of sentences.")] = 10,
+    length: Annotated[int, typer.Option(help="Pieces in each (at most that many, for an autoregressive model).")] = 0,
+    like: Annotated[Path | None, typer.Option(help="Text whose sentence lengths are drawn from, instead.")] = None,
+    predictor: Annotated[str, typer.Option(help="Of a masked model: ddpm_cache, ddpm or analytic.")] = "ddpm_cache",
+    steps: Annotated[int, typer.Option(help="Reverse steps of a masked model.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    out: Annotated[Path | None, typer.Option(help="Also write the sentences here, one a line.")] = None,
+) -> None:
+    """Draw sentences from a model."""
+    from diffusion_lm import sampling
+    from diffusion_lm.model import LanguageModel
+    from returnn_bridge.vocab import read_lines
+
+    if (length > 0) == (like is not None):
+        raise ValueError("give exactly one of --length NUMBER and --like TEXT")
+    trained = LanguageModel.load(model, device=device)
+    lengths = [length] * count
+    if like is not None:
+        known = [len(ids) for ids in trained.vocab.encode_batch(list(read_lines([like])))]
+        lengths = sampling.draw_lengths(known, count, seed=seed)
+    drawn = sampling.sample(trained, lengths, predictor=predictor, steps=steps, seed=seed)
+    texts = [trained.vocab.decode(tokens) for tokens in drawn.tokens]
+    print("\n".join(texts))
+    print(
+        f"entropy {sampling.sample_entropy(drawn.tokens):.3f} nats a sentence, "
+        f"{drawn.passes / max(1, count):.1f} passes a sentence, {drawn.unfinished} unfinished"
+    )
+    if out is not None:
+        write_whole(out, "".join(f"{text}\n" for text in texts))
 
 
 def read_yaml(path: Path) -> dict:
@@ -126,4 +186,4 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-COMMANDS: list[Command] = [vocab, train, perplexity]
+COMMANDS: list[Command] = [vocab, train, perplexity, sample]

@@ -64,17 +64,31 @@ def evaluate_text(
     *,
     passes: int = 8,
     seed: int = 1,
-    batch_tokens: int = 8192,
+    batch_tokens: int = 2048,
 ) -> Perplexity:
     """Score every non-empty line of the files. ValueError for text without a line, or too few passes for an error bar."""
+    lines = list(read_lines(texts))
+    if not lines:
+        raise ValueError(f"{', '.join(map(str, texts))}: no non-empty line")
+    words = sum(len(line.split()) for line in lines)
+    encoded = model.vocab.encode_batch(lines)
+    return evaluate_tokens(model, encoded, words=words, passes=passes, seed=seed, batch_tokens=batch_tokens)
+
+
+def evaluate_tokens(
+    model: LanguageModel,
+    encoded: Sequence[Sequence[int]],
+    *,
+    words: int | None = None,
+    passes: int = 8,
+    seed: int = 1,
+    batch_tokens: int = 2048,
+) -> Perplexity:
+    """Score sentences given as piece ids. words: how many they hold (default: counted in their text). ValueError if nothing is scored."""
     family = model.family
     passes = 1 if family.exact else passes
     if passes < 2 and not family.exact:
         raise ValueError(f"passes {passes}: expected at least 2, an error bar needs them")
-    lines = list(read_lines(texts))
-    if not lines:
-        raise ValueError(f"{', '.join(map(str, texts))}: no non-empty line")
-    encoded = model.vocab.encode_batch(lines)
     order = sorted(range(len(encoded)), key=lambda place: (len(encoded[place]), place))
     nelbo, variance, tokens = 0.0, 0.0, 0
     with torch.inference_mode():
@@ -89,9 +103,12 @@ def evaluate_text(
             tokens += int(family.num_scored(sentences.layout).sum()) // passes
             if passes > 1:
                 variance += float((values.var(1) / passes).sum())
-    words = sum(len(line.split()) for line in lines)
+    if not tokens:
+        raise ValueError(f"{len(encoded)} sentences without any piece to score; expected some text")
+    if words is None:
+        words = sum(len(model.vocab.decode(row).split()) for row in encoded)
     unknown = sum(map(model.vocab.count_unknown, encoded))
-    return Perplexity(nelbo, math.sqrt(variance), tokens, words, len(lines), unknown, family.exact, passes)
+    return Perplexity(nelbo, math.sqrt(variance), tokens, words, len(encoded), unknown, family.exact, passes)
 
 
 def _draws(places: Sequence[int], lengths: torch.Tensor, passes: int, seed: int) -> NoiseDraw:
