@@ -12,17 +12,23 @@ TRAIN := data.vocab=$(DEMO)/vocab data.text=$(DATA)/train.txt.gz data.valid_text
 .PHONY: demo test lint install
 .DELETE_ON_ERROR:
 
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
 install: .venv/installed
 
 .venv/installed: setup.cfg constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .[dev]
+	$(PIP) --editable .
 	touch $@
 
-test: install
+.venv/installed-dev: .venv/installed
+	$(PIP) --editable .[dev]
+	touch $@
+
+test: .venv/installed-dev
 	$(BIN)/python -m pytest
 
-lint: install
+lint: .venv/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy recipe/diffusion_lm recipe/returnn_bridge rescore
 
 $(DEMO)/vocab/spm.model: | install

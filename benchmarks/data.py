@@ -1,6 +1,6 @@
 """How fast batches come, against RETURNN's own pipes (length filter, batching, collation) over the same dataset in the same run.
 
-    python benchmarks/data.py [TEXT]
+    PYTHONPATH=recipe python benchmarks/data.py [TEXT]
 
 TEXT: sentences, plain or .gz; without it the demo text. One sub-epoch each, twice in turn, in CPU seconds of this one process; the
 batches of both must be equal. The goal is 2.5 times the speed of RETURNN's pipes.
@@ -17,15 +17,13 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "recipe"))
-
 from returnn_bridge.batching import ReturnnBatches
 from returnn_bridge.datasets import init_dataset, lm_dataset_dict
 from returnn_bridge.vocab import train_vocab
 
+ROOT = Path(__file__).parents[1]
 NUM_PIECES, GOAL = 1000, 2.5
-RULE = {"batch_size": 32768, "max_seqs": 256, "max_seq_length": 128}
+RULE: dict[str, Any] = {"batch_size": 32768, "max_seqs": 256, "max_seq_length": 128}
 
 
 def returnn_batches(dataset: Any) -> Iterable[dict[str, Any]]:
@@ -68,7 +66,7 @@ def main() -> int:
     tokens = sum(int(batch.lengths.sum()) for batch in own)
     padded = sum(batch.tokens.numel() for batch in own)
     print(
-        f"{text.name}: {sequences} sentences, {tokens} tokens, {len(own)} batches, {tokens / padded:.2f} of them tokens, one core"
+        f"{text.name}: {sequences} sentences, {tokens} tokens, {len(own)} batches, {tokens / padded:.0%} of their places filled, one core"
     )
     for what, measured in times.items():
         best = min(measured)

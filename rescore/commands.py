@@ -358,11 +358,7 @@ def unknown_of(scorer: Any) -> str:
     """How many words or pieces the model did not know: the first thing to look at when an LM does not help."""
     if hasattr(scorer, "counts"):
         counts = scorer.counts()
-        return (
-            f", {counts['oov_tokens']} of {counts['tokens']} words unknown to the model"
-            if "oov_tokens" in counts
-            else ""
-        )
+        return f", unknown to the model: {counts['oov_tokens']} of {counts['tokens']}"
     if hasattr(scorer, "unknown_pieces"):
         return f", {scorer.unknown_pieces} unknown pieces"
     return ""

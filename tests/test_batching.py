@@ -145,6 +145,38 @@ def test_ids_are_those_of_the_vocabulary(opts, vocab: Vocab, text_file):
             assert row[mask].tolist() == vocab.encode(lines[int(tag.removeprefix("line-"))])
 
 
+def test_datasets_that_can_not_jump_resume_too(opts, vocab, tmp_path):
+    """HDFDataset and MetaDataset, which have no order of ours to start from."""
+    from returnn.datasets.hdf import SimpleHDFWriter
+
+    first = list(ReturnnBatches(opts, num_tokens=vocab.num_pieces, max_seqs=16))
+    writer = SimpleHDFWriter(str(tmp_path / "tokens.hdf"), dim=vocab.num_pieces, ndim=1)
+    for batch in first:
+        writer.insert_batch(batch.tokens.numpy().astype("int32"), batch.lengths.tolist(), list(batch.seq_tags))
+    writer.close()
+    hdf = {"class": "HDFDataset", "files": [str(tmp_path / "tokens.hdf")], "seq_ordering": "default"}
+    text = {**opts, "seq_ordering": "random", "partition_epoch": 2}
+    meta = {
+        "class": "MetaDataset",
+        "datasets": {"lm": text},
+        "data_map": {"data": ["lm", "data"]},
+        "seq_order_control_dataset": "lm",
+    }
+    assert all(
+        same(own, other)
+        for own, other in zip(ReturnnBatches(hdf, num_tokens=vocab.num_pieces, max_seqs=16), first, strict=True)
+    )
+    for other in (hdf, meta):
+        rule = {"num_tokens": vocab.num_pieces, "max_seqs": 16, "max_seq_length": 20, "endless": True}
+        whole = list(itertools.islice(ReturnnBatches(other, **rule), 30))
+        assert whole[-1].position.sub_epoch >= 2
+        for cut in (0, 7, 13):
+            assert all(
+                same(own, back)
+                for own, back in zip(whole[cut + 1 :], ReturnnBatches(other, start=whole[cut].position, **rule))
+            )
+
+
 def test_iterating_again_and_at_the_same_time_and_after_pickling_gives_the_same(opts, vocab):
     batches = ReturnnBatches(opts, num_tokens=vocab.num_pieces, max_seqs=32)
     first = list(batches)

@@ -12,8 +12,8 @@ from typing import Any
 import lightning
 import pytest
 import torch
-from conftest import random_text
 
+from conftest import random_text
 from returnn_bridge.batching import Position, TokenBatch
 from returnn_bridge.datamodule import ReturnnDataModule
 from returnn_bridge.datasets import lm_dataset_dict
@@ -169,6 +169,7 @@ def run_rank(options: dict[str, Any], rank: int, store: str) -> list[Any]:
         torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_ranks_share_the_data_and_save_both_positions(options, tmp_path):
     script = "import json, sys; sys.path[:0] = json.loads(sys.argv[1]); from test_datamodule import run_rank; "
     script += "print(json.dumps(run_rank(*json.loads(sys.argv[2]))))"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DEMO, random_text
 
+from conftest import DEMO, random_text
 from returnn_bridge.batching import ReturnnBatches
 from returnn_bridge.datasets import ogg_zip_dataset_dict
 from returnn_bridge.oggzip import Entry, build_ogg_zip, read_transcripts

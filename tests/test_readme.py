@@ -30,6 +30,9 @@ def folder(tmp_path, monkeypatch):
     """The demo's first utterances under the README's names."""
     (tmp_path / "train.txt.gz").symlink_to(DEMO / "train.txt.gz")
     (tmp_path / "dev.txt").write_text(random_text(20))
+    (tmp_path / "audio").symlink_to(DEMO / "audio")
+    spoken = {tag.removeprefix("web-test/"): text for tag, text in read_references(DEMO / "test.ref.py.gz").items()}
+    write_transcripts(tmp_path / "audio.txt", {path.stem: spoken[path.stem] for path in (DEMO / "audio").iterdir()})
     for name in ("dev", "test"):
         references = read_references(DEMO / f"{name}.ref.py.gz")
         tags = list(references)[:3]

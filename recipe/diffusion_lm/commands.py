@@ -53,6 +53,34 @@ def vocab(
     )
 
 
+def oggzip(
+    audio: Annotated[
+        Path, typer.Argument(help="Folder of .flac, .wav or .ogg files named by utterance, searched through.")
+    ],
+    transcripts: Annotated[
+        Path, typer.Option(help="Lines of 'utterance-id TEXT' (Kaldi text, LibriSpeech .trans.txt), plain or .gz.")
+    ],
+    out: Annotated[Path, typer.Option(help="The zip.")],
+    lower: Annotated[bool, typer.Option("--lower", help="Lower-case the transcripts.")] = False,
+) -> None:
+    """Build an OggZip for RETURNN's OggZipDataset from audio files and their transcripts."""
+    from returnn_bridge.oggzip import Entry, build_ogg_zip, read_transcripts
+
+    texts = read_transcripts(transcripts)
+    files = {path.stem: path for path in sorted(audio.rglob("*")) if path.suffix in (".flac", ".wav", ".ogg")}
+    if not files:
+        raise ValueError(f"{audio}: no .flac, .wav or .ogg file; expected a folder of audio")
+    for tag in files:
+        if tag not in texts:
+            raise ValueError(
+                f"{transcripts}: no transcript of {tag!r} ({files[tag]}); expected one for each audio file"
+            )
+    count = build_ogg_zip(
+        out, [Entry(tag, texts[tag].lower() if lower else texts[tag], path) for tag, path in files.items()]
+    )
+    print(f"{out}: {count} utterances; {len(texts) - count} transcripts without audio left out")
+
+
 def train(
     overrides: Annotated[
         list[str] | None,
@@ -186,4 +214,4 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-COMMANDS: list[Command] = [vocab, train, perplexity, sample]
+COMMANDS: list[Command] = [vocab, oggzip, train, perplexity, sample]

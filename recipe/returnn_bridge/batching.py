@@ -7,7 +7,7 @@
 
 The rule: sentences in dataset order; a batch is closed before a sentence that would make it more than `max_seqs` sentences or more
 than `batch_size` tokens with padding counted. The same batches, bit for bit, as RETURNN's length filter, batching and collation
-pipes (tests/test_batching.py), at a third of their cost: those build a dict of numbers per sentence, this a few integers.
+pipes (tests/test_batching.py), at a quarter of their cost (benchmarks/data.py): those build dicts of numbers per sentence.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from returnn_bridge.datasets import init_dataset, plain_opts
+
+_BLOCK = 128  # sequences to ask RETURNN for at once
 
 
 @dataclass(frozen=True)
@@ -180,8 +182,22 @@ def _sequences(dataset: Any, start: Position, data_key: str) -> Iterator[tuple[n
         # It can not jump, but takes an order as given; what is skipped is not even tokenised.
         dataset.init_seq_order(epoch=start.sub_epoch, seq_order=dataset.get_current_seq_order()[skip:])
         count, skip = dataset.num_seqs, 0
-    load, get_data, get_tag = dataset.load_seqs, dataset.get_data, dataset.get_tag
-    for index in range(count):
-        load(index, index + 1)
+    for index, (ids, tag) in enumerate(_read(dataset, count, data_key)):
         if index >= skip:
-            yield get_data(index, data_key), get_tag(index)
+            yield ids, tag
+
+
+def _read(dataset: Any, count: int, data_key: str) -> Iterator[tuple[np.ndarray, str]]:
+    """(ids, tag) of the first `count` sequences of the current order."""
+    from returnn.datasets.cached2 import CachedDataset2
+
+    if not isinstance(dataset, CachedDataset2):  # HDFDataset
+        for index in range(count):
+            dataset.load_seqs(index, index + 1)
+            yield dataset.get_data(index, data_key), dataset.get_tag(index)
+        return
+    # Whole blocks: get_tag and each single load cost a sum of RETURNN's number dicts, as much as tokenising the sentence.
+    for start in range(0, count, _BLOCK):
+        dataset.load_seqs(start, min(start + _BLOCK, count))
+        for seq in dataset.added_data:
+            yield seq.features[data_key], seq.seq_tag
