@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -247,6 +249,7 @@ def rescore(
         baseline=baseline,
         seed=seed,
         title=title,
+        command=shlex.join(["dlm", *sys.argv[1:]]),
     )
     (out / "scales").mkdir(exist_ok=True)
     for name, scales in result.scales.items():
@@ -379,6 +382,35 @@ def file_name(name: str) -> str:
     kept = "".join(letter if letter.isalnum() else "_" for letter in name).strip("_")
     return "_".join(part for part in kept.split("_") if part) or "row"
 
+
+def rescore_mode(
+    hypothesis_file: str, output: Path, model_folder: str, *, estimator: str, passes: int, seed: int, device: str
+) -> None:
+    """Mode `rescore` of a configuration of the MDLM kind: new scores for a RETURNN N-best file, in its form."""
+    from rescore.nbest import iterate_nbest
+    from rescore.score_file import score_file
+
+    # RETURNN writes the labels of the recogniser, which may be pieces or words.
+    pieces = any(
+        "▁" in hypothesis.text for utterance in iterate_nbest(hypothesis_file) for hypothesis in utterance.hypotheses
+    )
+    scorer = open_scorer(
+        model_folder,
+        estimator=estimator,
+        passes=passes,
+        replicates=1,
+        pieces=pieces,
+        seed=seed,
+        chosen=False,
+        device=device,
+    )
+    run = score_file([hypothesis_file], scorer, output)
+    print(
+        f"{run.out}: {len(run.lists)} utterances, {run.hypotheses} hypotheses, {run.seconds:.1f} s, {describe_short(scorer)}"
+    )
+
+
+model_commands.provide_rescore(rescore_mode)
 
 COMMANDS: list[Command] = [score, tune, wer, rescore, ngram, convert, estimators]
 ALL_COMMANDS: list[Command] = [

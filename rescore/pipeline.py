@@ -100,6 +100,7 @@ def rescore(
     baseline: str = "",
     seed: int = 1,
     title: str = "WER",
+    command: str = "",
 ) -> RescoreResult:
     """Score both sets with every LM, tune every row on the first, measure it on the second. Resumable: scores in `out` are kept.
 
@@ -149,6 +150,7 @@ def rescore(
             "test": list(map(str, test_sources)),
             "models": models,
             "seed": seed,
+            **({"command": command} if command else {}),
             "python": platform.python_version(),
         },
     )

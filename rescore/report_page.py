@@ -23,4 +23,4 @@ def write_report(path: str | os.PathLike[str], result: RescoreResult) -> None:
         if name != result.table.baseline
     }
     warnings = [f"{name}: {warning}" for name, tuned in result.tuned.items() for warning in tuned.warnings]
-    write_html(path, result.table, curves, changes, {**result.table.metadata, "warnings": warnings})
+    write_html(path, result.table, curves, changes, {"warnings": warnings} if warnings else {})

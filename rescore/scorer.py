@@ -91,6 +91,10 @@ class NetworkScorer:
 
     def _encode(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         vocab = self.model.vocab
+        if not self.pieces and any("▁" in text for text in texts):
+            raise ValueError(
+                f"{next(text for text in texts if '▁' in text)!r} is a text of pieces; expected words, or --pieces"
+            )
         words = [vocab.join_pieces(text) for text in texts] if self.pieces else list(texts)
         ids = vocab.encode_batch(words)
         self.unknown_pieces += sum(map(vocab.count_unknown, ids))

@@ -193,3 +193,14 @@ def test_real_speech(tmp_path):
     assert ids_of([tmp_path / "dev.zip"], tmp_path / "vocab", vocab) == {
         entry.seq_tag: vocab.encode(entry.text) for entry in entries
     }
+
+
+def test_a_small_set_can_be_read_again_and_again(entries, tmp_path):
+    """RETURNN's MetaDataset keeps the block it has read to the end; a validation set of less than a block comes round many times."""
+    build_ogg_zip(tmp_path / "dev.zip", entries)
+    (tmp_path / "text.txt").write_text(random_text(200))
+    vocab = train_vocab([tmp_path / "text.txt"], size=44, out=tmp_path / "vocab")
+    opts = ogg_zip_dataset_dict([tmp_path / "dev.zip"], tmp_path / "vocab" / "spm.model")
+    batches = ReturnnBatches(opts, num_tokens=vocab.num_pieces)
+    first, second, third = ([batch.tokens.tolist() for batch in batches] for _ in range(3))
+    assert first == second == third

@@ -253,3 +253,13 @@ def test_killed_at_random_points_the_same_command_ends_in_the_same_bytes(lists, 
     score_file([str(lists)], scorer_of(model_folder), tmp_path / "undisturbed.jsonl")
     assert out.read_bytes() == (tmp_path / "undisturbed.jsonl").read_bytes()
     assert json.loads((tmp_path / "killed.jsonl.cost.json").read_text())["passes"] > 0
+
+
+def test_texts_of_pieces_are_joined_when_asked_and_refused_otherwise(model_folder, vocab):
+    text = "the old king"
+    pieces = " ".join(vocab._processor.EncodeAsPieces(text))
+    assert "▁" in pieces
+    with pytest.raises(ValueError, match="--pieces"):
+        scorer_of(model_folder).score_texts("utt", [pieces])
+    joined = scorer_of(model_folder, pieces=True).score_texts("utt", [pieces])
+    assert values(joined) == values(scorer_of(model_folder).score_texts("utt", [text]))

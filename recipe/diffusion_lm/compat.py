@@ -139,7 +139,8 @@ def run(
     """Do what the tree in `path` says, in the mode it says.
 
     out: folder instead of `checkpointing.save_dir`. print_only: print the tree and the verdicts, do nothing. rescore: what scores a
-    hypothesis file; the `dlm` command brings it. ValueError and OSError are the user's to mend, and come before anything is written.
+    hypothesis file; the `dlm` command brings it. ValueError and OSError are the user's to mend; what can be known beforehand (keys, paths,
+    vocabularies, device) is said before anything is written.
     """
     from diffusion_lm.compat_modes import prepare
 

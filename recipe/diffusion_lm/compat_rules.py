@@ -130,7 +130,7 @@ def target_class(names: Mapping[str, str], target: str = "") -> Rule:
     """A `_target_`: one of a list of names that are compared, never imported."""
 
     def rule(reading: Reading, key: str, value: Any) -> tuple[str, str]:
-        if value not in names:
+        if not isinstance(value, str) or value not in names:
             refuse(key, value, f"expected {' or '.join(names)}; no other name is looked up or run")
         if target:
             reading.put(target, names[value], key)

@@ -29,7 +29,9 @@ def backbone(reading: Reading, key: str, value: Any) -> tuple[str, str]:
     other = {"dimamba": "the Mamba network is not in this version", "hf_dit": "code from a model hub is never run"}
     wanted = "ar" if reading.leaves.get("parameterization") == "ar" else "dit"
     if value != wanted:
-        refuse(key, value, f"{other.get(value, 'it does not fit the parameterization')}; possible here: {wanted!r}")
+        refuse(
+            key, value, f"{other.get(str(value), 'it does not fit the parameterization')}; possible here: {wanted!r}"
+        )
     return HONOURED, "the reference transformer, causal" if value == "ar" else "the reference transformer"
 
 
@@ -51,7 +53,7 @@ def precision(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 def accelerator(reading: Reading, key: str, value: Any) -> tuple[str, str]:
     names = {"cuda": "cuda", "gpu": "cuda", "cpu": "cpu"}
-    if value not in names:
+    if not isinstance(value, str) or value not in names:
         refuse(key, value, "expected 'cuda' or 'cpu'")
     reading.put("trainer.accelerator", names[value], key)
     return HONOURED, "trainer.accelerator"
@@ -165,7 +167,7 @@ def generative(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 def resume_path(reading: Reading, key: str, value: Any) -> tuple[str, str]:
     own = Path(str(reading.leaves.get("checkpointing.save_dir") or ".")) / "checkpoints" / "last.ckpt"
-    if value is None or Path(typed(key, value, str)) == own:
+    if not value or Path(typed(key, value, str)) == own:
         return HONOURED, "the run's own last checkpoint"
     if Path(value).exists():
         refuse(key, value, f"a run continues from its own checkpoint; expected {own} or null")
@@ -174,7 +176,8 @@ def resume_path(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 def monitor(reading: Reading, key: str, value: Any) -> tuple[str, str]:
     section, _, metric = typed(key, value, str).partition("/")
-    names = [f"val_{name}" for name in reading.leaves.get("data.returnn_valid_config") or {}]
+    sets = reading.leaves.get("data.returnn_valid_config")
+    names = [f"val_{name}" for name in sets] if isinstance(sets, dict) else []
     if section not in ("val", *names) or metric not in ("nll", "bpd", "ppl", "loss"):
         refuse(key, value, f"expected {', '.join(['val', *names])} with /nll, /bpd, /ppl or /loss")
     reading.put("trainer.monitor", value, key)

@@ -170,6 +170,8 @@ class ReturnnBatches(IterableDataset[TokenBatch]):
 
 def _sequences(dataset: Any, start: Position, data_key: str) -> Iterator[tuple[np.ndarray, str]]:
     """(ids, tag) of the sequences of a sub-epoch in RETURNN's order, without the first `start.seqs_done`."""
+    # A MetaDataset that was read to its end in one block still holds that block and then refuses to say its num_seqs: empty it first.
+    dataset.init_seq_order(epoch=None)
     dataset.init_seq_order(epoch=start.sub_epoch)
     count = dataset.num_seqs
     skip = start.seqs_done
