@@ -63,7 +63,9 @@ def train_ngram(texts: Sequence[str | os.PathLike[str]], *, order: int, out: str
                 f"{sources}: too little text for order {order}, {ngram!r} occurs but would have probability 0; "
                 "expected more text, or a lower order"
             )
-        os.replace(arpa, target)
+        complete = Path(folder, "complete")
+        _add_unknown(arpa, complete)
+        os.replace(complete, target)
     return target
 
 
@@ -151,6 +153,17 @@ def _sentences(
         for number, line in iterate_lines(path):
             if words := line.split():
                 yield path, number, words
+
+
+def _add_unknown(source: Path, target: Path) -> None:
+    """Copy an ARPA file and give it the <unk> that KenLM would put in, with a complaint, at every load: 10^-100."""
+    with open(source, encoding="utf-8") as lines, open(target, "w", encoding="utf-8") as out:
+        for line in lines:
+            if line.startswith("ngram 1="):
+                line = f"ngram 1={int(line.partition('=')[2]) + 1}\n"
+            out.write(line)
+            if line.startswith("\\1-grams:"):
+                out.write("-100\t<unk>\n")
 
 
 def _impossible_ngram(arpa: Path) -> str:
