@@ -48,7 +48,10 @@ demo: $(DEMO)/4gram.arpa $(DEMO)/ar/model/config.json $(DEMO)/masked/model/confi
 	  --tune am=$(DATA)/dev.nbest.py.gz --tune bigram=$(DATA)/dev.bigram.py.gz --tune-refs $(DATA)/dev.ref.py.gz \
 	  --test am=$(DATA)/test.nbest.py.gz --test bigram=$(DATA)/test.bigram.py.gz --test-refs $(DATA)/test.ref.py.gz \
 	  --lm 4gram=$(DEMO)/4gram.arpa --lm ar=$(DEMO)/ar/model --lm masked=$(DEMO)/masked/model@strided:6 \
+	  --lm long=$(DATA)/masked-long@strided:6 \
 	  --precision bf16 --baseline "first pass" \
 	  --row "acoustic only=am:1" --row "first pass=am:1,bigram:0.7,words:1" \
 	  --row "+ 4-gram=am:1,4gram,words" --row "+ AR LM=am:1,ar,words" --row "+ masked diffusion LM=am:1,masked,words" \
-	  --row "+ AR and diffusion=am:1,ar,masked,words" --row "+ 4-gram and diffusion=am:1,4gram,masked,words"
+	  --row "+ AR and diffusion=am:1,ar,masked,words" --row "+ 4-gram and diffusion=am:1,4gram,masked,words" \
+	  --row "+ masked diffusion LM, shipped=am:1,long,words" --row "+ AR and diffusion, shipped=am:1,ar,long,words" \
+	  --row "+ 4-gram and diffusion, shipped=am:1,4gram,long,words"

@@ -267,3 +267,16 @@ def test_autoregressive_log_probability_is_the_chain_rule():
 def test_impossible_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         build_family(options, SPECIAL)
+
+
+def test_a_token_predicted_with_probability_one_still_counts():
+    """Taking "loss is not 0" for "was masked" loses such tokens, and with them the normalisation."""
+
+    def answer(inner, place, level):
+        return np.where(np.arange(SIZE) == (2, 0, 1)[place], 200.0, -200.0)
+
+    family = build_family({"name": "masked", "weighting": "masked_mean"}, SPECIAL)
+    draw = NoiseDraw(torch.tensor([0.9999]), torch.zeros(5))
+    loss = family.training_loss(TableNetwork(answer, SPECIAL.num_inputs), frame((2, 0, 1)), draw)
+    assert loss.loss.tolist() == [0.0, 0.0, 0.0]
+    assert loss.weight == 3

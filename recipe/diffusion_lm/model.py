@@ -21,7 +21,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 
 from diffusion_lm.backbones.dit import BackboneConfig, DiT
 from diffusion_lm.families import Family, SpecialIds, build_family
@@ -79,7 +80,8 @@ class LanguageModel:
             name: value.detach().cpu().to(STORED_TYPES[dtype]).contiguous()
             for name, value in self.network.state_dict().items()
         }
-        save_file(weights, temporary / WEIGHTS)
+        # Not save_file: its files are for the owner only, ours get the rights that the umask gives.
+        (temporary / WEIGHTS).write_bytes(serialize(weights))
         config = {
             "format": FORMAT,
             "version": 1,
