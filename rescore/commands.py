@@ -1,8 +1,9 @@
-"""The verbs that use models: `dlm score`, `tune`, `wer`, `rescore`, `ngram`, `convert`. Each is a plain function."""
+"""The verbs that use models: `dlm score`, `merge`, `tune`, `wer`, `overview`, `rescore`, `ngram`, `convert`. Each is a plain function."""
 
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ Estimator = Annotated[
 ]
 Passes = Annotated[
     int | None,
-    typer.Option(help="Network passes per hypothesis (default: 17 for pairs, 6 for strided, 16 for others)."),
+    typer.Option(help="Network passes per hypothesis (default: that of the estimator, see `dlm estimators`)."),
 ]
 Replicates = Annotated[
     int, typer.Option(help="Independent repetitions within the passes; the standard error comes from them.")
@@ -56,6 +57,10 @@ def score(
     precision: Precision = "32",
     batch_tokens: BatchTokens = None,
     pieces: Pieces = False,
+    new_only: Annotated[
+        bool, typer.Option("--new-only", help="A .jsonl holds the new score alone, to be read together with others.")
+    ] = False,
+    shard: Annotated[str, typer.Option(help="NUMBER/COUNT, such as 2/8: score that part only, for `dlm merge`.")] = "",
 ) -> None:
     """Score every hypothesis with a language model. Interrupted, the same command goes on to the same bytes."""
     from rescore.score_file import score_file
@@ -71,10 +76,22 @@ def score(
         batch_tokens=batch_tokens,
         pieces=pieces,
     )
-    run = score_file(nbest, scorer, out)
+    run = score_file(nbest, scorer, out, shard=parse_shard(shard), new_only=new_only)
     print(
         f"{run.out}: {len(run.lists)} utterances, {run.hypotheses} hypotheses, {run.seconds:.1f} s, {describe_short(scorer)}{unknown_of(scorer)}"
     )
+
+
+def merge(
+    parts: Annotated[list[Path], typer.Argument(help="The files of all shards of `dlm score --shard`.")],
+    out: Annotated[list[Path], typer.Option(help="Result, as of `dlm score`; several forms may be given.")],
+) -> None:
+    """Put the parts of a sharded scoring together: the same bytes as scored in one go."""
+    from rescore.score_file import merge_parts
+
+    for target in out:
+        run = merge_parts(parts, target)
+        print(f"{target}: {len(run.lists)} utterances, {run.hypotheses} hypotheses, {run.seconds:.1f} s")
 
 
 def perplexity(
@@ -104,12 +121,13 @@ def perplexity(
 
 def estimators() -> None:
     """List the ways to measure a diffusion score, their targets and whether they are unbiased."""
-    from rescore.estimators import ESTIMATORS
+    from rescore.estimators import ESTIMATORS, Exact
 
     for name, kind in ESTIMATORS.items():
         bias = "unbiased" if kind.unbiased else "biased"
         first = " ".join((kind.__doc__ or "").split("\n\n")[0].split())
-        print(f"{name:13s} target {kind.target}, {bias}: {first}")
+        passes = "one pass per mask" if kind is Exact else kind.usual_passes or "one pass per token"
+        print(f"{name:13s} target {kind.target}, {bias}, passes: {passes}. {first}")
 
 
 def tune(
@@ -123,6 +141,7 @@ def tune(
     fixed: Annotated[
         list[str] | None, typer.Option(help="SOURCE:SCALE that stays (default: the first source with 1).")
     ] = None,
+    row: Annotated[str, typer.Option(help="All in one instead: SOURCE:SCALE,SOURCE,... as in `dlm rescore`.")] = "",
 ) -> None:
     """Choose the scales with the fewest word errors: exact line searches, no grid step to miss a minimum."""
     from rescore import tuning
@@ -131,14 +150,17 @@ def tune(
     from rescore.pipeline import System
     from rescore.references import attach_references, read_references
 
+    if row and (free or fixed):
+        raise ValueError(f"--row {row} and --free or --fixed; expected one of the two ways to say it")
     lists = attach_references(read_sources(nbest), read_references(refs))
     names = list(lists[0].hypotheses[0].scores)
-    chosen_fixed = fixed or [f"{names[0]}:1"]
-    chosen_free = free or [
-        *(name for name in names if name not in {item.split(":")[0] for item in chosen_fixed}),
-        WORDS,
-    ]
-    system = System.parse("tuned=" + ",".join([*chosen_fixed, *chosen_free]))
+    given = System.parse("fixed=" + ",".join(fixed or [f"{names[0]}:1"])).fixed
+    chosen = System.parse("free=" + ",".join(free or [name for name in [*names, WORDS] if name not in given])).free
+    if len(given) < len(fixed or []):
+        raise ValueError(f"--fixed {' '.join(fixed or [])}; expected SOURCE:SCALE, each source once")
+    if len(chosen) < len(free or []):
+        raise ValueError(f"--free {' '.join(free or [])}; expected SOURCE or SOURCE:LOW:HIGH, each source once")
+    system = System.parse("tuned=" + row) if row else System("tuned", given, chosen)
     result = tuning.tune(lists, free=system.free, fixed=system.fixed)
     result.scales.save(out)
     print(f"{out}: WER {result.wer_percent:.2f} % on {len(lists)} utterances with {format_scales(result.scales)}")
@@ -150,42 +172,57 @@ def wer(
     nbest: Sources,
     refs: Annotated[Path, typer.Option(help="References: .py, Kaldi text, .trn, .json.")],
     scales: Annotated[
-        list[Path] | None,
-        typer.Option(help="Scales of `dlm tune`, one row each (default: the first hypotheses as listed)."),
+        list[str] | None,
+        typer.Option(
+            help="Scales as a row: a file of `dlm tune`, NAME=FILE, or given as NAME=SOURCE:SCALE,SOURCE:SCALE "
+            "(default: the first hypotheses as listed)."
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Also write the table: .md, .csv, .json or .tex.")] = None,
+    out: Annotated[
+        list[Path] | None, typer.Option(help="Also write the table: .md, .csv, .json or .tex; several may be given.")
+    ] = None,
     transcripts: Annotated[
-        Path | None, typer.Option(help="Write the winners of the last row: .trn, .ctm, .stm, .txt, .py.")
+        list[Path] | None,
+        typer.Option(help="Write the winners of the last row: .trn, .ctm, .stm, .txt, .py; several may be given."),
     ] = None,
+    baseline: Annotated[str, typer.Option(help="Row that the changes are against (default: the first).")] = "",
+    title: Annotated[str, typer.Option(help="Of the table.")] = "WER",
     seed: Seed = 1,
 ) -> None:
     """Word error rate table: S/D/I, oracle, paired bootstrap intervals against the first row."""
     from rescore.combine import Scales, best_texts
     from rescore.nbest import read_sources
+    from rescore.pipeline import seconds_of
     from rescore.references import attach_references, read_references, write_transcripts
     from rescore.report import ResultTable, evaluate
+    from rescore.score_file import recorded
 
     lists = attach_references(read_sources(nbest), read_references(refs))
     systems = {"first in list": Scales({next(iter(lists[0].hypotheses[0].scores)): 0.0})}
-    for path in scales or []:
-        if path.stem in systems:
-            raise ValueError(
-                f"--scales {path}: a row named {path.stem!r} is there already; expected files of different names"
-            )
-        systems[path.stem] = Scales.load(path)
-    rows = evaluate(lists, systems, baseline="first in list", seed=seed)
+    for item in scales or []:
+        name, row_scales = parse_scales(item)
+        if name in systems:
+            raise ValueError(f"--scales {item}: a row named {name!r} is there already; expected different names")
+        systems[name] = row_scales
+    known = recorded(nbest)
+    rows = evaluate(lists, systems, baseline=baseline or "first in list", seed=seed, seconds=seconds_of(systems, known))
     table = ResultTable(
-        "WER",
+        title,
         rows,
-        baseline="first in list",
+        baseline=baseline or "first in list",
         scales_from="as given",
-        metadata={"nbest": nbest, "refs": str(refs), "seed": seed},
+        metadata={
+            "nbest": nbest,
+            "refs": str(refs),
+            "seed": seed,
+            "models": {name: facts for name, (facts, _) in known.items()},
+        },
     )
     print(table.to_markdown())
-    if out is not None:
-        table.save(out)
-    if transcripts is not None:
-        write_transcripts(transcripts, best_texts(lists, list(systems.values())[-1]))
+    for path in out or []:
+        table.save(path)
+    for path in transcripts or []:
+        write_transcripts(path, best_texts(lists, list(systems.values())[-1]))
 
 
 def rescore(
@@ -217,16 +254,17 @@ def rescore(
 ) -> None:
     """Score, tune and report in one go: lists and language models in, a WER table and an HTML report out."""
     from rescore import pipeline
+    from rescore.nbest import split_source
     from rescore.report_page import write_report
 
     scorers = {}
     for item in lm or []:
-        path, at, how = item.rpartition("@")
+        path, at, how = ("", "", "") if os.path.exists(split_source(item)[1]) else item.rpartition("@")
         own_estimator, _, count = how.partition(":")
         scorer = open_scorer(
             path if at else item,
             estimator=own_estimator if at else estimator,
-            passes=parse_passes(item, count, passes),
+            passes=parse_passes(item, count) if at else passes,
             replicates=replicates,
             seed=seed,
             device=device,
@@ -253,7 +291,7 @@ def rescore(
     )
     (out / "scales").mkdir(exist_ok=True)
     for name, scales in result.scales.items():
-        scales.save(out / "scales" / f"{file_name(name)}.json")
+        scales.save(out / "scales" / f"{pipeline.file_name(name)}.json")
     for suffix in (".md", ".csv", ".json", ".tex"):
         result.table.save(out / f"wer{suffix}")
     write_report(out / "report.html", result)
@@ -274,6 +312,23 @@ def ngram(
 
     train_ngram(text, order=order, out=out)
     print(f"{out}: {order}-gram")
+
+
+def overview(
+    tables: Annotated[
+        list[str], typer.Argument(help="Tables in .json of the same rows, each as SET=FILE; one column a set.")
+    ],
+    out: Annotated[list[Path], typer.Option(help="Result: .md, .csv, .json or .tex; several may be given.")],
+    title: Annotated[str, typer.Option(help="Of the table.")] = "WER %",
+    tuned_on: Annotated[str, typer.Option(help="The set that the scales are from; it gets a mark.")] = "",
+) -> None:
+    """Put the WER tables of several sets side by side."""
+    from rescore.overview import read_overview
+
+    found = read_overview(tables, title=title, tuned_on=tuned_on)
+    print(found.to_markdown())
+    for path in out:
+        found.save(path)
 
 
 def convert(
@@ -307,16 +362,21 @@ def open_scorer(
     `chosen`: the estimator was asked for with this very model, so one that has no use for it is refused. ValueError if nothing fits.
     """
     from rescore.estimators import build_estimator
+    from rescore.nbest import split_source
 
-    name, equals, rest = model.partition("=")
-    path = Path(rest if equals else model)
-    name = name if equals else ""
+    given_name, rest = split_source(model)
+    path, name = Path(rest), given_name or ""
     if chosen and (estimator != "auto" or passes is not None):
         unused = f"{path}: --estimator and --passes are for diffusion models; expected neither for this one"
     else:
         unused = ""
     if path.is_dir() and (path / "config.json").is_file():
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        try:
+            config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path / 'config.json'}: not JSON ({error})") from None
+        if not isinstance(config, dict):
+            raise ValueError(f"{path / 'config.json'}: no JSON object; expected that of a model")
         if config.get("format") == "diffusion-lm":
             from rescore.scorer import NetworkScorer
 
@@ -348,9 +408,35 @@ def open_scorer(
     )
 
 
-def parse_passes(item: str, text: str, default: int | None) -> int | None:
+def parse_shard(text: str) -> tuple[int, int] | None:
+    """(index from 0, count) of "NUMBER/COUNT"."""
     if not text:
-        return default
+        return None
+    number, _, count = text.partition("/")
+    if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+        raise ValueError(f"--shard {text!r}; expected NUMBER/COUNT with 1 <= NUMBER <= COUNT")
+    return int(number) - 1, int(count)
+
+
+def parse_scales(item: str) -> tuple[str, Any]:
+    """(name of the row, scales) of FILE, NAME=FILE or NAME=SOURCE:SCALE,SOURCE:SCALE."""
+    from rescore.combine import Scales
+    from rescore.pipeline import System
+
+    name, equals, rest = item.rpartition("=")
+    if not equals or Path(item).is_file():
+        return Path(item).stem, Scales.load(item)
+    if Path(rest).is_file() or rest.endswith(".json"):
+        return name, Scales.load(rest)
+    system = System.parse(item)
+    if system.free:
+        raise ValueError(f"--scales {item}: {next(iter(system.free))!r} has no scale; expected SOURCE:SCALE for each")
+    return name, Scales.from_named(system.fixed)
+
+
+def parse_passes(item: str, text: str) -> int | None:
+    if not text:
+        return None
     try:
         return int(text)
     except ValueError:
@@ -375,12 +461,6 @@ def describe_short(scorer: Any) -> str:
 
 def format_scales(scales: Any) -> str:
     return ", ".join(f"{name} {value:.3g}" for name, value in scales.named().items())
-
-
-def file_name(name: str) -> str:
-    """A row's name as a file name."""
-    kept = "".join(letter if letter.isalnum() else "_" for letter in name).strip("_")
-    return "_".join(part for part in kept.split("_") if part) or "row"
 
 
 def rescore_mode(
@@ -412,7 +492,7 @@ def rescore_mode(
 
 model_commands.provide_rescore(rescore_mode)
 
-COMMANDS: list[Command] = [score, tune, wer, rescore, ngram, convert, estimators]
+COMMANDS: list[Command] = [score, merge, tune, wer, overview, rescore, ngram, convert, estimators]
 ALL_COMMANDS: list[Command] = [
     *(c for c in model_commands.COMMANDS if c is not model_commands.perplexity),
     perplexity,

@@ -99,7 +99,8 @@ class Estimator(ABC):
     target: ClassVar[str]  # "elbo", "pll", "order" or the name of another functional
     unbiased: ClassVar[bool]  # whether the mean over seeds is the target
     shares_keys: ClassVar[bool] = True  # common random numbers between the hypotheses of an utterance
-    usual_passes: ClassVar[int] = 16
+    usual_passes: ClassVar[int | None] = 16  # None: the length of the text decides
+    replicated: ClassVar[bool] = False  # whether `replicates` has an effect
 
     def __init__(self, *, passes: int = 1, replicates: int = 1):
         if passes < 1 or replicates < 1:
@@ -118,13 +119,12 @@ class Estimator(ABC):
     def _plan(self, length: int, keys: Keys) -> Plan: ...
 
     def describe(self) -> dict[str, object]:
-        return {
-            "estimator": self.name,
-            "target": self.target,
-            "unbiased": self.unbiased,
-            "passes": self.passes,
-            "replicates": self.replicates,
-        }
+        facts: dict[str, object] = {"estimator": self.name, "target": self.target, "unbiased": self.unbiased}
+        if self.usual_passes is not None:
+            facts["passes"] = self.passes
+        if self.replicated:
+            facts["replicates"] = self.replicates
+        return facts
 
 
 def _rows(
@@ -190,7 +190,8 @@ class GlobalNorm(SampleNorm):
     def _plan(self, length: int, keys: Keys) -> Plan:
         masks = self._masks(length, keys)
         weight = length / sum(int(mask.sum()) for mask in masks)
-        return _rows(masks, [weight] * self.passes, list(range(self.passes)))
+        # A ratio of two sums is no mean of replicates: all draws are one replicate, which tells no standard error.
+        return _rows(masks, [weight] * self.passes, [0] * self.passes)
 
 
 class Coupled(Estimator):
@@ -228,7 +229,7 @@ class FixedK(Estimator):
 class SystematicK(Estimator):
     """Fixed k with the k of a replicate spread evenly: k_j = floor(L (j + u) / K) + 1. `passes` rows in `replicates` independent designs."""
 
-    name, target, unbiased = "systematic-k", "elbo", True
+    name, target, unbiased, replicated = "systematic-k", "elbo", True, True
 
     def _plan(self, length: int, keys: Keys) -> Plan:
         designs = min(self.replicates, self.passes)
@@ -250,7 +251,7 @@ class Pairs(Estimator):
     1 + 2 * pairs rows with pairs = max(replicates, (passes - 1) // 2); every token is predicted once in a pair.
     """
 
-    name, target, unbiased = "pairs", "elbo", True
+    name, target, unbiased, replicated = "pairs", "elbo", True, True
     usual_passes = 17
 
     def _plan(self, length: int, keys: Keys) -> Plan:
@@ -274,7 +275,7 @@ class Pairs(Estimator):
 class Exact(Estimator):
     """Every mask once, weight 1/(k C(L, k)): the bound itself. 2^L - 1 rows, for short hypotheses and tests."""
 
-    name, target, unbiased = "exact", "elbo", True
+    name, target, unbiased, usual_passes = "exact", "elbo", True, None
     LONGEST = 16
 
     def _plan(self, length: int, keys: Keys) -> Plan:
@@ -295,7 +296,7 @@ class Exact(Estimator):
 class PseudoLogLikelihood(Estimator):
     """Every token masked alone, L rows, weight 1: deterministic, no bound."""
 
-    name, target, unbiased = "pll", "pll", True
+    name, target, unbiased, usual_passes = "pll", "pll", True, None
 
     def _plan(self, length: int, keys: Keys) -> Plan:
         return _rows(list(np.eye(length, dtype=bool)), [1.0] * length, [-1] * length)
@@ -304,25 +305,21 @@ class PseudoLogLikelihood(Estimator):
 class Strided(Estimator):
     """Every `passes`-th token masked, each token exactly once: `passes` rows where PLL takes L. Deterministic, no bound.
 
-    A masked token sees all its neighbours, so the score is close to PLL; groups follow the alignment of the utterance's hypotheses, so
-    hypotheses are masked alike where they agree.
+    A masked token sees its `passes` - 1 neighbours on both sides, so the score is close to PLL; it depends on the text alone.
     """
 
-    name, target, unbiased = "strided", "strided pll", True
+    name, target, unbiased, shares_keys = "strided", "strided pll", True, False
     usual_passes = 6
 
     def _plan(self, length: int, keys: Keys) -> Plan:
-        if length <= self.passes:
-            return PseudoLogLikelihood().plan(length, keys)
-        group = np.array([(slot + insertion) % self.passes for slot, insertion in keys.slots])
-        masks = [group == number for number in range(self.passes) if (group == number).any()]
+        masks = [np.arange(length) % self.passes == first for first in range(min(self.passes, length))]
         return _rows(masks, [1.0] * len(masks), [-1] * len(masks))
 
 
 class LeftToRight(Estimator):
     """Each token given those before it, all later ones masked: L rows, exact for the model that generates in this order."""
 
-    name, target, unbiased = "order:l2r", "order", True
+    name, target, unbiased, usual_passes = "order:l2r", "order", True, None
 
     def _plan(self, length: int, keys: Keys) -> Plan:
         masks = np.triu(np.ones((length, length), dtype=bool))
@@ -352,4 +349,6 @@ def build_estimator(name: str, *, passes: int | None = None, replicates: int = 4
     if name not in ESTIMATORS:
         raise ValueError(f"estimator {name!r} is unknown; expected one of {', '.join(ESTIMATORS)}")
     kind = ESTIMATORS[name]
-    return kind(passes=kind.usual_passes if passes is None else passes, replicates=replicates)
+    if kind.usual_passes is None and passes is not None:
+        raise ValueError(f"estimator {name} with {passes} passes; the length of a text decides: expected none given")
+    return kind(passes=(kind.usual_passes or 1) if passes is None else passes, replicates=replicates)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rescore.scores import SequenceScore
+from rescore.scores import LOG_P, SequenceScore
 
 if TYPE_CHECKING:
     import torch
@@ -73,7 +73,9 @@ class _HuggingFaceScorer(ABC):
                 f"{self.folder / 'config.json'}: architecture {self.architecture}; "
                 f"expected a {self.kind} one (...{' or ...'.join(self.endings)})"
             )
-        self.model, self.tokenizer = _load(self.folder, self.kind, device, precision)
+        from diffusion_lm.model import usable_device
+
+        self.model, self.tokenizer = _load(self.folder, self.kind, usable_device(device), precision)
         self.model.config.use_cache = False  # every text is run once; keys and values would only take memory
         self.vocabulary_size = int(self.model.get_input_embeddings().weight.shape[0])
         self.longest = _longest_input(self.model, self.tokenizer)
@@ -109,8 +111,9 @@ class _HuggingFaceScorer(ABC):
                 passes.append(len({row for row, _, _ in asked}))
         starts.append(len(queries))
         answers = self._answer(list(rows), queries)
+        kind = LOG_P if self.kind == "causal" else "pll"
         scores = [
-            SequenceScore(sum(answers[start:end]), 0.0, count, end - start, self.kind == "causal")
+            SequenceScore(sum(answers[start:end]), 0.0, count, end - start, kind)
             for start, end, count in zip(starts, starts[1:], passes)
         ]
         return [[scores[places[text]] for text in texts] for _, texts in lists]
@@ -259,7 +262,7 @@ class HuggingFaceCausalScorer(_HuggingFaceScorer):
 class HuggingFaceMaskedScorer(_HuggingFaceScorer):
     """Pseudo-log-likelihood: the sum over all tokens of log p(token | all others), each masked in turn, one pass a token.
 
-    Salazar et al. 2020, "Masked Language Model Scoring". Not a probability of the text, hence `exact` is False. Tokens that the
+    Salazar et al. 2020, "Masked Language Model Scoring". Not a probability of the text, hence its target is named pll. Tokens that the
     tokenizer adds (CLS, SEP ...) are neither masked nor scored, so a text without a token has the score 0.0.
     """
 
@@ -318,7 +321,7 @@ def _architecture(folder: Path) -> str:
     return names[0]
 
 
-def _load(folder: Path, kind: str, device: str, precision: str) -> tuple[Any, Any]:
+def _load(folder: Path, kind: str, device: torch.device, precision: str) -> tuple[Any, Any]:
     """(model in evaluation mode, tokenizer) from local files. All errors as one-line ValueError."""
     if not any(folder.glob("*.safetensors")):
         pickled = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt"))

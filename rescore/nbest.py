@@ -33,11 +33,12 @@ __all__ = [
     "read_metadata",
     "read_nbest",
     "read_sources",
+    "split_source",
     "write_nbest",
 ]
 
 _SUFFIXES = ".py, .jsonl or .json, each with or without .gz"
-_NAMED_SOURCE = re.compile(r"([A-Za-z_][\w.+-]*)=(.+)", re.DOTALL)
+_NAMED_SOURCE = re.compile(r"([A-Za-z0-9_][\w.+-]*)=(.+)", re.DOTALL)
 
 
 def read_nbest(path: PathLike, *, name: str | None = None, allow_non_finite: bool = False) -> list[NBestList]:
@@ -78,7 +79,7 @@ def read_sources(sources: Sequence[str]) -> list[NBestList]:
     origin: dict[str, str] = {}
     first = ""
     for source in sources:
-        name, path = _split_source(source)
+        name, path = split_source(source)
         lists = {utterance.seq_tag: utterance for utterance in iterate_nbest(path, name=name)}
         for score in next(iter(lists.values())).hypotheses[0].scores:
             if score in origin:
@@ -147,7 +148,8 @@ def describe_difference(name: str, tags: Iterable[str], other_name: str, other_t
     return " and ".join(parts)
 
 
-def _split_source(source: str) -> tuple[str | None, str]:
+def split_source(source: str) -> tuple[str | None, str]:
+    """(name, path) of "NAME=PATH" or "PATH"; a file that is there under the whole of it is a path."""
     match = None if os.path.exists(source) else _NAMED_SOURCE.fullmatch(source)
     return (match.group(1), match.group(2)) if match else (None, source)
 

@@ -23,7 +23,7 @@ from typing import Any
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from rescore.files import iterate_lines
-from rescore.scores import SequenceScore
+from rescore.scores import LOG_P, SequenceScore
 
 LOG_10 = math.log(10.0)
 ORDERS = range(2, 6)  # kaldingram 0.1.2 counts only the first word of each line for order 1
@@ -102,7 +102,7 @@ class NgramScorer:
             self.unknown_words += len(unknown)
             self._unknown_types.update(unknown)
             log_prob = LOG_10 * float(self._model.score(" ".join(words), bos=True, eos=True))
-            scores.append(SequenceScore(log_prob, 0.0, 0, len(words) + 1, True))
+            scores.append(SequenceScore(log_prob, 0.0, 0, len(words) + 1, LOG_P))
         return scores
 
     def describe(self) -> dict[str, Any]:

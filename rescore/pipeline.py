@@ -20,16 +20,16 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from rescore.combine import WORDS, Scales, winners
+from rescore.combine import TOKENS, WORDS, Scales, winners
 from rescore.hypotheses import NBestList
 from rescore.nbest import read_sources
 from rescore.references import attach_references, read_references
 from rescore.report import ResultTable, evaluate
-from rescore.score_file import TextScorer, score_file
+from rescore.score_file import TextScorer, recorded, score_file
 from rescore.tuning import TuneResult, tune
 from rescore.wer import error_table
 
-RANGES = {WORDS: (-5.0, 10.0), "prior": (-2.0, 0.0)}
+RANGES = {WORDS: (-10.0, 10.0), "prior": (-2.0, 0.0)}
 LM_RANGE = (0.0, 3.0)
 
 
@@ -50,7 +50,8 @@ class System:
         fixed: dict[str, float] = {}
         free: dict[str, tuple[float, float]] = {}
         for part in body.split(","):
-            source, *numbers = part.strip().split(":")
+            source, *numbers = part.strip().removeprefix(TOKENS).split(":")
+            source = TOKENS + source if part.strip().startswith(TOKENS) else source
             try:
                 values = [float(number) for number in numbers]
             except ValueError:
@@ -60,7 +61,7 @@ class System:
             elif len(values) == 2:
                 free[source] = (values[0], values[1])
             elif not values:
-                free[source] = RANGES.get(source, LM_RANGE)
+                free[source] = RANGES[WORDS] if source.startswith(TOKENS) else RANGES.get(source, LM_RANGE)
             else:
                 raise ValueError(f"row {name!r}: {part!r}; expected SOURCE, SOURCE:SCALE or SOURCE:LOW:HIGH")
         return cls(name, fixed, free)
@@ -111,16 +112,16 @@ def rescore(
     tune_lists = attach_references(read_sources(tune_sources), read_references(tune_references))
     test_lists = attach_references(read_sources(test_sources), read_references(test_references))
     acoustic = next(iter(tune_lists[0].hypotheses[0].scores))
-    seconds: dict[str, float] = {}
-    models: dict[str, Any] = {}
+    systems = list(systems) or default_systems(acoustic, list(lms))
+    baseline = baseline or systems[0].name
+    _check_names(systems, baseline, list(lms), list(tune_lists[0].hypotheses[0].scores))
+    known = recorded(test_sources)  # what was scored before
     for name, scorer in lms.items():
         tune_run = score_file(tune_sources, scorer, folder / f"tune.{name}.jsonl")
         test_run = score_file(test_sources, scorer, folder / f"test.{name}.jsonl")
         tune_lists = _with_score_of(tune_lists, tune_run.lists, name)
         test_lists = _with_score_of(test_lists, test_run.lists, name)
-        seconds[name], models[name] = test_run.seconds, scorer.describe()
-    systems = list(systems) or default_systems(acoustic, list(lms))
-    baseline = baseline or systems[0].name
+        known[name] = scorer.describe(), test_run.seconds
     tune_table, test_table = error_table(tune_lists), error_table(test_lists)
     tuned: dict[str, TuneResult] = {}
     scales: dict[str, Scales] = {}
@@ -131,13 +132,12 @@ def rescore(
         else:
             scales[system.name] = Scales.from_named(system.fixed)
             winners(tune_lists, scales[system.name])  # an unknown source fails here, with the utterance
-    spent = {name: sum(seconds[lm] for lm in value.scores if lm in seconds) for name, value in scales.items()}
     rows = evaluate(
         test_lists,
         scales,
         baseline=baseline,
         seed=seed,
-        seconds={name: value for name, value in spent.items() if value and isfinite(value)},
+        seconds=seconds_of(scales, known),
         table=test_table,
     )
     table = ResultTable(
@@ -148,13 +148,55 @@ def rescore(
         metadata={
             "tune": list(map(str, tune_sources)),
             "test": list(map(str, test_sources)),
-            "models": models,
+            "models": {name: facts for name, (facts, _) in known.items()},
             "seed": seed,
             **({"command": command} if command else {}),
             "python": platform.python_version(),
         },
     )
     return RescoreResult(table, tuned, scales, tune_lists, test_lists)
+
+
+def seconds_of(systems: Mapping[str, Scales], known: Mapping[str, tuple[Any, float | None]]) -> dict[str, float]:
+    """By row: the time to score the lists with its LMs. `known`: what `score_file.recorded` found; rows without a time are left out."""
+    spent = {}
+    for name, scales in systems.items():
+        times = [known[lm][1] for lm, scale in scales.scores.items() if scale and lm in known]
+        total = sum(float("nan") if value is None else value for value in times)
+        if total and isfinite(total):
+            spent[name] = total
+    return spent
+
+
+def _check_names(systems: Sequence[System], baseline: str, lms: Sequence[str], given: Sequence[str]) -> None:
+    """What can be known to be wrong before anything is scored."""
+    for name in lms:
+        if name == WORDS or not name.replace("-", "").replace("_", "").replace(".", "").replace("+", "").isalnum():
+            raise ValueError(f"LM name {name!r}; expected letters, digits and - _ . +, and not {WORDS!r}")
+        if name in given:
+            raise ValueError(f"LM name {name!r} is that of a score in the lists; expected another one")
+    files: dict[str, str] = {}
+    for system in systems:
+        if (other := files.setdefault(file_name(system.name), system.name)) != system.name:
+            raise ValueError(f"rows {other!r} and {system.name!r} would have one scales file; expected other names")
+        for source in (*system.fixed, *system.free):
+            if source != WORDS and source.removeprefix(TOKENS) not in (*lms, *given):
+                raise ValueError(
+                    f"row {system.name!r}: no score is named {source!r}; expected one of {', '.join((*given, *lms, WORDS))}"
+                )
+    names = [system.name for system in systems]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"row {next(n for n in names if names.count(n) > 1)!r} is given twice; expected different names"
+        )
+    if baseline not in names:
+        raise ValueError(f"the baseline {baseline!r} is not a row; expected one of {', '.join(names)}")
+
+
+def file_name(name: str) -> str:
+    """A row's name as a file name."""
+    kept = "".join(letter if letter.isalnum() else "_" for letter in name).strip("_")
+    return "_".join(part for part in kept.split("_") if part) or "row"
 
 
 def _with_score_of(lists: Sequence[NBestList], scored: Sequence[NBestList], name: str) -> list[NBestList]:

@@ -22,10 +22,11 @@ from typing import Any
 from rescore.combine import Scales, winners
 from rescore.files import PathLike, write_whole
 from rescore.hypotheses import NBestList
+from rescore.scores import ELBO, LOG_P
 from rescore.wer import BootstrapResult, ErrorCounts, ErrorTable, error_table, paired_bootstrap
 
 ORACLE = "oracle"
-BOUND_MARK = "†"
+BOUND_MARK, OTHER_MARK = "†", "‡"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,8 @@ class SystemRow:
     """None for a row that ranks nothing, as the oracle."""
     change: BootstrapResult | None = None
     """Against the baseline of the table."""
-    exact: bool | None = None
-    """False if a score of this row is an estimated bound, True if all LM scores are exact, None if that is not known."""
+    targets: tuple[str, ...] = ()
+    """What its LM scores measure, as far as the lists say: "log p", "elbo", "pll" ..."""
     score_standard_error: float | None = None
     """Nats: of the LM scores of a hypothesis (their sum without scales), from the estimation; mean over hypotheses."""
     passes_per_hypothesis: float | None = None
@@ -62,7 +63,7 @@ def evaluate(
 
     `baseline`: the system that the changes are against. `seconds`: by system, as measured by the caller. `groups`: the
     speaker of each utterance, for the block bootstrap. `table`: the error table of the lists, if it is there already.
-    Standard errors and passes are taken from the details of the scores (`standard_error`, `num_passes`, `exact`).
+    Standard errors and passes are taken from the details of the scores (`standard_error`, `num_passes`, `target`).
     """
     if baseline not in systems:
         raise ValueError(f"the baseline {baseline!r} is not among the systems; expected one of {', '.join(systems)}")
@@ -94,19 +95,19 @@ def evaluate(
 
 
 def _measured(lists: Sequence[NBestList], sources: Sequence[str]) -> dict[str, Any]:
-    """exact, score_standard_error, passes_per_hypothesis, from the details of those sources that have any."""
-    exact: list[bool] = []
+    """targets, score_standard_error, passes_per_hypothesis, from the details of those sources that have any."""
+    targets: dict[str, None] = {}
     errors, passes = [], []
     for utterance in lists:
         for hypothesis in utterance.hypotheses:
             details = [hypothesis.details[source] for source in sources if source in hypothesis.details]
-            exact += [bool(detail["exact"]) for detail in details if "exact" in detail]
+            targets |= dict.fromkeys(str(detail["target"]) for detail in details if "target" in detail)
             squares = [float(detail["standard_error"]) ** 2 for detail in details if "standard_error" in detail]
             counts = [float(detail["num_passes"]) for detail in details if "num_passes" in detail]
             errors += [sqrt(sum(squares))] if squares else []
             passes += [sum(counts)] if counts else []
     return {
-        "exact": all(exact) if exact else None,
+        "targets": tuple(targets),
         "score_standard_error": sum(errors) / len(errors) if errors else None,
         "passes_per_hypothesis": sum(passes) / len(passes) if passes else None,
     }
@@ -153,9 +154,12 @@ class ResultTable:
             )
         if any(row.scales for row in rows):
             notes.append(f"Scales: {self.scales_from}.")
-        if any(row.exact is False for row in rows):
+        targets = dict.fromkeys(target for row in rows for target in row.targets)
+        if ELBO in targets:
+            notes.append(f"{BOUND_MARK} An LM score is an estimate of a lower bound on the log-probability.")
+        if others := [target for target in targets if target not in (LOG_P, ELBO)]:
             notes.append(
-                f"{BOUND_MARK} An LM score is an estimate of a bound on the log-probability, not its exact value."
+                f"{OTHER_MARK} An LM score is no log-probability and no bound of one, but: {', '.join(others)}."
             )
         if any(row.score_standard_error for row in rows):
             notes.append(
@@ -256,7 +260,7 @@ def _columns(baseline: str) -> list[Column]:
         return f"{found.difference_percent:+.2f} [{found.low:+.2f}, {found.high:+.2f}]" if found else ""
 
     return [
-        Column("system", False, lambda row: row.name + (f" {BOUND_MARK}" if row.exact is False else "")),
+        Column("system", False, lambda row: row.name + _marks(row)),
         Column("WER %", True, lambda row: number(row.errors.wer_percent, 2)),
         Column("S", True, lambda row: str(row.errors.substitutions)),
         Column("D", True, lambda row: str(row.errors.deletions)),
@@ -267,6 +271,11 @@ def _columns(baseline: str) -> list[Column]:
         Column("passes", True, lambda row: number(row.passes_per_hypothesis, 1).removesuffix(".0")),
         Column("time", True, lambda row: "" if row.seconds is None else _format_seconds(row.seconds)),
     ]
+
+
+def _marks(row: SystemRow) -> str:
+    bound = f" {BOUND_MARK}" if ELBO in row.targets else ""
+    return bound + (f" {OTHER_MARK}" if any(target not in (LOG_P, ELBO) for target in row.targets) else "")
 
 
 def _format_seconds(seconds: float) -> str:
@@ -284,7 +293,7 @@ def _record(row: SystemRow) -> dict[str, Any]:
         **asdict(row.errors),
         **{f"change_{name.removesuffix('_percent')}": value for name, value in change.items()},
         "scales": row.scales.to_json() if row.scales else None,
-        "exact": row.exact,
+        "targets": list(row.targets),
         "score_standard_error": row.score_standard_error,
         "passes_per_hypothesis": row.passes_per_hypothesis,
         "seconds": row.seconds,
@@ -302,6 +311,7 @@ _LATEX = {
         "<": "$<$",
         ">": "$>$",
         BOUND_MARK: r"$\dagger$",
+        OTHER_MARK: r"$\ddagger$",
     },
     "[": "{[}",  # at the start of a line it would be read as an option of the line break before it
 }

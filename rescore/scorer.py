@@ -24,7 +24,7 @@ from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.model import LanguageModel, fingerprint
 from rescore.alignment import leader_of, slots_of
 from rescore.estimators import Estimator, Keys, Plan, build_estimator
-from rescore.scores import SequenceScore
+from rescore.scores import LOG_P, SequenceScore
 
 
 def usual_batch_tokens(device: str) -> int:
@@ -109,7 +109,7 @@ class NetworkScorer:
             nothing = NoiseDraw(torch.empty(0), torch.empty(0))
             values = -family.nelbo(self.model.network, sentences, nothing)
             for place, value, count in zip(batch, values.tolist(), family.num_scored(sentences.layout).tolist()):
-                scores[place] = SequenceScore(value, 0.0, 1, count, True)
+                scores[place] = SequenceScore(value, 0.0, 1, count, LOG_P)
             self.rows_run += len(batch)
         assert None not in scores, "every sequence is in exactly one batch"
         return scores  # type: ignore[return-value]
@@ -137,7 +137,7 @@ class NetworkScorer:
         scores = []
         for tokens, plan, values in zip(sequences, plans, log_probs):
             mean, error = plan.combine(values)
-            scores.append(SequenceScore(mean, error, len(plan.masks), len(tokens), False))
+            scores.append(SequenceScore(mean, error, len(plan.masks), len(tokens), estimator.target))
         return [[scores[places[tag, tokens]] for tokens in utterance] for tag, utterance in zip(tags, encoded)]
 
     def _run(self, sequences: list[tuple[int, ...]], plans: list[Plan], family: MaskedFamily) -> list[np.ndarray]:
@@ -226,7 +226,7 @@ class NetworkScorer:
         lengths = torch.tensor([len(row) for row in rows])
         level = family.level_of_count(counts, lengths)
         drawn = torch.tensor(times, dtype=torch.float32)
-        level = torch.where(drawn >= 0, family.noise.sigma(drawn.clamp(min=0)), level)
+        level = torch.where(drawn >= 0, family.level_of_time(drawn), level)
         return level.to(self.model.device)
 
     def _batches(self, lengths: Sequence[int]) -> list[list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,8 @@ def test_aligned_files_with_other_texts_are_refused(files, model_folder, capsys)
         (["--passes", "0"], "expected at least 1"),
         (["--precision", "fp8"], "'32' or 'bf16'"),
         (["--out", "scores.csv"], "scores.csv"),
+        (["--device", "abacus"], "'abacus' can not be used here"),
+        (["--estimator", "pll", "--passes", "4"], "expected none given"),
     ],
 )
 def test_wrong_score_options_are_one_line(files, model_folder, capsys, monkeypatch, arguments, message):
@@ -112,6 +115,85 @@ def test_wrong_score_options_are_one_line(files, model_folder, capsys, monkeypat
     assert captured.err.count("\n") == 1
     assert message in captured.err
     assert not (files / "out.jsonl").exists()
+
+
+def spoiled(model_folder: Path, folder: Path, name: str, change) -> Path:
+    """A copy of a model folder with one file changed."""
+    shutil.copytree(model_folder, folder)
+    (folder / name).write_bytes(change((folder / name).read_bytes()))
+    return folder
+
+
+SPOILED = {
+    "truncated weights": ("model.safetensors", lambda data: data[: len(data) // 2], "model.safetensors: not readable"),
+    "config is no JSON": ("config.json", lambda data: data[:20], "config.json: not JSON"),
+    "config is a list": ("config.json", lambda _: b"[1]", "config.json: no JSON object"),
+    "no family": ("config.json", lambda data: data.replace(b'"family"', b'"clan"'), "config.json: no section 'family'"),
+    "wrong vocabulary": ("config.json", lambda data: data.replace(b'"num_pieces": ', b'"num_pieces": 1'), "pieces"),
+    "broken vocabulary": ("spm.model", lambda data: data[:50], "spm.model"),
+}
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_broken_model_folders_are_one_line_and_nothing_is_written(files, model_folder, capsys, name):
+    file, change, message = SPOILED[name]
+    model = spoiled(model_folder, files / "model", file, change)
+    assert run("score", files / "good.py", "--model", model, "--out", files / "out.jsonl") == 1
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+    assert sorted(path.name for path in files.iterdir()) == ["good.py", "model", "refs.py"]
+
+
+def test_a_failed_scoring_does_not_stand_in_the_way_of_the_next(files, model_folder, capsys):
+    (files / "pieces.py").write_text("{'a': [(-1.0, '▁the ▁king')]}\n")
+    options = ["score", files / "pieces.py", "--model", f"lm={model_folder}", "--out", files / "out.jsonl"]
+    assert run(*options) == 1
+    assert "--pieces" in capsys.readouterr().err
+    assert run(*options, "--pieces") == 0
+
+
+ROWS = ["--tune", "good.py", "--tune-refs", "refs.py", "--test", "good.py", "--test-refs", "refs.py", "--out", "out"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--row", "x=am:1", "--row", "x=am:1,lm"], "row 'x' is given twice"),
+        (["--row", "x=am:1", "--row", "+ x=am:1,lm"], "one scales file"),
+        (["--row", "x=am:1,lmm"], "no score is named 'lmm'; expected one of am, lm, words"),
+        (["--row", "x=am:1", "--baseline", "y"], "the baseline 'y' is not a row"),
+    ],
+)
+def test_wrong_rows_are_known_before_anything_is_scored(files, model_folder, capsys, monkeypatch, options, message):
+    monkeypatch.chdir(files)
+    assert run("rescore", *ROWS, "--lm", f"lm={model_folder}", *options) == 1
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+    assert not list(files.glob("out/*.jsonl"))
+
+
+def test_an_lm_can_not_be_named_like_the_word_count(files, model_folder, capsys, monkeypatch):
+    monkeypatch.chdir(files)
+    assert run("rescore", *ROWS, "--lm", f"words={model_folder}") == 1
+    assert "LM name 'words'" in capsys.readouterr().err
+
+
+def test_token_counts_have_a_scale(files, model_folder, monkeypatch, capsys):
+    monkeypatch.chdir(files)
+    assert run("rescore", *ROWS, "--lm", f"lm={model_folder}", "--row", "x=am:1,lm,tokens:lm:-1:2") == 0
+    assert -1 <= json.loads(Path("out/scales/x.json").read_text()).get("tokens:lm", 0) <= 2
+
+
+def test_tuning_takes_fixed_scales_at_their_word(files, capsys, monkeypatch):
+    monkeypatch.chdir(files)
+    tune = ["tune", "good.py", "--refs", "refs.py", "--out", "scales.json"]
+    assert run(*tune, "--fixed", "words:0.5") == 0
+    assert json.loads(Path("scales.json").read_text())["words"] == 0.5
+    for wrong in (["--fixed", "am"], ["--free", "am:1"]):
+        assert run(*tune, *wrong) == 1
+        assert wrong[0] in capsys.readouterr().err
 
 
 def test_options_without_effect_are_refused(files, ar_folder, capsys):

@@ -19,7 +19,8 @@ def keys_of(seed: int, length: int, tag: str = "utt") -> Keys:
 
 
 def score(name, sentence, log_probs, *, seed=1, passes=9, replicates=3):
-    plan = build_estimator(name, passes=passes, replicates=replicates).plan(len(sentence), keys_of(seed, len(sentence)))
+    asked = None if ESTIMATORS[name].usual_passes is None else passes
+    plan = build_estimator(name, passes=asked, replicates=replicates).plan(len(sentence), keys_of(seed, len(sentence)))
     return plan.combine(run(plan, sentence, log_probs))
 
 
@@ -191,6 +192,18 @@ def test_standard_error_is_honest(name):
     found = [score(name, SENTENCE, WORLDS["inconsistent"], seed=seed, passes=13, replicates=4) for seed in range(400)]
     values, errors = np.array(found).T
     assert np.mean(errors**2) == pytest.approx(values.var(ddof=1), rel=0.3)
+
+
+def test_ratio_estimator_claims_no_standard_error():
+    assert math.isnan(score("global-norm", SENTENCE, WORLDS["inconsistent"], passes=8)[1])
+
+
+def test_strided_with_a_pass_for_each_token_is_pll():
+    for passes in (5, 9):
+        value = score("strided", SENTENCE, WORLDS["inconsistent"], passes=passes)
+        assert value == score("pll", SENTENCE, WORLDS["inconsistent"])
+    plan = build_estimator("strided", passes=2).plan(5, keys_of(1, 5))
+    assert plan.masks.astype(int).tolist() == [[1, 0, 1, 0, 1], [0, 1, 0, 1, 0]]
 
 
 def test_standard_error_of_one_replicate_is_not_a_number():

@@ -49,6 +49,7 @@ LAPTOP = (
     "wer",
     "report",
     "html_report",
+    "overview",
 )
 HEAVY = {"torch", "lightning", "returnn", "kenlm", "transformers", "matplotlib", "sentencepiece"}
 
@@ -88,7 +89,17 @@ def test_imports_keep_to_the_layers(module):
 
 
 @pytest.mark.parametrize(
-    "module", ["rescore.cli", "rescore.commands", "diffusion_lm.commands", "diffusion_lm.cli", "rescore.pipeline"]
+    "module",
+    [
+        "rescore.cli",
+        "rescore.commands",
+        "diffusion_lm.commands",
+        "diffusion_lm.cli",
+        "rescore.pipeline",
+        "returnn_bridge.jobs",
+        "diffusion_lm.jobs",
+        "rescore.jobs",
+    ],
 )
 def test_the_command_line_starts_without_heavy_imports(module):
     seen, todo = set(), [module]

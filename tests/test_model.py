@@ -111,9 +111,9 @@ def test_fresh_network_answers_uniformly(vocab, family):
     model = LanguageModel.build(family, TINY, vocab)
     model.network.eval()
     framed = model.sentences(["the king said"])
-    symbols = (
-        vocab.num_pieces
-    )  # masked: every piece; autoregressive: all but mask and BOS, with EOS, which is one of the pieces here
+    # Masked: every piece but BOS and EOS, which are pieces here; autoregressive: all but mask and BOS, with EOS.
+    symbols = vocab.num_pieces - 2
+    assert {vocab.bos_id, vocab.eos_id} < set(range(vocab.num_pieces))
     if family["name"] == "autoregressive":
         symbols = vocab.num_inputs - 2
     draw = draw_noise(framed.layout.lengths, torch.Generator().manual_seed(1), stratified=False)

@@ -40,9 +40,9 @@ def demo_lists(name: str) -> list[NBestList]:
 
 def measured_lists() -> list[NBestList]:
     """Two utterances, scores of a bound with its details, of an exact LM, and of an acoustic model without details."""
-    bound = {"standard_error": 0.3, "num_passes": 8, "exact": False}
-    other = {"standard_error": 0.4, "num_passes": 4, "exact": False}
-    exact = {"standard_error": 0.0, "num_passes": 1, "exact": True}
+    bound = {"standard_error": 0.3, "num_passes": 8, "target": "elbo"}
+    other = {"standard_error": 0.4, "num_passes": 4, "target": "pll"}
+    exact = {"standard_error": 0.0, "num_passes": 1, "target": "log p"}
     details = {"masked": bound, "uniform": other, "ar": exact}
 
     def hypothesis(text: str, am: float, lm: float) -> Hypothesis:
@@ -73,10 +73,10 @@ def test_figures_of_the_demo_lists() -> None:
 def test_a_row_holds_what_the_lists_say() -> None:
     first, second, oracle = small_table().rows
     assert (first.errors, first.change) == (ErrorCounts(1, 0, 0, 4), None)
-    assert (first.exact, first.score_standard_error, first.passes_per_hypothesis) == (None, None, None)
+    assert (first.targets, first.score_standard_error, first.passes_per_hypothesis) == ((), None, None)
     assert second.errors == ErrorCounts(0, 1, 0, 4)
     # Two bounds of independent errors 0.3 and 0.4 nats, and 8 + 4 passes for each hypothesis.
-    assert second.exact is False
+    assert second.targets == ("elbo", "pll")
     assert second.score_standard_error == pytest.approx(0.5)
     assert (second.passes_per_hypothesis, second.seconds) == (12.0, 12.34)
     table = error_table(measured_lists())
@@ -90,7 +90,11 @@ def test_exact_scores_and_scores_of_scale_zero() -> None:
         "both": Scales({"am": 1.0, "ar": 0.5, "masked": 1.0}),
     }
     rows = evaluate(measured_lists(), systems, baseline="ar", seed=1)
-    assert [(row.exact, row.passes_per_hypothesis) for row in rows] == [(True, 1.0), (False, 9.0), (None, None)]
+    assert [(row.targets, row.passes_per_hypothesis) for row in rows] == [
+        (("log p",), 1.0),
+        (("log p", "elbo"), 9.0),
+        ((), None),
+    ]
 
 
 def test_clear_errors() -> None:

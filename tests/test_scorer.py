@@ -35,9 +35,9 @@ TEXTS = [
 
 
 def scorer_of(folder, name="pairs", *, passes=9, replicates=2, **options):
-    return NetworkScorer(
-        str(folder), name="lm", estimator=build_estimator(name, passes=passes, replicates=replicates), **options
-    )
+    asked = None if ESTIMATORS[name].usual_passes is None else passes
+    how = build_estimator(name, passes=asked, replicates=replicates)
+    return NetworkScorer(str(folder), name="lm", estimator=how, **options)
 
 
 def values(scores):
@@ -121,6 +121,23 @@ def test_scores_do_not_depend_on_order_batch_size_or_other_utterances(model_fold
     assert small == pytest.approx(first, abs=1e-4)
     beside = scorer_of(model_folder, name).score_lists([("other", ["a great old house"]), ("utt", short)])[1]
     assert values(beside) == pytest.approx(first, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name, kind in ESTIMATORS.items() if not kind.shares_keys])
+def test_scores_without_shared_numbers_do_not_depend_on_the_list(model_folder, name):
+    alone = scorer_of(model_folder, name).score_texts("utt", TEXTS[2:4])
+    assert values(alone) == pytest.approx(values(scorer_of(model_folder, name).score_texts("utt", TEXTS))[2:4], abs=1e-4)
+
+
+def test_time_of_a_draw_reaches_the_network_as_in_training(vocab, tmp_path):
+    """With a change of variables the network is conditioned on the uniform variate, not on sigma."""
+    family = {"name": "masked", "time_conditioning": True, "change_of_variables": True}
+    model = random_model(vocab, family)
+    scorer = scorer_of(model.save(tmp_path / "model"), "plain")
+    uniform = torch.tensor([0.25, 0.75])
+    rho, _, level = model.family._training_time(uniform)
+    row = np.array([vocab.mask_id, 3], dtype=np.int32)
+    assert scorer._levels([row, row], rho.tolist(), model.family).tolist() == pytest.approx(level.tolist(), abs=1e-3)
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)

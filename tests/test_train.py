@@ -152,6 +152,18 @@ def test_a_run_of_another_configuration_is_not_continued(vocab_folder, text_file
         train(config_of(vocab_folder, text_file, "optim.lr=1e-2"), tmp_path / "run")
 
 
+def test_a_failed_start_does_not_claim_the_folder(vocab_folder, text_file, tmp_path):
+    with pytest.raises(OSError, match=r"missing\.txt"):
+        train(config_of(vocab_folder, text_file, "data.text=[missing.txt]"), tmp_path / "run")
+    assert train(config_of(vocab_folder, text_file), tmp_path / "run", stop_after=1).steps == 1
+
+
+def test_checkpoints_come_where_validation_is_switched_off(vocab_folder, text_file, tmp_path):
+    options = ["trainer.limit_val_batches=0", "trainer.save_every=1", "trainer.val_check_interval=1"]
+    train(config_of(vocab_folder, text_file, *options), tmp_path / "run", stop_after=2)
+    assert json.loads((tmp_path / "run" / "progress.json").read_text())["step"] == 2
+
+
 def test_masked_model_starts_from_autoregressive_weights(vocab_folder, text_file, tmp_path, capsys):
     ar = train(config_of(vocab_folder, text_file, preset="demo_ar:tiny:fp32"), tmp_path / "ar")
     config = config_of(
@@ -189,6 +201,11 @@ def test_every_preset_and_suffix_survives_a_round_trip(name):
         (["optim"], "expected section.key=value"),
         (["data.train={class: LmDataset}"], "data.text and data.train are both set"),
         (["family.sampling=1"], "family.sampling is not an option"),
+        (["family.T=abc"], "family.T 'abc': expected int"),
+        (["family.time_conditioning=maybe"], "family.time_conditioning 'maybe': expected bool"),
+        (["optim.lr=.nan"], "optim.lr"),
+        (["trainer.max_steps=.inf"], "trainer.max_steps"),
+        (["model.num_heads=0"], "model.num_heads 0"),
         (["data.vocab=nowhere"], "nowhere"),
         (["data.text=[missing.txt]"], "missing.txt"),
         (["trainer.monitor=val/wer"], "trainer.monitor"),

@@ -1,4 +1,4 @@
-"""The verbs that make models: `dlm vocab`, `dlm train`, `dlm perplexity`, `dlm sample`. Each is a plain function."""
+"""The verbs that make models: `dlm vocab`, `dlm bliss`, `dlm oggzip`, `dlm train`, `dlm perplexity`, `dlm sample`. Each is a plain function."""
 
 from __future__ import annotations
 
@@ -55,17 +55,35 @@ def vocab(
 
 def oggzip(
     audio: Annotated[
-        Path, typer.Argument(help="Folder of .flac, .wav or .ogg files named by utterance, searched through.")
-    ],
-    transcripts: Annotated[
-        Path, typer.Option(help="Lines of 'utterance-id TEXT' (Kaldi text, LibriSpeech .trans.txt), plain or .gz.")
+        Path,
+        typer.Argument(
+            help="Folder of .flac, .wav or .ogg files named by utterance, searched through; or a Bliss corpus (.xml, .xml.gz)."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The zip.")],
+    transcripts: Annotated[
+        Path | None,
+        typer.Option(
+            help="For a folder: lines of 'utterance-id TEXT' (Kaldi text, LibriSpeech .trans.txt), plain or .gz."
+        ),
+    ] = None,
     lower: Annotated[bool, typer.Option("--lower", help="Lower-case the transcripts.")] = False,
+    text_only: Annotated[bool, typer.Option("--text-only", help="Of a Bliss corpus: leave the audio out.")] = False,
 ) -> None:
-    """Build an OggZip for RETURNN's OggZipDataset from audio files and their transcripts."""
+    """Build an OggZip for RETURNN's OggZipDataset from audio and transcripts."""
+    from returnn_bridge.bliss import build_bliss_ogg_zip
     from returnn_bridge.oggzip import Entry, build_ogg_zip, read_transcripts
 
+    if audio.is_file():
+        if transcripts is not None:
+            raise ValueError(f"--transcripts {transcripts}: a Bliss corpus has its own; expected a folder of audio")
+        count = build_bliss_ogg_zip(audio, out, with_audio=not text_only, lower=lower)
+        print(f"{out}: {count} utterances")
+        return
+    if text_only:
+        raise ValueError(f"{audio}: --text-only is for a Bliss corpus; expected a .xml or .xml.gz file with it")
+    if transcripts is None:
+        raise ValueError(f"{audio}: no such Bliss corpus; for a folder of audio, --transcripts is missing")
     texts = read_transcripts(transcripts)
     files = {path.stem: path for path in sorted(audio.rglob("*")) if path.suffix in (".flac", ".wav", ".ogg")}
     if not files:
@@ -81,6 +99,19 @@ def oggzip(
     print(f"{out}: {count} utterances; {len(texts) - count} transcripts without audio left out")
 
 
+def bliss(
+    corpus: Annotated[Path, typer.Argument(help="Bliss corpus (.xml, .xml.gz).")],
+    out: Annotated[
+        Path, typer.Option(help="Text, a sentence a line; named .py, references by segment. Each also .gz.")
+    ],
+    lower: Annotated[bool, typer.Option("--lower", help="Lower-case the text.")] = False,
+) -> None:
+    """Write the text of a Bliss corpus: lines to train on, or references."""
+    from returnn_bridge.bliss import write_bliss_text
+
+    print(f"{out}: {write_bliss_text(corpus, out, lower=lower)} segments")
+
+
 def train(
     overrides: Annotated[
         list[str] | None,
@@ -93,6 +124,9 @@ def train(
         Path | None, typer.Option(help="A configuration file (YAML): ours, or one of an MDLM / BD3-LM run.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; with a run in it, that run is continued.")] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(help="Save and stop after that time (status 75); the same command goes on.")
+    ] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the complete configuration and stop.")
     ] = False,
@@ -132,7 +166,7 @@ def train(
         raise ValueError("--out is missing; expected a folder for the run")
     from diffusion_lm.train import train as run_training
 
-    result = run_training(settings, out)
+    result = run_training(settings, out, max_seconds=max_seconds)
     print(f"{result.model}: {result.steps} steps, {result.tokens:,} tokens, {result.seconds:.0f} s")
 
 
@@ -214,4 +248,4 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-COMMANDS: list[Command] = [vocab, oggzip, train, perplexity, sample]
+COMMANDS: list[Command] = [vocab, bliss, oggzip, train, perplexity, sample]

@@ -234,10 +234,15 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         if isinstance(value, Mapping):
             return _plain(dict(value))
     elif hint is float:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300:  # nor nan
             return float(value)
     elif hint is int:
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and value == int(value):
+        if (
+            isinstance(value, (int, float))
+            and not isinstance(value, bool)
+            and abs(value) < 1e18
+            and value == int(value)
+        ):
             return int(value)
     elif hint is bool or hint is str:
         if hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):

@@ -105,6 +105,7 @@ class LanguageModel:
     def load(cls, folder: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> LanguageModel:
         """Read a folder that `save` wrote. Weights come back in float32, in evaluation mode. ValueError says what does not fit."""
         path = Path(folder)
+        device = usable_device(device)
         config = read_config(path)
         vocab = Vocab.load(path)
         if vocab.num_pieces != config.get("num_pieces"):
@@ -112,9 +113,12 @@ class LanguageModel:
                 f"{path}: the vocabulary has {vocab.num_pieces} pieces, the model was trained with {config.get('num_pieces')}; "
                 "expected the vocabulary it was trained with"
             )
+        for section in ("family", "model"):
+            if not isinstance(config.get(section), dict):
+                raise ValueError(f"{path / CONFIG}: no section {section!r}; expected the file that training wrote")
         try:
             backbone = BackboneConfig(**config["model"])
-        except (TypeError, KeyError) as error:
+        except TypeError as error:
             raise ValueError(f"{path / CONFIG}: section 'model' does not fit ({error})") from None
         with torch.random.fork_rng(devices=[]):  # loading must not move anyone's random state
             model = cls.build(config["family"], backbone, vocab)
@@ -131,6 +135,14 @@ class LanguageModel:
             raise ValueError(f"{path / WEIGHTS}: weights do not fit config.json ({first[:300]})") from None
         model.network.to(device).eval().requires_grad_(False)
         return dataclasses.replace(model, facts=config.get("facts", {}))
+
+
+def usable_device(name: torch.device | str) -> torch.device:
+    """The device of that name; ValueError if there is none."""
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {str(name)!r} can not be used here ({str(error).splitlines()[0]})") from None
 
 
 def special_ids(vocab: Vocab) -> SpecialIds:

@@ -26,7 +26,7 @@ def librispeech_masked() -> TrainConfig:
 def demo_masked() -> TrainConfig:
     """A small masked LM for two CPU cores and minutes; start it from `demo_ar`. Light masking only, so score it by `pll` or `strided`."""
     return TrainConfig(
-        data=DataConfig(batch_size=4000, max_seqs=128, max_seq_length=96),
+        data=DataConfig(batch_size=4000, max_seqs=128, max_seq_length=96, seq_ordering="laplace:.10000"),
         model=BackboneConfig(hidden_size=192, num_blocks=4, num_heads=3, dropout=0.05, adaln=False),
         family={
             "name": "masked",
@@ -51,7 +51,7 @@ def demo_masked() -> TrainConfig:
 def demo_ar() -> TrainConfig:
     """The autoregressive twin of `demo_masked`."""
     config = ar(demo_masked())
-    return replace(config, optim=replace(config.optim, lr=3e-3), trainer=replace(config.trainer, max_steps=1000))
+    return replace(config, optim=replace(config.optim, lr=3e-3), trainer=replace(config.trainer, max_steps=1300))
 
 
 def ar(config: TrainConfig) -> TrainConfig:

@@ -208,9 +208,8 @@ class _Reverse:
             return 0
         inside = rows[layout.row]
         part = Layout(layout.lengths[rows])
-        # level_of_count(k, L) is the level of t = k / (L + 1), kept within the trained times.
         t = torch.full((len(part.lengths),), time, device=ids.device)
-        level = self.family.level_of_count(2 * t, torch.ones_like(t)) if self.family.time_conditioning else None
+        level = self.family.level_of_time(t) if self.family.time_conditioning else None
         select = wanted[inside].nonzero()[:, 0]
         log_probs = self.family.predict(self.model.network, ids[inside], part, level, select)[due[wanted]]
         ids[due] = log_probs.argmax(-1) if best else categorical(log_probs, keys[due])

@@ -4,7 +4,7 @@
     result.model                            # run/model, the self-contained folder
 
 What a run leaves: `model/` (averaged weights of the last step), `best/` (of the best validation), `checkpoints/last.ckpt` (to resume),
-`config.json`, `scores.tsv` (one line a validation) and `tensorboard/`.
+`config.json`, `progress.json`, `scores.tsv` (one line a validation) and `tensorboard/`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from diffusion_lm.config import TrainConfig, to_dict
+from diffusion_lm.interruption import StopRequest
 from diffusion_lm.lit_module import TrainingModule
 from diffusion_lm.model import LanguageModel
 from returnn_bridge.batching import Position
@@ -43,16 +44,22 @@ class TrainResult:
     seconds: float
 
 
-def train(config: TrainConfig, out: str | os.PathLike[str], *, stop_after: int | None = None) -> TrainResult:
-    """Train to `trainer.max_steps`, or continue the run in `out`. `stop_after` ends this call early at that step, as a time limit would.
+def train(
+    config: TrainConfig,
+    out: str | os.PathLike[str],
+    *,
+    stop_after: int | None = None,
+    max_seconds: float | None = None,
+) -> TrainResult:
+    """Train to `trainer.max_steps`, or continue the run in `out`. `stop_after` ends this call early, with a model, at that step.
 
+    On SIGTERM, and `max_seconds` after the call, the run is saved and SystemExit raised (status 143 and 75): the same call goes on.
     Raises ValueError when `out` holds a run of another configuration, and for what is wrong in the configuration or the data.
     """
+    stop = StopRequest(max_seconds)
     folder = Path(out)
     vocab = Vocab.load(_required(config.data.vocab, "data.vocab"))
     train_opts, valid_opts = dataset_dicts(config, vocab)
-    _claim(folder, config)
-    vocab.save(folder / "vocab")
     torch.manual_seed(config.seed)
     model = LanguageModel.build(config.family, config.model, vocab)
     if config.init_from:
@@ -66,8 +73,11 @@ def train(config: TrainConfig, out: str | os.PathLike[str], *, stop_after: int |
         num_tokens=vocab.num_pieces,
         num_workers=config.data.num_workers,
     )
+    # Last of all that can be wrong: a folder with a configuration in it takes no other.
+    _claim(folder, config)
+    vocab.save(folder / "vocab")
     module = TrainingModule(model, config, data)
-    keeper = Keeper(folder, config)
+    keeper = Keeper(folder, config, stop)
     module.after_validation = keeper.after_validation
     options = config.trainer
     _quiet()
@@ -130,8 +140,8 @@ def dataset_dicts(config: TrainConfig, vocab: Vocab) -> tuple[dict[str, Any], di
 class Keeper(Callback):
     """Writes the resume checkpoint, the model folders and the scores file, each whole or not at all."""
 
-    def __init__(self, folder: Path, config: TrainConfig):
-        self.folder, self.config = folder, config
+    def __init__(self, folder: Path, config: TrainConfig, stop: StopRequest):
+        self.folder, self.config, self.stop = folder, config, stop
         self.best = float("inf")
         self.saved_step = -1
 
@@ -141,12 +151,24 @@ class Keeper(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
 
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        self.stop.listen()
+
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
         step, options = trainer.global_step, self.config.trainer
-        due = step % options.save_every == 0 and pl_module.batches_done % options.accumulate_grad_batches == 0
+        if pl_module.batches_done % options.accumulate_grad_batches:
+            return  # gradients of half a step would be lost
         # When a validation comes now, the checkpoint comes after it: a resume must not lose or repeat it.
-        if due and not (pl_module.data.valid_names and step % options.val_check_interval == 0):
+        if pl_module.data.valid_names and options.limit_val_batches and step % options.val_check_interval == 0:
+            return
+        # All ranks have to leave at the same step; the signal may have reached one of them.
+        leaving = (
+            trainer.strategy.reduce_boolean_decision(bool(self.stop.reason), all=False) and step < trainer.max_steps
+        )
+        if leaving or step % options.save_every == 0:
             self._save(trainer, pl_module)
+        if leaving:
+            raise self.stop.leave(step)
 
     def after_validation(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
         """Called by the module once the training weights are back in place."""
@@ -179,6 +201,8 @@ class Keeper(Callback):
         trainer.save_checkpoint(temporary)
         if trainer.is_global_zero:
             os.replace(temporary, target)
+            progress = {"step": trainer.global_step, "max_steps": self.config.trainer.max_steps}
+            _write_whole(self.folder / "progress.json", json.dumps(progress) + "\n")
 
     def _export(self, trainer: lightning.Trainer, module: TrainingModule, name: str) -> None:
         """A model folder. The caller sees to it that the averaged weights are in place: those are the ones to score with."""
@@ -253,10 +277,10 @@ def _start_from(model: LanguageModel, folder: str) -> None:
 
 
 def _claim(folder: Path, config: TrainConfig) -> None:
-    """Write config.json, or check that the run already there has the same one."""
+    """Write config.json, or check that the run already there, if it has come to a checkpoint, has the same one."""
     path = folder / "config.json"
     tree = to_dict(config)
-    if path.is_file():
+    if path.is_file() and (folder / "checkpoints" / "last.ckpt").is_file():
         old = json.loads(path.read_text())
         if old != tree:
             changed = [

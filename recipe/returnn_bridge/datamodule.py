@@ -10,6 +10,7 @@ the ranks of a DDP run can not differ in their number of batches. Set Lightning'
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from typing import Any
 
@@ -79,7 +80,14 @@ class ReturnnDataModule(lightning.LightningDataModule):
         if self.num_workers == 0:
             return DataLoader(batches, batch_size=None)
         # Not fork: the reference counts of the corpus index would copy its pages, and threads do not survive it.
-        return DataLoader(batches, batch_size=None, num_workers=1, multiprocessing_context="spawn", prefetch_factor=8)
+        return DataLoader(
+            batches,
+            batch_size=None,
+            num_workers=1,
+            multiprocessing_context="spawn",
+            prefetch_factor=8,
+            worker_init_fn=_leave_sigterm_to_training,
+        )
 
     def val_dataloader(self) -> list[DataLoader[TokenBatch]]:
         """One finite loader a validation set, the same batches every time."""
@@ -108,6 +116,11 @@ class ReturnnDataModule(lightning.LightningDataModule):
                 f"checkpoint with the data positions of {len(positions)} processes; expected {world}, as many as this run has"
             )
         self.position = Position(*positions[rank])
+
+
+def _leave_sigterm_to_training(_: int) -> None:
+    """Slurm signals every process of a job: a reader that dies of it would look like a failure of the training that is saving itself."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _rank_and_world() -> tuple[int, int]:

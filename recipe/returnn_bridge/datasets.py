@@ -57,7 +57,7 @@ def lm_dataset_dict(
         raise ValueError(f"corpus_files {str(corpus_files)!r}: expected a list of files")
     return {
         "class": "LmDataset",
-        "corpus_file": [str(path) for path in corpus_files],
+        "corpus_file": [_file(path) for path in corpus_files],
         "use_cache_manager": use_cache_manager,
         "orth_vocab": _sentence_pieces(spm_model),
         "seq_end_symbol": None,
@@ -84,7 +84,7 @@ def ogg_zip_dataset_dict(
         raise ValueError(f"zips {str(zips)!r}: expected a list of files")
     ogg_zip = {
         "class": "OggZipDataset",
-        "path": [str(path) for path in zips],
+        "path": [_file(path) for path in zips],
         "use_cache_manager": use_cache_manager,
         "audio": None,
         "targets": _sentence_pieces(spm_model),
@@ -101,8 +101,15 @@ def ogg_zip_dataset_dict(
 
 
 def _sentence_pieces(spm_model: str | os.PathLike[str]) -> dict[str, Any]:
-    path = Path(spm_model)
-    return {"class": "SentencePieces", "model_file": str(path / MODEL_FILE if path.is_dir() else path)}
+    path = _file(spm_model)
+    if isinstance(path, str) and os.path.isdir(path):
+        path = os.path.join(path, MODEL_FILE)
+    return {"class": "SentencePieces", "model_file": path}
+
+
+def _file(path: str | os.PathLike[str]) -> Any:
+    """A string; but a path of a job graph stays what it is: the file it means is known when the job runs."""
+    return str(path) if isinstance(path, (str, Path)) else path
 
 
 def init_dataset(opts: Mapping[str, Any], *, num_tokens: int, data_key: str = "data") -> Any:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 _TIME = (1980, 1, 1, 0, 0, 0)  # the same entries give the same bytes, whenever the zip is built
+_SLACK = 0.1  # seconds that the times of a corpus may lie behind the end of its audio, which are rounded
 _SECONDS_PER_WORD = 0.4  # stands in for the duration of an utterance without audio; RETURNN sorts by it
 
 _MIRRORED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
@@ -34,14 +35,17 @@ class Entry:
     seq_tag: str
     text: str
     audio: str | os.PathLike[str] | None = None  # .flac, .wav, .ogg: what soundfile reads; None: text only
+    start: float = 0.0  # seconds, where the utterance begins in the audio
+    end: float | None = None  # seconds; None: at the end of the audio
 
 
 def build_ogg_zip(out_zip: str | os.PathLike[str], entries: Iterable[Entry]) -> int:
     """Write `out_zip`, whole or not at all, and return the number of utterances.
 
-    Ogg Vorbis files are copied as they are, other audio is encoded to Ogg Vorbis at its own sampling rate. The duration is that of
-    the audio in seconds; without audio 0.4 s a word. Raises FileNotFoundError for audio that is not there, ValueError for audio that
-    can not be read or is empty, a tag used twice, a text of blanks, no entries, and a name that does not end in .zip.
+    Ogg Vorbis files are copied as they are, other audio and parts of files are encoded to Ogg Vorbis at their own sampling rate. The
+    duration is that of the audio in seconds; without audio that of start and end, or 0.4 s a word. Raises FileNotFoundError for
+    audio that is not there, ValueError for audio that can not be read, is empty or ends before the utterance, a tag used twice, a
+    text of blanks, no entries, and a name that does not end in .zip.
     """
     target = Path(out_zip)
     if target.suffix != ".zip":
@@ -115,7 +119,9 @@ def _add(archive: zipfile.ZipFile, name: str, entry: Entry) -> dict[str, Any]:
     described: dict[str, Any] = {"text": entry.text, "seq_name": entry.seq_tag}
     if entry.audio is None:
         # RETURNN wants a float, and takes the entry for text when there is no "file".
-        return {**described, "duration": round(_SECONDS_PER_WORD * len(entry.text.split()), 3)}
+        known = None if entry.end is None else entry.end - entry.start
+        duration = round(_SECONDS_PER_WORD * len(entry.text.split()), 3) if known is None else known
+        return {**described, "duration": duration}
     data, duration = _as_ogg(entry)
     file = f"{entry.seq_tag}.ogg"
     _write(archive, f"{name}/{file}", data, zipfile.ZIP_STORED)
@@ -129,13 +135,18 @@ def _as_ogg(entry: Entry) -> tuple[bytes, float]:
     path = os.fspath(entry.audio or "")
     try:
         with soundfile.SoundFile(path) as audio:
-            duration = audio.frames / audio.samplerate
-            copied = audio.format == "OGG" and audio.subtype == "VORBIS"
-            samples, rate = (None, 0) if copied else (audio.read(dtype="float32"), audio.samplerate)
+            rate = audio.samplerate
+            first = min(round(entry.start * rate), audio.frames)
+            last = audio.frames if entry.end is None else min(round(entry.end * rate), audio.frames)
+            duration = (last - first) / rate
+            copied = audio.format == "OGG" and audio.subtype == "VORBIS" and last - first == audio.frames
+            audio.seek(first)
+            samples = None if copied else audio.read(last - first, dtype="float32")
     except soundfile.LibsndfileError as error:
         raise ValueError(f"{path}: not readable as audio ({error.error_string}); utterance {entry.seq_tag!r}") from None
-    if duration <= 0:
-        raise ValueError(f"{path}: audio of length 0; utterance {entry.seq_tag!r}")
+    if duration <= 0 or (entry.end is not None and entry.end * rate > last + _SLACK * rate):
+        got = f"audio of length {last / rate:.2f} s" if last else "audio of length 0"
+        raise ValueError(f"{path}: {got}; utterance {entry.seq_tag!r}")
     if samples is None:
         return Path(path).read_bytes(), duration
     buffer = io.BytesIO()

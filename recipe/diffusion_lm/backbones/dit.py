@@ -36,6 +36,9 @@ class BackboneConfig:
     adaln: bool = True  # scale, shift and gate of each block from the noise level; a causal network never has it
 
     def __post_init__(self) -> None:
+        for name in ("hidden_size", "num_blocks", "num_heads", "cond_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name} {getattr(self, name)}: expected at least 1")
         if self.hidden_size % self.num_heads or (self.hidden_size // self.num_heads) % 2:
             raise ValueError(
                 f"model.hidden_size {self.hidden_size} with model.num_heads {self.num_heads}: expected an even width per head"

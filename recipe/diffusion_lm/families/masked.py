@@ -122,12 +122,12 @@ class MaskedFamily:
         # BOS is never masked, so a masked position always has one before it in its row.
         logits = network(z, layout, level if self.time_conditioning else None, select - 1 if self.shift else select)
         special = self.special
-        # SUBS: the mask and BOS are never the answer, EOS only where it is scored.
-        if not self.score_eos:
-            return torch.log_softmax(logits[:, : special.num_pieces], dim=-1)
-        forbidden = torch.zeros(self.num_outputs, dtype=torch.bool, device=logits.device)
-        forbidden[[special.mask_id, special.bos_id]] = True
-        return torch.log_softmax(logits.masked_fill(forbidden, -torch.inf), dim=-1)
+        # SUBS: the mask and BOS are never the answer, EOS only where it is scored. They may be pieces of the vocabulary or follow it.
+        never = {special.mask_id, special.bos_id, special.eos_id} - ({special.eos_id} if self.score_eos else set())
+        kept = self.num_outputs if self.score_eos else special.num_pieces
+        bias = logits.new_zeros(kept)
+        bias[[index for index in never if index < kept]] = -torch.inf
+        return torch.log_softmax(logits[:, :kept] + bias, dim=-1)
 
     def training_loss(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> TokenLoss:
         rho, weight, level = self._training_time(draw.time)
@@ -157,7 +157,11 @@ class MaskedFamily:
 
     def level_of_count(self, num_masked: Tensor, num_scored: Tensor) -> Tensor:
         """Conditioning level for k of L masked: that of t = k / (L + 1), within the trained times. [B] -> [B]"""
-        t = (num_masked / (num_scored + 1.0)).clamp(self.sampling_eps, self.sampling_max)
+        return self.level_of_time(num_masked / (num_scored + 1.0))
+
+    def level_of_time(self, t: Tensor) -> Tensor:
+        """What the network is conditioned on at time t, kept within the trained times. [B] -> [B]"""
+        t = t.clamp(self.sampling_eps, self.sampling_max)
         if self.change_of_variables:
             ends = self.noise.mask_probability(torch.tensor([self.sampling_eps, 1.0])).log().to(t)
             return (self.noise.mask_probability(t).log() - ends[0]) / (ends[1] - ends[0])

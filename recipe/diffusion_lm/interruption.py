@@ -1,0 +1,64 @@
+"""Ending a run early in good order: on SIGTERM, or when its time is nearly up.
+
+    stop = StopRequest(max_seconds=4 * 3600)
+    stop.listen()                           # in the process that trains, once Lightning has set its own handlers
+    if stop.reason: save(); raise stop.leave(step)
+
+The process then ends with status 75 (time) or 143 (SIGTERM), never 0: whoever started it sees that there is more to do.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+TIME_IS_UP, TERMINATED = 75, 128 + signal.SIGTERM
+
+
+class StopRequest:
+    """Whether somebody wants the process to end; the clock starts when this is made."""
+
+    def __init__(self, max_seconds: float | None = None):
+        if max_seconds is not None and max_seconds <= 0:
+            raise ValueError(f"max seconds {max_seconds}: expected a positive number")
+        self.deadline = None if max_seconds is None else time.monotonic() + max_seconds
+        self.terminated = False
+
+    def listen(self) -> None:
+        """Remember SIGTERM from now on, in place of any handler there is. Only the main thread may set one; elsewhere nothing changes."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._remember)
+
+    @property
+    def reason(self) -> str:
+        """Why to end, "" as long as there is none."""
+        if self.terminated:
+            return "SIGTERM"
+        return "time is nearly up" if self.deadline is not None and time.monotonic() >= self.deadline else ""
+
+    def leave(self, step: int) -> SystemExit:
+        """Say so, and give what is to be raised: no Exception, because nothing failed."""
+        print(f"stopped at step {step} ({self.reason}); the same command goes on from there", flush=True)
+        return SystemExit(TERMINATED if self.terminated else TIME_IS_UP)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self.terminated = True
+
+
+def run_command(command: Sequence[str], environment: dict[str, str]) -> None:
+    """Run a command; SIGTERM goes on to it, and its status decides ours. For runs of several processes, which Lightning starts by
+    repeating the command line. Raises SystemExit with the command's status if it stopped itself, else CalledProcessError."""
+    process = subprocess.Popen(list(command), env=environment)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
+    try:
+        status = process.wait()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if status in (TIME_IS_UP, TERMINATED):
+        raise SystemExit(status)
+    if status:
+        raise subprocess.CalledProcessError(status, list(command))

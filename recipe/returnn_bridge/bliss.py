@@ -1,0 +1,154 @@
+"""Bliss corpora (the XML of RASR and i6 setups): segments with their texts, as lines, as references, or for an OggZip.
+
+    for segment in read_bliss("dev-other.xml.gz"):
+        segment.seq_tag, segment.text, segment.audio       # "dev-other/116-288045-0000/116-288045-0000"
+    write_bliss_text("train.xml.gz", "train.txt.gz")        # a sentence a line, for LmDataset and SentencePiece
+    write_bliss_text("dev.xml.gz", "dev.ref.py.gz")         # {seq_tag: text}, references by segment
+    build_bliss_ogg_zip("dev.xml.gz", "dev.zip")            # for OggZipDataset
+
+A tag is what RETURNN and RASR call the segment: the names of corpus, recording and segment, joined by slashes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from xml.etree import ElementTree
+
+from returnn_bridge.oggzip import Entry, build_ogg_zip
+
+_NAMED = ("corpus", "subcorpus", "recording", "segment")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a recording and what is said in it."""
+
+    seq_tag: str
+    text: str  # single blanks between words
+    audio: str  # "" where the corpus names none; a relative path is relative to the corpus file
+    start: float = 0.0  # seconds
+    end: float | None = None  # seconds; None: to the end of the recording
+
+
+def read_bliss(path: str | os.PathLike[str]) -> Iterator[Segment]:
+    """The segments of a corpus file (plain or .gz), in order.
+
+    ValueError naming file and segment for XML that is not whole, an element that is none of Bliss, a tag that comes twice, times
+    that are no stretch, and a corpus without segments. `<include>` is refused: give the included files one by one.
+    """
+    name = os.fspath(path)
+    names: list[str] = []
+    audio, number = "", 0
+    seen: set[str] = set()
+    try:
+        with gzip.open(name, "rb") if name.endswith(".gz") else open(name, "rb") as file:
+            for event, element in ElementTree.iterparse(file, ("start", "end")):
+                kind = element.tag
+                if event == "start":
+                    if kind == "recording":
+                        audio, number = _located(name, element.get("audio", "")), 0
+                    number += kind == "segment"
+                    if kind in _NAMED:
+                        own = element.get("name") or (str(number) if kind == "segment" else "")
+                        if not own:
+                            raise ValueError(f"{name}: <{kind}> without a name; expected the attribute 'name'")
+                        names.append(own)
+                    elif kind == "include":
+                        raise ValueError(
+                            f"{name}: <include {element.get('file')!r}>; expected a corpus in one file, or the included files"
+                        )
+                    continue
+                if kind == "segment":
+                    segment = _segment(name, "/".join(names), element, audio)
+                    if segment.seq_tag in seen:
+                        raise ValueError(f"{name}: segment {segment.seq_tag!r} comes twice; expected every name once")
+                    seen.add(segment.seq_tag)
+                    yield segment
+                if kind in _NAMED:
+                    names.pop()
+                    element.clear()  # a training corpus has hundreds of thousands
+    except ElementTree.ParseError as error:
+        raise ValueError(
+            f"{name}:{error.position[0]}: {str(error).split(':')[0]}; expected a Bliss corpus, complete XML"
+        ) from None
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{name}: broken gzip file ({error}); expected a whole one") from None
+    if not seen:
+        raise ValueError(f"{name}: no segments; expected a Bliss corpus with at least one")
+
+
+def build_bliss_ogg_zip(
+    path: str | os.PathLike[str], out_zip: str | os.PathLike[str], *, with_audio: bool = True, lower: bool = False
+) -> int:
+    """`build_ogg_zip` of every segment, cut out of its recording, or of its text and duration alone. Returns their number.
+
+    ValueError for a segment without audio where some is asked for, and as from `read_bliss` and `build_ogg_zip`.
+    """
+    entries = []
+    for segment in read_bliss(path):
+        if with_audio and not segment.audio:
+            raise ValueError(
+                f"{os.fspath(path)}: segment {segment.seq_tag!r} has no audio; expected some, or text only"
+            )
+        text = segment.text.lower() if lower else segment.text
+        audio = segment.audio if with_audio else None
+        entries.append(Entry(segment.seq_tag, text, audio, start=segment.start, end=segment.end))
+    return build_ogg_zip(out_zip, entries)
+
+
+def write_bliss_text(path: str | os.PathLike[str], out: str | os.PathLike[str], *, lower: bool = False) -> int:
+    """Write the texts, whole or not at all, and return their number.
+
+    The name of `out` says how: .py for `{seq_tag: text}`, else a line each; both also .gz. A text without words is an error for
+    lines, where it would be lost, and kept in a .py.
+    """
+    target = Path(out)
+    tagged = target.name.removesuffix(".gz").endswith(".py")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    count = 0
+    try:
+        with open(temporary, "wb") as raw:
+            stream = gzip.GzipFile("", "wb", 6, raw, mtime=0) if target.name.endswith(".gz") else raw
+            stream.write(b"{\n" if tagged else b"")
+            for segment in read_bliss(path):
+                text = segment.text.lower() if lower else segment.text
+                if not tagged and not text:
+                    raise ValueError(
+                        f"{os.fspath(path)}: segment {segment.seq_tag!r} has no text; expected a transcript"
+                    )
+                line = f"{segment.seq_tag!r}: {text!r},\n" if tagged else f"{text}\n"
+                stream.write(line.encode("utf-8"))
+                count += 1
+            stream.write(b"}\n" if tagged else b"")
+            if stream is not raw:
+                stream.close()
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return count
+
+
+def _segment(path: str, tag: str, element: ElementTree.Element, audio: str) -> Segment:
+    times = {}
+    for key, usual in (("start", "0"), ("end", "inf")):
+        try:
+            times[key] = float(element.get(key, usual))
+        except ValueError:
+            times[key] = float("nan")
+    if not 0 <= times["start"] < times["end"] or not isfinite(times["start"]):
+        got = f"start {element.get('start')} and end {element.get('end')}"
+        raise ValueError(f"{path}: segment {tag!r} has {got}; expected 0 <= start < end in seconds")
+    end = times["end"] if isfinite(times["end"]) else None
+    text = " ".join("".join(orth.itertext()) for orth in element.findall("orth"))
+    return Segment(tag, " ".join(text.split()), audio, times["start"], end)
+
+
+def _located(corpus: str, audio: str) -> str:
+    return os.path.join(os.path.dirname(corpus), audio) if audio else ""

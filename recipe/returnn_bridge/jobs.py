@@ -1,0 +1,119 @@
+"""Sisyphus jobs for text and data: vocabulary, text of Bliss corpora, OggZips. Each runs one plain function, which is a `dlm` verb too.
+
+    vocab = TrainVocabJob([tk.Path("train.txt.gz")], size=10240).out_model
+    train = lm_dataset_dict([tk.Path("train.txt.gz")], vocab, partition_epoch=20)       # no file, no job: a dict with paths in it
+
+Any tk.Path will do as input, also one of an i6_core job. What a job needs (time, memory, GPUs) is in its attribute `rqmt`, may be
+changed there, and is no part of its hash. The names of these modules and classes are part of the ids of finished work: they stay.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from sisyphus import Job, Task, tk
+
+
+def resolved(value: Any) -> Any:
+    """Plain data: paths of the graph, however deep in dicts and lists, become strings. For use where a job runs."""
+    if isinstance(value, dict):
+        return {key: resolved(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [resolved(item) for item in value]
+    return value.get_path() if hasattr(value, "get_path") else value
+
+
+def prepare_process(cpus: int) -> None:
+    """What Sisyphus' worker lacks: as many threads as CPUs were asked for, and our packages for processes that are started from it.
+
+    To be called before torch is imported, which reads the number of threads once: Sisyphus allows one otherwise, and a program alone
+    takes the whole node. A data loader is a process of its own and does not have Sisyphus' way to find recipes, only `sys.path`.
+    """
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(cpus)
+    recipe = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    if recipe not in sys.path:
+        sys.path.append(recipe)
+
+
+class TrainVocabJob(Job):
+    """Trains a SentencePiece vocabulary (`dlm vocab`)."""
+
+    def __init__(self, text: list[tk.Path], *, size: int, model_type: str = "unigram") -> None:
+        """
+        :param text: files, plain or .gz, a sentence a line
+        :param size: number of pieces
+        :param model_type: "unigram" or "bpe"
+        """
+        self.text = text
+        self.size = size
+        self.model_type = model_type
+
+        self.out_model = self.output_path("spm.model")
+
+        self.rqmt = {"cpu": 1, "mem": 16, "time": 4}
+
+    def tasks(self) -> Iterator[Task]:
+        yield Task("run", resume="run", rqmt=self.rqmt)
+
+    def run(self) -> None:
+        from returnn_bridge.vocab import train_vocab
+
+        folder = self.out_model.get_path().rpartition("/")[0]
+        train_vocab(resolved(self.text), size=self.size, out=folder, model_type=self.model_type)
+
+
+class BlissTextJob(Job):
+    """Writes the text of a Bliss corpus (`dlm bliss`): lines for an LmDataset, and references by segment."""
+
+    def __init__(self, corpus: tk.Path, *, lower: bool = False) -> None:
+        """
+        :param corpus: Bliss corpus, .xml or .xml.gz
+        :param lower: write lower case
+        """
+        self.corpus = corpus
+        self.lower = lower
+
+        self.out_text = self.output_path("text.txt.gz")
+        self.out_references = self.output_path("references.py.gz")
+
+    def tasks(self) -> Iterator[Task]:
+        yield Task("run", resume="run", mini_task=True)
+
+    def run(self) -> None:
+        from returnn_bridge.bliss import write_bliss_text
+
+        for out in (self.out_text, self.out_references):
+            write_bliss_text(self.corpus.get_path(), out.get_path(), lower=self.lower)
+
+
+class BuildOggZipJob(Job):
+    """Builds the zip of an OggZipDataset from a Bliss corpus (`dlm oggzip`)."""
+
+    def __init__(self, corpus: tk.Path, *, name: str = "out", with_audio: bool = True, lower: bool = False) -> None:
+        """
+        :param corpus: Bliss corpus, .xml or .xml.gz
+        :param name: of the zip; RETURNN finds the entries by it
+        :param with_audio: False for text and durations alone, which is all a language model reads
+        :param lower: write lower case
+        """
+        self.corpus = corpus
+        self.with_audio = with_audio
+        self.lower = lower
+
+        self.out_zip = self.output_path(f"{name}.zip")
+
+        self.rqmt = {"cpu": 1, "mem": 4, "time": 8 if with_audio else 1}
+
+    def tasks(self) -> Iterator[Task]:
+        yield Task("run", resume="run", rqmt=self.rqmt)
+
+    def run(self) -> None:
+        from returnn_bridge.bliss import build_bliss_ogg_zip
+
+        build_bliss_ogg_zip(
+            self.corpus.get_path(), self.out_zip.get_path(), with_audio=self.with_audio, lower=self.lower
+        )

@@ -1,0 +1,372 @@
+"""Sisyphus jobs around N-best lists: n-gram, scoring in array jobs, tuning, tables. Each runs one `dlm` verb.
+
+    scored = ScoreNbestJob(nbest, model=train.out_model, name="masked", estimator="pairs", passes=17, num_shards=16)
+    scales = TuneScalesJob({"am": nbest, "masked": scored.out_scores}, references, row="am:1,masked,words").out_scales
+    table = WerTableJob({"am": test, "masked": test_scored.out_scores}, test_references, {"+ masked": scales})
+
+`out_nbest` of a scoring has the tags, texts and order of its input and the new score, for i6_core's SearchCombineScoresJob and
+SearchTakeBestJob and for RETURNN's torch_scale_tuning.py. Needs (time, memory, GPUs) are in the attribute `rqmt`, outside the hash; a
+job that asks for a GPU scores on it. Module and class names are part of the ids of finished work: they stay.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from sisyphus import Job, Task, tk
+
+from returnn_bridge.jobs import prepare_process, resolved
+
+_TABLES = (".md", ".csv", ".json", ".tex")
+
+
+def _named(sources: dict[str, tk.Path]) -> list[str]:
+    """As the verbs take them: NAME=PATH."""
+    return [f"{name}={path.get_path()}" for name, path in sources.items()]
+
+
+class NgramJob(Job):
+    """Trains a Kneser-Ney n-gram (`dlm ngram`)."""
+
+    def __init__(self, text: list[tk.Path], *, order: int = 4) -> None:
+        """
+        :param text: files, plain or .gz, a sentence a line
+        :param order: length of the longest n-gram
+        """
+        self.text = text
+        self.order = order
+
+        self.out_arpa = self.output_path("lm.arpa")
+
+        self.rqmt = {"cpu": 1, "mem": 16, "time": 8}
+
+    def tasks(self) -> Iterator[Task]:
+        yield Task("run", resume="run", rqmt=self.rqmt)
+
+    def run(self) -> None:
+        from pathlib import Path
+
+        from rescore.commands import ngram
+
+        ngram([Path(path) for path in resolved(self.text)], Path(self.out_arpa.get_path()), order=self.order)
+
+
+class PerplexityJob(Job):
+    """Measures the perplexity of text with any LM (`dlm perplexity`): exact, or a bound with its error bar."""
+
+    def __init__(self, model: tk.Path, text: list[tk.Path], *, passes: int = 8, seed: int = 1) -> None:
+        """
+        :param model: model folder, or ARPA or KenLM file
+        :param text: files, plain or .gz, a sentence a line
+        :param passes: network passes a sentence, where the result is a bound
+        :param seed: of the masks
+        """
+        self.model = model
+        self.text = text
+        self.passes = passes
+        self.seed = seed
+
+        self.out_results = self.output_path("perplexity.json")
+
+        self.rqmt = {"cpu": 2, "mem": 8, "time": 2}
+
+    def tasks(self) -> Iterator[Task]:
+        yield Task("run", resume="run", rqmt=self.rqmt)
+
+    def run(self) -> None:
+        from pathlib import Path
+
+        from rescore.commands import perplexity
+
+        prepare_process(self.rqmt["cpu"])
+        perplexity(
+            Path(self.model.get_path()),
+            [Path(path) for path in resolved(self.text)],
+            passes=self.passes,
+            seed=self.seed,
+            device="cuda" if self.rqmt.get("gpu") else "cpu",
+            out=Path(self.out_results.get_path()),
+        )
+
+
+class ScoreNbestJob(Job):
+    """Scores every hypothesis with an LM (`dlm score`), in an array of tasks that are put together (`dlm merge`).
+
+    The result has the same bytes whatever the number of shards, and after any interruption. A killed task goes on with the group of
+    utterances it was at.
+    """
+
+    def __init__(
+        self,
+        nbest: tk.Path,
+        model: tk.Path,
+        *,
+        name: str,
+        estimator: str = "auto",
+        passes: int | None = None,
+        replicates: int = 4,
+        seed: int = 1,
+        precision: str = "32",
+        batch_tokens: int | None = None,
+        pieces: bool = False,
+        num_shards: int = 1,
+    ) -> None:
+        """
+        :param nbest: N-best file (.py, .jsonl, .json, each also .gz)
+        :param model: model folder of ours, ARPA or KenLM file, or Hugging Face folder
+        :param name: of the new score
+        :param estimator: how a diffusion model is scored (`dlm estimators`)
+        :param passes: network passes a hypothesis; None: the usual number of the estimator
+        :param replicates: independent repetitions within the passes, which give the standard error
+        :param seed: of the masks
+        :param precision: of the network, "32" or "bf16"
+        :param batch_tokens: most tokens of one forward pass; None: what suits the device
+        :param pieces: the texts are space-separated SentencePiece pieces
+        :param num_shards: tasks of the array; no part of the hash
+        """
+        self.nbest = nbest
+        self.model = model
+        self.options: dict[str, Any] = {
+            "estimator": estimator,
+            "passes": passes,
+            "replicates": replicates,
+            "seed": seed,
+        }
+        self.options |= {"precision": precision, "batch_tokens": batch_tokens, "pieces": pieces}
+        self.name = name
+        self.num_shards = num_shards
+
+        self.out_scores = self.output_path("scores.jsonl.gz")
+        self.out_nbest = self.output_path("nbest.py.gz")
+
+        self.rqmt: dict[str, Any] = {"cpu": 2, "mem": 8, "time": 4}
+
+    def tasks(self) -> Iterator[Task]:
+        yield Task("run", resume="run", rqmt=self.rqmt, args=range(1, self.num_shards + 1))
+        yield Task("merge", resume="merge", mini_task=True)
+
+    def run(self, number: int) -> None:
+        from pathlib import Path
+
+        from rescore.commands import score
+
+        prepare_process(self.rqmt["cpu"])
+        score(
+            [self.nbest.get_path()],
+            f"{self.name}={self.model.get_path()}",
+            Path(self._part(number)),
+            **self.options,
+            device="cuda" if self.rqmt.get("gpu") else "cpu",
+            new_only=True,
+            shard=f"{number}/{self.num_shards}",
+        )
+
+    def merge(self) -> None:
+        from pathlib import Path
+
+        from rescore.commands import merge
+
+        parts = [Path(self._part(number)) for number in range(1, self.num_shards + 1)]
+        merge(parts, [Path(self.out_scores.get_path()), Path(self.out_nbest.get_path())])
+
+    def completed_fraction(self) -> float:
+        """Share of the utterances that are scored."""
+        done = 0.0
+        for number in range(1, self.num_shards + 1):
+            try:
+                with open(self._part(number) + ".cost.json") as file:
+                    done += json.load(file)["done"]
+            except (OSError, ValueError, KeyError):
+                continue
+        return min(1.0, done / self.num_shards)
+
+    def _part(self, number: int) -> str:
+        # In work/, which Sisyphus keeps as long as the job is not finished.
+        folder = self.out_scores.get_path().rpartition("/")[0].rpartition("/")[0]
+        return f"{folder}/work/part{number}of{self.num_shards}.jsonl"
+
+    @classmethod
+    def hash(cls, parsed_args: dict[str, Any]) -> str:
+        return super().hash({key: value for key, value in parsed_args.items() if key != "num_shards"})
+
+
+class TuneScalesJob(Job):
+    """Chooses the scales of one row with the fewest word errors (`dlm tune`)."""
+
+    def __init__(self, nbest: dict[str, tk.Path], references: tk.Path, *, row: str) -> None:
+        """
+        :param nbest: aligned N-best files by the name of their score
+        :param references: .py, Kaldi text, .trn or .json
+        :param row: SOURCE:SCALE for a scale that is given, SOURCE or SOURCE:LOW:HIGH for one to tune, joined by commas
+        """
+        self.nbest = nbest
+        self.references = references
+        self.row = row
+
+        self.out_scales = self.output_path("scales.json")
+
+        self.rqmt = {"cpu": 1, "mem": 8, "time": 1}
+
+    def tasks(self) -> Iterator[Task]:
+        yield Task("run", resume="run", rqmt=self.rqmt)
+
+    def run(self) -> None:
+        from pathlib import Path
+
+        from rescore.commands import tune
+
+        tune(
+            _named(self.nbest),
+            Path(self.references.get_path()),
+            Path(self.out_scales.get_path()),
+            row=self.row,
+        )
+
+
+class WerTableJob(Job):
+    """Measures rows with given scales on one set (`dlm wer`)."""
+
+    def __init__(
+        self,
+        nbest: dict[str, tk.Path],
+        references: tk.Path,
+        rows: dict[str, tk.Path | str],
+        *,
+        baseline: str = "",
+        title: str = "WER",
+        seed: int = 1,
+    ) -> None:
+        """
+        :param nbest: aligned N-best files by the name of their score
+        :param references: .py, Kaldi text, .trn or .json
+        :param rows: by name, scales of a TuneScalesJob, or "SOURCE:SCALE,SOURCE:SCALE"
+        :param baseline: row that the changes are against; "": the first hypotheses as listed
+        :param title: of the table
+        :param seed: of the bootstrap
+        """
+        self.nbest = nbest
+        self.references = references
+        self.rows = rows
+        self.baseline = baseline
+        self.title = title
+        self.seed = seed
+
+        self.out_tables = {suffix: self.output_path(f"wer{suffix}") for suffix in _TABLES}
+        self.out_table = self.out_tables[".md"]
+        self.out_json = self.out_tables[".json"]
+        self.out_ctm = self.output_path("best.ctm")
+        self.out_transcripts = self.output_path("best.py.gz")
+
+        self.rqmt = {"cpu": 1, "mem": 8, "time": 1}
+
+    def tasks(self) -> Iterator[Task]:
+        yield Task("run", resume="run", rqmt=self.rqmt)
+
+    def run(self) -> None:
+        from pathlib import Path
+
+        from rescore.commands import wer
+
+        wer(
+            _named(self.nbest),
+            Path(self.references.get_path()),
+            scales=[f"{name}={scales}" for name, scales in resolved(self.rows).items()],
+            out=[Path(path.get_path()) for path in self.out_tables.values()],
+            transcripts=[Path(self.out_ctm.get_path()), Path(self.out_transcripts.get_path())],
+            baseline=self.baseline,
+            title=self.title,
+            seed=self.seed,
+        )
+
+
+class RescoreJob(Job):
+    """Tunes every row on one set and reports on another (`dlm rescore`), with a page to read."""
+
+    def __init__(
+        self,
+        *,
+        tune: dict[str, tk.Path],
+        tune_references: tk.Path,
+        test: dict[str, tk.Path],
+        test_references: tk.Path,
+        rows: dict[str, str],
+        baseline: str = "",
+        title: str = "WER",
+        seed: int = 1,
+    ) -> None:
+        """
+        :param tune: aligned N-best files to tune on by the name of their score: recogniser's and `out_scores` of ScoreNbestJob
+        :param tune_references: .py, Kaldi text, .trn or .json
+        :param test: the same of the set to report on
+        :param test_references: .py, Kaldi text, .trn or .json
+        :param rows: by name, SOURCE:SCALE, SOURCE or SOURCE:LOW:HIGH joined by commas
+        :param baseline: row that the changes are against; "": the first
+        :param title: of the table
+        :param seed: of the bootstrap
+        """
+        self.tune = tune
+        self.tune_references = tune_references
+        self.test = test
+        self.test_references = test_references
+        self.rows = rows
+        self.baseline = baseline
+        self.title = title
+        self.seed = seed
+
+        self.out_folder = self.output_path("rescore", directory=True)
+        self.out_tables = {suffix: self.output_path(f"rescore/wer{suffix}") for suffix in _TABLES}
+        self.out_table = self.out_tables[".md"]
+        self.out_report = self.output_path("rescore/report.html")
+        self.out_scales = self.output_path("rescore/scales")
+
+        self.rqmt = {"cpu": 1, "mem": 8, "time": 1}
+
+    def tasks(self) -> Iterator[Task]:
+        yield Task("run", resume="run", rqmt=self.rqmt)
+
+    def run(self) -> None:
+        from pathlib import Path
+
+        from rescore.commands import rescore
+
+        rescore(
+            tune=_named(self.tune),
+            tune_refs=Path(self.tune_references.get_path()),
+            test=_named(self.test),
+            test_refs=Path(self.test_references.get_path()),
+            out=Path(self.out_folder.get_path()),
+            row=[f"{name}={row}" for name, row in self.rows.items()],
+            baseline=self.baseline,
+            title=self.title,
+            seed=self.seed,
+        )
+
+
+class ReportJob(Job):
+    """Puts the WER tables of several sets side by side (`dlm overview`)."""
+
+    def __init__(self, tables: dict[str, tk.Path], *, title: str = "WER %", tuned_on: str = "") -> None:
+        """
+        :param tables: `out_json` of WerTableJobs with the same rows, by set
+        :param title: of the table
+        :param tuned_on: the set that the scales are from
+        """
+        self.tables = tables
+        self.title = title
+        self.tuned_on = tuned_on
+
+        self.out_tables = {suffix: self.output_path(f"overview{suffix}") for suffix in _TABLES}
+        self.out_table = self.out_tables[".md"]
+
+    def tasks(self) -> Iterator[Task]:
+        yield Task("run", resume="run", mini_task=True)
+
+    def run(self) -> None:
+        from pathlib import Path
+
+        from rescore.commands import overview
+
+        out = [Path(path.get_path()) for path in self.out_tables.values()]
+        overview(_named(self.tables), out, title=self.title, tuned_on=self.tuned_on)

@@ -1,0 +1,60 @@
+"""Tables side by side: the numbers are those of the tables, and tables that do not belong together are refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+from rescore.combine import Scales
+from rescore.hypotheses import Hypothesis, NBestList
+from rescore.overview import read_overview
+from rescore.report import ResultTable, evaluate
+
+
+@pytest.fixture
+def tables(tmp_path):
+    for name, reference in (("dev", "a b"), ("test", "a c")):
+        hypotheses = (Hypothesis("a b", {"am": -1.0, "lm": -3.0}), Hypothesis("a c", {"am": -2.0, "lm": -1.0}))
+        rows = evaluate(
+            [NBestList("u", hypotheses, reference)],
+            {"first | alone": Scales({"am": 1.0}), "+ lm": Scales({"am": 1.0, "lm": 1.0})},
+            baseline="first | alone",
+            seed=1,
+        )
+        ResultTable(name, rows, baseline="first | alone").save(tmp_path / f"{name}.json")
+    return [f"{name}={tmp_path / name}.json" for name in ("dev", "test")]
+
+
+def test_columns_are_the_sets(tables, tmp_path):
+    overview = read_overview(tables, tuned_on="dev")
+    assert overview.systems == ["first | alone", "+ lm", "oracle"]
+    assert overview.wer_percent("+ lm") == [50.0, 0.0]
+    text = overview.to_markdown()
+    assert "| system | dev* | test |" in text
+    assert r"| first \| alone | 0.00 | 50.00 |" in text
+    assert "| + lm | 50.00 (**+50.00**) | 0.00 (**-50.00**) |" in text
+    for suffix in (".md", ".csv", ".json", ".tex"):
+        overview.save(tmp_path / f"all{suffix}")
+    rows = list(csv.reader((tmp_path / "all.csv").open()))
+    assert rows[2] == ["+ lm", "50.0", "0.0"]
+    assert json.loads((tmp_path / "all.json").read_text())["tables"]["dev"]["title"] == "dev"
+    assert r"+ lm & 50.00 & 0.00 \\" in (tmp_path / "all.tex").read_text()
+
+
+def test_what_does_not_fit_is_refused(tables, tmp_path):
+    with pytest.raises(ValueError, match="given twice"):
+        read_overview([tables[0], tables[0]])
+    with pytest.raises(ValueError, match="expected SET=FILE"):
+        read_overview(["dev.json"])
+    with pytest.raises(ValueError, match="expected one of the sets dev, test"):
+        read_overview(tables, tuned_on="train")
+    (tmp_path / "bad.json").write_text("[1]")
+    with pytest.raises(ValueError, match="no table of results"):
+        read_overview([f"x={tmp_path / 'bad.json'}"])
+    other = json.loads((tmp_path / "test.json").read_text())
+    other["rows"].pop()
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    with pytest.raises(ValueError, match="expected those of dev"):
+        read_overview([tables[0], f"other={tmp_path / 'other.json'}"])
