@@ -338,11 +338,13 @@ def convert(
         str | None, typer.Option(help="Which score, for formats that hold one (default: the only one).")
     ] = None,
 ) -> None:
-    """Convert an N-best file: the same utterances, order and texts, floats with all their digits."""
-    from rescore.nbest import iterate_nbest, read_sources, write_nbest
+    """Convert an N-best file: the same utterances, order and texts, floats with all their digits (nan and inf from .py to .py)."""
+    from rescore.files import has_suffix
+    from rescore.nbest import iterate_nbest, split_source, write_nbest
 
-    named = "=" in source and not Path(source).exists()
-    write_nbest(target, read_sources([source]) if named else iterate_nbest(source), score=score)
+    name, path = split_source(source)
+    odd = has_suffix(target, ".py")  # the one format that can hold nan and inf
+    write_nbest(target, iterate_nbest(path, name=name, allow_non_finite=odd), score=score, allow_non_finite=odd)
     print(f"{target}: written")
 
 

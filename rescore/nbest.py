@@ -103,13 +103,14 @@ def write_nbest(
     *,
     score: str | None = None,
     metadata: Mapping[str, Any] | None = None,
+    allow_non_finite: bool = False,
 ) -> None:
     """Write the lists, in order, in the format of the suffix; the file appears whole or not at all.
 
     .jsonl holds all scores, details and references, and `metadata` in its header. .py and .json hold one score,
     `score`, which may be left out if there is only one; .json (mlm-scoring) also holds the references. Floats keep
-    all their digits. ValueError for a score that is missing or not finite, for an utterance given twice, for no
-    utterances, an unknown suffix.
+    all their digits. `allow_non_finite` lets nan and infinite scores into .py files. ValueError for a score that is
+    missing or not finite, for an utterance given twice, for no utterances, an unknown suffix.
     """
     where = os.fspath(path)
     is_lines = has_suffix(path, ".jsonl")
@@ -119,7 +120,7 @@ def write_nbest(
         raise ValueError(f"{where}: a .jsonl file holds all scores; expected no choice of the score {score!r}")
     if metadata is not None and not is_lines:
         raise ValueError(f"{where}: only .jsonl files hold metadata; expected none")
-    checked = _checked(lists, where)
+    checked = _checked(lists, where, allow_non_finite and has_suffix(path, ".py"))
     with write_whole(path) as write:
         if is_lines:
             pieces = format_json_lines(checked, metadata)
@@ -171,7 +172,7 @@ def _merge(utterance: NBestList, other: NBestList, path: str, other_path: str) -
     return NBestList(utterance.seq_tag, tuple(hypotheses), next(iter(references), None))
 
 
-def _checked(lists: Iterable[NBestList], where: str) -> Iterator[NBestList]:
+def _checked(lists: Iterable[NBestList], where: str, allow_non_finite: bool) -> Iterator[NBestList]:
     """The lists, after a look at everything that a reader would refuse."""
     seen: set[str] = set()
     names: set[str] = set()
@@ -188,7 +189,7 @@ def _checked(lists: Iterable[NBestList], where: str) -> Iterator[NBestList]:
                     f"{hyp} has the scores {sorted(hypothesis.scores)}; expected {sorted(names)} as in the first"
                 )
             for name, value in hypothesis.scores.items():
-                if not isinstance(value, float | int) or not isfinite(value):
+                if not isinstance(value, float | int) or not (allow_non_finite or isfinite(value)):
                     raise ValueError(f"{hyp} has {name} score {value!r}; expected a finite number (nats)")
             for source, detail in hypothesis.details.items():
                 for key, entry in detail.items():

@@ -23,7 +23,7 @@ from rescore.combine import Scales, winners
 from rescore.files import PathLike, write_whole
 from rescore.hypotheses import NBestList
 from rescore.scores import ELBO, LOG_P
-from rescore.wer import BootstrapResult, ErrorCounts, ErrorTable, error_table, paired_bootstrap
+from rescore.wer import BootstrapResult, ErrorCounts, ErrorTable, error_table, paired_bootstrap, wer_interval
 
 ORACLE = "oracle"
 BOUND_MARK, OTHER_MARK = "†", "‡"
@@ -37,6 +37,8 @@ class SystemRow:
     errors: ErrorCounts
     scales: Scales | None = None
     """None for a row that ranks nothing, as the oracle."""
+    wer_standard_error: float | None = None
+    """Points of percent, from the choice of utterances (bootstrap)."""
     change: BootstrapResult | None = None
     """Against the baseline of the table."""
     targets: tuple[str, ...] = ()
@@ -78,19 +80,25 @@ def evaluate(
     def change(after: Any) -> BootstrapResult:
         return paired_bootstrap(before, after, table.reference_words, seed=seed, groups=groups)
 
+    def deviation(errors: Any) -> float:
+        return wer_interval(errors, table.reference_words, seed=seed, groups=groups).standard_error
+
     rows = []
     for name, scales in systems.items():
+        errors = table.errors_of(best[name])
         rows.append(
             SystemRow(
                 name,
                 table.corpus(best[name]),
                 scales,
-                None if name == baseline else change(table.errors_of(best[name])),
+                deviation(errors),
+                None if name == baseline else change(errors),
                 seconds=seconds.get(name),
                 **_measured(lists, [source for source, scale in scales.scores.items() if scale]),
             )
         )
-    rows.append(SystemRow(ORACLE, table.oracle(), None, change(table.errors_of(table.oracle_winners()))))
+    errors = table.errors_of(table.oracle_winners())
+    rows.append(SystemRow(ORACLE, table.oracle(), None, deviation(errors), change(errors)))
     return rows
 
 
@@ -147,6 +155,8 @@ class ResultTable:
         """What has to be said about the numbers, a sentence or two each."""
         rows, words = self.rows, self.rows[0].errors.reference_words
         notes = [f"WER: all word errors (S, D, I) over all {words:,} reference words."]
+        if any(row.wer_standard_error is not None for row in rows):
+            notes.append("±: standard error of the WER, in points, from the choice of utterances (bootstrap).")
         if any(row.change for row in rows):
             notes.append(
                 f"Change: points of WER against “{self.baseline}”, with the 95 % interval of a paired bootstrap. The "
@@ -262,6 +272,7 @@ def _columns(baseline: str) -> list[Column]:
     return [
         Column("system", False, lambda row: row.name + _marks(row)),
         Column("WER %", True, lambda row: number(row.errors.wer_percent, 2)),
+        Column("±", True, lambda row: number(row.wer_standard_error, 2)),
         Column("S", True, lambda row: str(row.errors.substitutions)),
         Column("D", True, lambda row: str(row.errors.deletions)),
         Column("I", True, lambda row: str(row.errors.insertions)),
@@ -290,6 +301,7 @@ def _record(row: SystemRow) -> dict[str, Any]:
     return {
         "system": row.name,
         "wer_percent": row.errors.wer_percent,
+        "wer_standard_error": row.wer_standard_error,
         **asdict(row.errors),
         **{f"change_{name.removesuffix('_percent')}": value for name, value in change.items()},
         "scales": row.scales.to_json() if row.scales else None,

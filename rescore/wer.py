@@ -104,10 +104,6 @@ class ErrorTable:
         """The errors of the best possible choice: no rescoring of these lists gets below it."""
         return self.corpus(self.oracle_winners())
 
-    def anti_oracle(self) -> ErrorCounts:
-        """The errors of the worst possible choice."""
-        return self.corpus(first_maxima(self.errors, self.offsets))
-
     def _places(self, winners: IntArray) -> IntArray:
         winners = np.asarray(winners)
         sizes = np.diff(self.offsets)

@@ -69,7 +69,7 @@ def test_malformed_lists_are_one_line_and_nothing_is_written(files, model_folder
         ("score", file, "--model", f"lm={model_folder}", "--out", "out.jsonl"),
         ("tune", file, "--refs", "refs.py", "--out", "scales.json"),
         ("wer", file, "--refs", "refs.py", "--out", "wer.csv"),
-        ("convert", file, "out.py"),
+        ("convert", file, "out.jsonl"),
     ):
         assert run(*command) == 1
         captured = capsys.readouterr()
@@ -228,6 +228,16 @@ def test_a_half_written_ngram_leaves_nothing(files, capsys):
     assert run("ngram", files / "empty.txt", "--out", files / "lm.arpa") == 1
     assert "no words" in capsys.readouterr().err
     assert sorted(path.name for path in files.iterdir()) == ["empty.txt", "good.py", "refs.py"]
+
+
+def test_convert_keeps_scores_that_are_no_numbers_in_python_lists_only(files, capsys):
+    (files / "odd.py").write_text("{'a': [(nan, 'x'), (-inf, 'y'), (inf, 'z'), (0.1, 'w')]}")
+    assert run("convert", files / "odd.py", files / "new.py.gz") == 0
+    assert gzip.decompress((files / "new.py.gz").read_bytes()).decode().count("inf") == 2
+    assert run("convert", files / "new.py.gz", files / "again.py") == 0
+    assert "(nan, 'x'),\n(-inf, 'y'),\n(inf, 'z'),\n(0.1, 'w')" in (files / "again.py").read_text()
+    assert run("convert", files / "odd.py", files / "new.jsonl") == 1
+    assert "has score nan; expected a finite number" in capsys.readouterr().err
 
 
 def test_unknown_option_is_usage(capsys):

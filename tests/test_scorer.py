@@ -126,7 +126,9 @@ def test_scores_do_not_depend_on_order_batch_size_or_other_utterances(model_fold
 @pytest.mark.parametrize("name", [name for name, kind in ESTIMATORS.items() if not kind.shares_keys])
 def test_scores_without_shared_numbers_do_not_depend_on_the_list(model_folder, name):
     alone = scorer_of(model_folder, name).score_texts("utt", TEXTS[2:4])
-    assert values(alone) == pytest.approx(values(scorer_of(model_folder, name).score_texts("utt", TEXTS))[2:4], abs=1e-4)
+    assert values(alone) == pytest.approx(
+        values(scorer_of(model_folder, name).score_texts("utt", TEXTS))[2:4], abs=1e-4
+    )
 
 
 def test_time_of_a_draw_reaches_the_network_as_in_training(vocab, tmp_path):

@@ -72,7 +72,6 @@ def test_table_is_the_sum_of_single_counts(world: list[tuple[str, list[str]]], d
     assert table.corpus(winners) == sum(expected, ErrorCounts(0, 0, 0, 0))
     assert table.errors_of(winners).tolist() == [counts.errors for counts in expected]
     assert table.oracle().errors == sum(min(distance(r, text) for text in texts) for r, texts in world)
-    assert table.anti_oracle().errors == sum(max(distance(r, text) for text in texts) for r, texts in world)
 
 
 def test_oracle_takes_the_first_of_equals() -> None:

@@ -235,4 +235,5 @@ def wandb(reading: Reading, key: str, value: Any) -> tuple[str, str]:
         return NO_EFFECT, "wandb is not installed: trainer.logger is tensorboard"
     if reading.mode == "train":
         reading.put("trainer.logger", "wandb", key)
-    return NO_EFFECT, "trainer.logger is wandb, where a run is named after its folder"
+        return HONOURED, "trainer.logger wandb; a run is named after its folder"
+    return NO_EFFECT, f"mode {reading.mode} logs nothing"

@@ -77,6 +77,10 @@ def train(
     _claim(folder, config)
     vocab.save(folder / "vocab")
     module = TrainingModule(model, config, data)
+    print(
+        f"{config.family['name']}: {model.num_parameters() / 1e6:.1f} M parameters, {vocab.num_pieces} pieces",
+        flush=True,
+    )
     keeper = Keeper(folder, config, stop)
     module.after_validation = keeper.after_validation
     options = config.trainer

@@ -33,7 +33,7 @@ def prepare_process(cpus: int) -> None:
     takes the whole node. A data loader is a process of its own and does not have Sisyphus' way to find recipes, only `sys.path`.
     """
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = str(cpus)
+        os.environ[name] = str(min(cpus, len(os.sched_getaffinity(0))))
     recipe = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     if recipe not in sys.path:
         sys.path.append(recipe)
