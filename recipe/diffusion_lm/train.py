@@ -78,7 +78,7 @@ def train(
     vocab.save(folder / "vocab")
     module = TrainingModule(model, config, data)
     print(
-        f"{config.family['name']}: {model.num_parameters() / 1e6:.1f} M parameters, {vocab.num_pieces} pieces",
+        f"{config.family['name']}: {model.num_parameters / 1e6:.1f} M parameters, {vocab.num_pieces} pieces",
         flush=True,
     )
     keeper = Keeper(folder, config, stop)
