@@ -85,7 +85,7 @@ class NgramScorer:
             settings = kenlm.Config()
             settings.show_progress = False
             settings.arpa_complain = kenlm.ARPALoadComplain.NONE
-            self._model = kenlm.Model(str(self.path), settings)
+            self.model = kenlm.Model(str(self.path), settings)
         except OSError as error:
             raise ValueError(f"{self.path}: KenLM can not read it ({' '.join(str(error).split())})") from None
         self.words = 0
@@ -98,10 +98,10 @@ class NgramScorer:
         for text in texts:
             words = text.split()
             self.words += len(words)
-            unknown = [word for word in words if word not in self._model]
+            unknown = [word for word in words if word not in self.model]
             self.unknown_words += len(unknown)
             self._unknown_types.update(unknown)
-            log_prob = LOG_10 * float(self._model.score(" ".join(words), bos=True, eos=True))
+            log_prob = LOG_10 * float(self.model.score(" ".join(words), bos=True, eos=True))
             scores.append(SequenceScore(log_prob, 0.0, 0, len(words) + 1, LOG_P))
         return scores
 
@@ -109,7 +109,7 @@ class NgramScorer:
         """What the scores depend on; always the same for the same file (see `counts` for what was met in the texts)."""
         with open(self.path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-        return {"kind": "ngram", "order": int(self._model.order), "model": digest}
+        return {"kind": "ngram", "order": int(self.model.order), "model": digest}
 
     def counts(self) -> dict[str, int]:
         """Words of all texts so far, how many of them the model does not know, and how many different ones these are."""
@@ -118,10 +118,10 @@ class NgramScorer:
 
 @dataclass(frozen=True)
 class NgramPerplexity:
-    """Exact sums over a text."""
+    """Exact sums over the words of a text that the model knows, and the sentence ends. Unknown ones have no probability to speak of."""
 
-    log_prob: float  # nats, words and sentence ends
-    tokens: int  # words and sentence ends
+    log_prob: float  # nats
+    tokens: int
     unknown_words: int
 
     @property
@@ -129,20 +129,24 @@ class NgramPerplexity:
         return math.exp(-self.log_prob / self.tokens)
 
     def summary(self) -> str:
-        return f"perplexity {self.per_word:.2f} per word (exact, sentence ends count); {self.tokens} tokens, {self.unknown_words} unknown words"
+        left_out = f"{self.unknown_words} unknown words left out"
+        return f"perplexity {self.per_word:.2f} per word (exact, sentence ends count); {self.tokens} tokens, {left_out}"
 
 
 def ngram_perplexity(path: str | os.PathLike[str], texts: Sequence[str | os.PathLike[str]]) -> NgramPerplexity:
     """Perplexity of text files (plain or .gz, one sentence a line, empty lines left out) under an n-gram, in constant memory."""
-    scorer = NgramScorer(path)
-    log_prob, tokens = 0.0, 0
+    model = NgramScorer(path).model
+    log_prob, tokens, unknown_words = 0.0, 0, 0
     for _, _, words in _sentences(texts):
-        score = scorer.score_texts("", [" ".join(words)])[0]
-        log_prob += score.log_prob
-        tokens += score.num_tokens
+        for log10_prob, _, unknown in model.full_scores(" ".join(words), bos=True, eos=True):
+            if unknown:
+                unknown_words += 1
+            else:
+                log_prob += LOG_10 * log10_prob
+                tokens += 1
     if not tokens:
         raise ValueError(f"{', '.join(map(str, texts))}: no non-empty line; expected one sentence a line")
-    return NgramPerplexity(log_prob, tokens, scorer.unknown_words)
+    return NgramPerplexity(log_prob, tokens, unknown_words)
 
 
 def _sentences(

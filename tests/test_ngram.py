@@ -143,18 +143,26 @@ def test_training_gives_the_same_bytes_however_the_text_is_stored(trained, text,
 
 def test_perplexity_is_the_sum_over_the_lines(trained, tmp_path):
     _, path = trained
-    (tmp_path / "a.txt").write_text("the king\n\nthe zebra went\n")
+    (tmp_path / "a.txt").write_text("the king\n\nthe king went\n")
     with gzip.open(tmp_path / "b.txt.gz", "wt") as file:
         file.write("stone\n")
     found = ngram_perplexity(path, [tmp_path / "a.txt", tmp_path / "b.txt.gz"])
-    scores = NgramScorer(path).score_texts("", ["the king", "the zebra went", "stone"])
-    assert found.log_prob == pytest.approx(sum(score.log_prob for score in scores), rel=1e-12)
-    assert (found.tokens, found.unknown_words) == (9, 1)
+    scores = NgramScorer(path).score_texts("", ["the king", "the king went", "stone"])
+    assert found.log_prob == pytest.approx(sum(score.log_prob for score in scores), rel=1e-6)
+    assert (found.tokens, found.unknown_words) == (9, 0)
     assert found.per_word == pytest.approx(math.exp(-found.log_prob / 9))
-    assert "9 tokens, 1 unknown" in found.summary()
+    assert "9 tokens, 0 unknown" in found.summary()
     (tmp_path / "empty.txt").write_text("\n \n")
     with pytest.raises(ValueError, match=r"empty\.txt: no non-empty line"):
         ngram_perplexity(path, [tmp_path / "empty.txt"])
+
+
+def test_unknown_words_are_left_out_of_the_perplexity(arpa, tmp_path):
+    """Behind an unknown word the history is empty: <s> a, then b alone, then b </s>."""
+    (tmp_path / "text").write_text("a zebra b\n")
+    found = ngram_perplexity(write_arpa(tmp_path / "lm.arpa"), [tmp_path / "text"])
+    assert (found.tokens, found.unknown_words) == (3, 1)
+    assert found.log_prob == pytest.approx(math.log(10) * (-0.2 - 0.7 - 0.15), rel=1e-6)
 
 
 @pytest.mark.parametrize(

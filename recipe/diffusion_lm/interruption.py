@@ -40,10 +40,12 @@ class StopRequest:
             return "SIGTERM"
         return "time is nearly up" if self.deadline is not None and time.monotonic() >= self.deadline else ""
 
-    def leave(self, step: int) -> SystemExit:
-        """Say so, and give what is to be raised: no Exception, because nothing failed."""
-        print(f"stopped at step {step} ({self.reason}); the same command goes on from there", flush=True)
-        return SystemExit(TERMINATED if self.terminated else TIME_IS_UP)
+    def leave(self, step: int, *, say: bool = True) -> SystemExit:
+        """What is to be raised, after saying so: no Exception, because nothing failed. Without a reason here, another rank has one."""
+        reason = self.reason or "SIGTERM to another process of the run"
+        if say:
+            print(f"stopped at step {step} ({reason}); the same command goes on from there", flush=True)
+        return SystemExit(TERMINATED if "SIGTERM" in reason else TIME_IS_UP)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.terminated = True

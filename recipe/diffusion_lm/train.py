@@ -172,7 +172,7 @@ class Keeper(Callback):
         if leaving or step % options.save_every == 0:
             self._save(trainer, pl_module)
         if leaving:
-            raise self.stop.leave(step)
+            raise self.stop.leave(step, say=trainer.is_global_zero)
 
     def after_validation(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
         """Called by the module once the training weights are back in place."""
