@@ -10,7 +10,7 @@ STYLE = """
   --band: #86aaff2e; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; }
-main { max-width: 1180px; margin: 0 auto; padding: 28px 24px 60px; }
+main { max-width: 1400px; margin: 0 auto; padding: 28px 24px 60px; }
 h1 { font-size: 26px; line-height: 1.2; margin: 0 0 18px; }
 h2 { font-size: 19px; margin: 40px 0 8px; }
 p { margin: 0 0 12px; color: var(--soft); max-width: 80ch; }
