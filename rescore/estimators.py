@@ -248,7 +248,7 @@ class SystematicK(Estimator):
 class Pairs(Estimator):
     """All tokens masked once (weight 1/L), then complementary pairs (M, not M) with k spread evenly over 1 .. L-1 in each replicate.
 
-    1 + 2 * pairs rows with pairs = max(replicates, (passes - 1) // 2); every token is predicted once in a pair.
+    1 + 2 * pairs rows with pairs = (passes - 1) // 2, at least one; every token is predicted once in a pair.
     """
 
     name, target, unbiased, replicated = "pairs", "elbo", True, True
@@ -258,14 +258,15 @@ class Pairs(Estimator):
         masks, weights, replicate = [np.ones(length, dtype=bool)], [1 / length], [-1]
         if length == 1:
             return _rows(masks, weights, replicate)
-        pairs = max(self.replicates, (self.passes - 1) // 2)
-        for design in range(self.replicates):
-            rows = len(range(design, pairs, self.replicates))
+        pairs = max(1, (self.passes - 1) // 2)
+        designs = min(self.replicates, pairs)
+        for design in range(designs):
+            rows = len(range(design, pairs, designs))
             offset = keys.scalar("u", design)
             for j in range(rows):
                 k = min(length - 1, int((length - 1) * (j + offset) / rows) + 1)
                 mask = _smallest(keys.tokens("mask", design, j), k)
-                share = (length - 1) / (2 * rows * self.replicates)
+                share = (length - 1) / (2 * rows * designs)
                 masks += [mask, ~mask]
                 weights += [share / k, share / (length - k)]
                 replicate += [design, design]

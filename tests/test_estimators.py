@@ -210,6 +210,13 @@ def test_standard_error_of_one_replicate_is_not_a_number():
     assert math.isnan(score("fixed-k", SENTENCE, WORLDS["joint"], passes=1)[1])
 
 
+@pytest.mark.parametrize("passes", [3, 4, 9, 16, 17])
+@pytest.mark.parametrize("name", ["pairs", "systematic-k", "fixed-k"])
+def test_no_more_passes_than_asked_for(name, passes):
+    plan = build_estimator(name, passes=passes, replicates=4).plan(12, keys_of(1, 12))
+    assert passes - 1 <= len(plan.masks) <= passes
+
+
 def test_systematic_k_with_l_rows_uses_each_k_once():
     plan = build_estimator("systematic-k", passes=5, replicates=1).plan(5, keys_of(3, 5))
     assert sorted(plan.masks.sum(1).tolist()) == [1, 2, 3, 4, 5]
