@@ -1,0 +1,88 @@
+"""Any language model as a scorer: what it is follows from what lies at its path.
+
+scorer = open_scorer("masked=runs/masked/model", estimator="auto", passes=None, replicates=4, pieces=False, seed=1, device="cpu")
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def open_scorer(
+    model: str,
+    *,
+    estimator: str,
+    passes: int | None,
+    replicates: int,
+    pieces: bool,
+    seed: int,
+    chosen: bool = True,
+    **options: Any,
+) -> Any:
+    """The scorer for a model path, `NAME=PATH` or a path alone; what it is follows from what lies there.
+
+    `chosen`: the estimator was asked for with this very model, so one that has no use for it is refused. ValueError if nothing fits.
+    """
+    from rescore.estimators import build_estimator
+    from rescore.nbest import split_source
+
+    given_name, rest = split_source(model)
+    path, name = Path(rest), given_name or ""
+    if chosen and (estimator != "auto" or passes is not None):
+        unused = f"{path}: --estimator and --passes are for diffusion models; expected neither for this one"
+    else:
+        unused = ""
+    if path.is_dir() and (path / "config.json").is_file():
+        try:
+            config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path / 'config.json'}: not JSON ({error})") from None
+        if not isinstance(config, dict):
+            raise ValueError(f"{path / 'config.json'}: no JSON object; expected that of a model")
+        if config.get("format") == "diffusion-lm":
+            from rescore.scorer import NetworkScorer
+
+            if estimator == "auto":  # below 1 the network has never seen a sentence with most of it masked
+                estimator = "strided" if config.get("family", {}).get("sampling_max", 1.0) < 1 else "pairs"
+            how = build_estimator(estimator, passes=passes, replicates=replicates)
+            scorer = NetworkScorer(str(path), name=name, estimator=how, seed=seed, pieces=pieces, **options)
+            if unused and scorer.model.family.exact:
+                raise ValueError(unused)
+            return scorer
+    if unused:
+        raise ValueError(unused)
+    if pieces:
+        raise ValueError(
+            f"{path}: --pieces is for models with a SentencePiece vocabulary; expected word-level lists for this one"
+        )
+    if path.is_dir() and (path / "config.json").is_file():
+        from rescore.huggingface import load_huggingface
+
+        return load_huggingface(
+            path, name=name or path.name, **{key: value for key, value in options.items() if value is not None}
+        )
+    if path.is_file():
+        from rescore.ngram import NgramScorer
+
+        return NgramScorer(path, name=name or path.name.split(".")[0])
+    raise FileNotFoundError(
+        f"{path}: no such model; expected a model folder, an .arpa / KenLM file, or a Hugging Face folder"
+    )
+
+
+def unknown_of(scorer: Any) -> str:
+    """How many words or pieces the model did not know: the first thing to look at when an LM does not help."""
+    if hasattr(scorer, "counts"):
+        counts = scorer.counts()
+        return f", unknown to the model: {counts['oov_tokens']} of {counts['tokens']}"
+    if hasattr(scorer, "unknown_pieces"):
+        return f", {scorer.unknown_pieces} unknown pieces"
+    return ""
+
+
+def describe_short(scorer: Any) -> str:
+    return ", ".join(
+        f"{key} {value}" for key, value in scorer.describe().items() if key in ("kind", "estimator", "target")
+    )
