@@ -26,7 +26,7 @@ install: .venv/installed
 	touch $@
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy recipe/diffusion_lm recipe/returnn_bridge rescore

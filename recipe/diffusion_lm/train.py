@@ -85,11 +85,14 @@ def train(
     module.after_validation = keeper.after_validation
     options = config.trainer
     _quiet()
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, tells nothing
     trainer = lightning.Trainer(
         accelerator=options.accelerator,
         devices=options.devices,
         num_nodes=options.num_nodes,
         strategy=options.strategy,
+        # Of several CPU threads that add to one place the order is left to chance otherwise.
+        deterministic=options.accelerator == "cpu" or not torch.cuda.is_available(),
         precision="bf16-mixed" if options.precision == "bf16" else "32-true",
         max_steps=min(options.max_steps, stop_after or options.max_steps),
         max_epochs=-1,

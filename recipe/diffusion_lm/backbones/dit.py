@@ -228,4 +228,4 @@ def _filling(count: int, device: torch.device) -> int:
 
 def _per_position(modulation: Tensor, row: Tensor | None, parts: int) -> tuple[Tensor, ...]:
     """[B or 1, parts * d] -> `parts` tensors [N or 1, d]."""
-    return (modulation if row is None else modulation[row]).chunk(parts, dim=-1)
+    return (modulation if row is None else modulation.index_select(0, row)).chunk(parts, dim=-1)
