@@ -7,6 +7,7 @@ What a user can mend (ValueError, OSError) becomes one line on stderr; anything 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,6 +29,8 @@ def application(name: str, commands: Sequence[Command], help_text: str) -> typer
 
 def run_commands(name: str, commands: Sequence[Command], help_text: str, argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit status."""
+    # Threads that wait must not spin: on cores shared with others that made training 10 times as slow, alone it gains 4 %.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported, which no command has done yet
     app = application(name, commands, help_text)
     try:
         result = app(args=None if argv is None else list(argv), prog_name=name, standalone_mode=False)
