@@ -1,7 +1,9 @@
-"""Where the tokens of an utterance's hypotheses lie relative to each other, so that hypotheses can share random numbers.
+"""Where the tokens of an utterance's hypotheses lie relative to each other, so that hypotheses can share what they have in common.
 
 leader = leader_of(hypotheses)              # the one that is nearest to all others
 slots_of(leader, tokens)                    # [(slot, insertion), ...], one for each token
+nearest_tree(hypotheses, leader)            # [(leader, None), (tokens, its nearest neighbour), ...]
+changed_spans(neighbour, tokens, 2)         # [(first, last, new first, new last), ...], what differs and 2 tokens around it
 """
 
 from __future__ import annotations
@@ -9,10 +11,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 
 Tokens = tuple[int, ...]
+
+
+def distances(hypotheses: Sequence[Tokens]) -> NDArray[np.int32]:
+    """[n, n] edit distances in tokens."""
+    # rapidfuzz compares strings fastest: one character an id (the surrogate range, illegal in text, is jumped over).
+    words = ["".join(chr(token if token < 0xD800 else token + 0x800) for token in tokens) for tokens in hypotheses]
+    return np.asarray(cdist(words, words, scorer=Levenshtein.distance, dtype=np.int32))
 
 
 def leader_of(hypotheses: Sequence[Tokens]) -> Tokens:
@@ -20,10 +30,7 @@ def leader_of(hypotheses: Sequence[Tokens]) -> Tokens:
 
     It depends on the set of hypotheses only, so their order in the list does not matter.
     """
-    # rapidfuzz compares strings fastest: one character an id (the surrogate range, illegal in text, is jumped over).
-    words = ["".join(chr(token if token < 0xD800 else token + 0x800) for token in tokens) for tokens in hypotheses]
-    totals = np.asarray(cdist(words, words, scorer=Levenshtein.distance, dtype=np.int32)).sum(axis=1)
-    return min(zip(totals.tolist(), hypotheses))[1]
+    return min(zip(distances(hypotheses).sum(axis=1).tolist(), hypotheses))[1]
 
 
 def slots_of(leader: Tokens, tokens: Tokens) -> list[tuple[int, int]]:
@@ -35,3 +42,43 @@ def slots_of(leader: Tokens, tokens: Tokens) -> list[tuple[int, int]]:
         elif step.tag == "insert":
             slots += [(step.src_start - 1, count + 1) for count in range(step.dest_end - step.dest_start)]
     return slots
+
+
+def nearest_tree(hypotheses: Sequence[Tokens], root: Tokens) -> list[tuple[Tokens, Tokens | None]]:
+    """The tree over distinct hypotheses with the fewest edits in all (Prim), parents first: [(tokens, parent)], the root with None.
+
+    Ties go to the smaller token sequences, so the order of the list does not matter.
+    """
+    order = sorted(hypotheses)
+    apart = distances(order)
+    found = [order.index(root)]
+    nearest, parent = apart[found[0]].copy(), np.full(len(order), found[0])
+    nearest[found[0]] = np.iinfo(np.int32).max
+    tree: list[tuple[Tokens, Tokens | None]] = [(root, None)]
+    for _ in range(len(order) - 1):
+        place = int(nearest.argmin())
+        tree.append((order[place], order[parent[place]]))
+        found.append(place)
+        closer = (apart[place] < nearest) & ~np.isin(np.arange(len(order)), found)
+        nearest[closer], parent[closer] = apart[place][closer], place
+        nearest[place] = np.iinfo(np.int32).max
+    return tree
+
+
+def changed_spans(old: Tokens, new: Tokens, around: int) -> list[tuple[int, int, int, int]]:
+    """Where two texts differ, with up to `around` equal tokens on each side: [(first, last, new first, new last)], last exclusive."""
+    spans: list[tuple[int, int, int, int]] = []
+    for step in Levenshtein.opcodes(old, new):
+        if step.tag == "equal":
+            continue
+        before = min(around, step.src_start, step.dest_start)
+        after = min(around, len(old) - step.src_end, len(new) - step.dest_end)
+        span = (step.src_start - before, step.src_end + after, step.dest_start - before, step.dest_end + after)
+        if spans and (
+            spans[-1][1] >= span[0] or spans[-1][3] >= span[2]
+        ):  # they touch: one span, up to the farther end
+            span = (spans[-1][0], span[1], spans[-1][2], span[3])
+            spans[-1] = span
+        else:
+            spans.append(span)
+    return spans

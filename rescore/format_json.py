@@ -24,7 +24,7 @@ from math import isfinite
 from typing import Any, NoReturn
 
 from rescore.files import PathLike, iterate_chunks, iterate_lines
-from rescore.hypotheses import Detail, Hypothesis, NBestList
+from rescore.hypotheses import Hypothesis, NBestList, is_detail
 
 FORMAT, VERSION = "nbest-jsonl", 1
 _HYP_KEY = re.compile(r"hyp_([0-9]{1,9})")
@@ -237,13 +237,13 @@ def _check_details(details: dict[str, Any], where: str, tag: str, rank: int) -> 
         if not isinstance(detail, dict):
             _bad(where, tag, rank, f"has the details {_short(detail)} for {source!r}", "an object")
         for key, value in detail.items():
-            if not isinstance(value, Detail) or (isinstance(value, float) and not isfinite(value)):
+            if not is_detail(value):
                 _bad(
                     where,
                     tag,
                     rank,
                     f"has {key} = {_short(value)} for {source!r}",
-                    "a finite number, a boolean or a string",
+                    "a finite number, a list of such, a boolean or a string",
                 )
 
 

@@ -8,8 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 
-Detail = float | int | bool | str
+Detail = float | int | bool | str | list[float]
+
+
+def is_detail(value: object) -> bool:
+    """Whether a value can stand in a result file: finite numbers, truth values, texts, lists of finite numbers."""
+    numbers = value if isinstance(value, list) else [value]
+    return isinstance(value, str) or all(isinstance(number, (int, float)) and isfinite(number) for number in numbers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from typing import Any
 from rescore.files import PathLike, has_suffix, write_whole
 from rescore.format_json import format_json_lines, format_mlm_scoring, iterate_json_lines, read_json, read_metadata
 from rescore.format_py import format_list, iterate_lists
-from rescore.hypotheses import Detail, Hypothesis, NBestList
+from rescore.hypotheses import Hypothesis, NBestList, is_detail
 
 __all__ = [
     "Hypothesis",
@@ -193,9 +193,9 @@ def _checked(lists: Iterable[NBestList], where: str, allow_non_finite: bool) -> 
                     raise ValueError(f"{hyp} has {name} score {value!r}; expected a finite number (nats)")
             for source, detail in hypothesis.details.items():
                 for key, entry in detail.items():
-                    if not isinstance(entry, Detail) or (isinstance(entry, float) and not isfinite(entry)):
+                    if not is_detail(entry):
                         raise ValueError(
-                            f"{hyp} has {key} = {entry!r} for {source!r}; expected a finite number, boolean or string"
+                            f"{hyp} has {key} = {entry!r} for {source!r}; expected a finite number, a list of such, a boolean or a string"
                         )
         seen.add(tag)
         yield utterance

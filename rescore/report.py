@@ -16,7 +16,7 @@ import json
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from math import sqrt
+from math import nan, sqrt
 from typing import Any
 
 from rescore.combine import Scales, winners
@@ -110,8 +110,8 @@ def _measured(lists: Sequence[NBestList], sources: Sequence[str]) -> dict[str, A
         for hypothesis in utterance.hypotheses:
             details = [hypothesis.details[source] for source in sources if source in hypothesis.details]
             targets |= dict.fromkeys(str(detail["target"]) for detail in details if "target" in detail)
-            squares = [float(detail["standard_error"]) ** 2 for detail in details if "standard_error" in detail]
-            counts = [float(detail["num_passes"]) for detail in details if "num_passes" in detail]
+            squares = [_number(detail["standard_error"]) ** 2 for detail in details if "standard_error" in detail]
+            counts = [_number(detail["num_passes"]) for detail in details if "num_passes" in detail]
             errors += [sqrt(sum(squares))] if squares else []
             passes += [sum(counts)] if counts else []
     return {
@@ -119,6 +119,10 @@ def _measured(lists: Sequence[NBestList], sources: Sequence[str]) -> dict[str, A
         "score_standard_error": sum(errors) / len(errors) if errors else None,
         "passes_per_hypothesis": sum(passes) / len(passes) if passes else None,
     }
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) else nan
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,8 @@ from diffusion_lm.draws import NoiseDraw
 from diffusion_lm.families.masked import MaskedFamily
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.model import LanguageModel, fingerprint
-from rescore.alignment import leader_of, slots_of
-from rescore.estimators import Estimator, Keys, Plan, build_estimator
+from rescore.estimators import build_estimator
+from rescore.plans import Estimator, Plan
 from rescore.scores import LOG_P, SequenceScore
 
 
@@ -118,27 +118,29 @@ class NetworkScorer:
         family, estimator = self.model.family, self.estimator
         assert isinstance(family, MaskedFamily) and estimator is not None, "plans are for families with masks"
         eos = (self.model.vocab.eos_id,) if family.score_eos else ()
-        places: dict[tuple[str, tuple[int, ...]], int] = {}
-        sequences: list[tuple[int, ...]] = []
-        plans: list[Plan] = []
-        for tag, utterance in zip(tags, encoded):
-            unique = list(dict.fromkeys(utterance))
-            leader = leader_of(unique)
-            for tokens in unique:
-                places[tag, tokens] = len(plans)
-                scored = tokens + eos
-                if estimator.shares_keys:
-                    keys = Keys(self.seed, tag, slots_of(leader + eos, scored))
-                else:  # independent of the other hypotheses: keyed by the text itself
-                    keys = Keys(self.seed, f"{tag} {tokens}", [(place, 0) for place in range(len(scored))])
-                sequences.append(scored)
-                plans.append(estimator.plan(len(scored), keys))
-        log_probs = self._run(sequences, plans, family)
-        scores = []
-        for tokens, plan, values in zip(sequences, plans, log_probs):
-            mean, error = plan.combine(values)
-            scores.append(SequenceScore(mean, error, len(plan.masks), len(tokens), estimator.target))
-        return [[scores[places[tag, tokens]] for tokens in utterance] for tag, utterance in zip(tags, encoded)]
+        distinct = [list(dict.fromkeys(tokens + eos for tokens in utterance)) for utterance in encoded]
+        listed = [estimator.plan_list(tag, texts, seed=self.seed) for tag, texts in zip(tags, distinct)]
+        log_probs = iter(
+            self._run(
+                [text for plan in listed for text in plan.texts], [p for plan in listed for p in plan.plans], family
+            )
+        )
+        results = []
+        for utterance, texts, plan in zip(encoded, distinct, listed):
+            estimates = plan.estimates([next(log_probs) for _ in plan.plans])
+            found = {
+                tokens: SequenceScore(
+                    estimate.value,
+                    estimate.standard_error,
+                    estimate.passes,
+                    len(tokens),
+                    estimator.target,
+                    estimate.replicates,
+                )
+                for tokens, estimate in zip(texts, estimates)
+            }
+            results.append([found[tokens + eos] for tokens in utterance])
+        return results
 
     def _run(self, sequences: list[tuple[int, ...]], plans: list[Plan], family: MaskedFamily) -> list[np.ndarray]:
         """log p [rows, L] for every plan, nan where its weight is 0. Equal network inputs are run once."""

@@ -6,11 +6,22 @@ score.details()         # for the result file
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite, isnan
+from math import hypot, isfinite, isnan, nan, sqrt
+from statistics import stdev
+from typing import Any
 
 LOG_P = "log p"  # the model's log-probability itself
 ELBO = "elbo"  # a lower bound of it
+MOST_REPLICATES = 32  # that a result file holds; with more the standard error says it all
+
+
+def standard_error(replicates: Sequence[float] | None) -> float:
+    """Of the mean of independent values; 0 for None (nothing was drawn), nan for a single one, which can not tell it."""
+    if replicates is None:
+        return 0.0
+    return stdev(replicates) / sqrt(len(replicates)) if len(replicates) > 1 else nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +38,8 @@ class SequenceScore:
     """Tokens that were scored."""
     target: str
     """LOG_P, ELBO, or the estimator's name of a quantity that is neither, such as "pll"."""
+    replicates: tuple[float, ...] | None = None
+    """Independent estimates whose mean the score is; of hypotheses that share their random numbers the n-th ones belong together."""
 
     def __post_init__(self) -> None:
         if not isfinite(self.log_prob):
@@ -39,13 +52,23 @@ class SequenceScore:
         """Whether `log_prob` is the model's log-probability of the text."""
         return self.target == LOG_P
 
-    def details(self) -> dict[str, float | int | str]:
+    def paired_error(self, other: SequenceScore) -> float:
+        """Standard error of the difference to another hypothesis of the same utterance, from paired replicates; nats, nan if unknown."""
+        if self.replicates is None and other.replicates is None:
+            return hypot(self.standard_error, other.standard_error)
+        if self.replicates is None or other.replicates is None or len(self.replicates) != len(other.replicates):
+            return nan
+        return standard_error([here - there for here, there in zip(self.replicates, other.replicates)])
+
+    def details(self) -> dict[str, Any]:
         """For JSON; an unknown standard error is left out, because JSON knows no nan."""
-        values: dict[str, float | int | str] = {
+        values: dict[str, Any] = {
             "num_passes": self.num_passes,
             "num_tokens": self.num_tokens,
             "target": self.target,
         }
         if not isnan(self.standard_error):
             values["standard_error"] = self.standard_error
+        if self.replicates is not None and 1 < len(self.replicates) <= MOST_REPLICATES:
+            values["replicates"] = list(self.replicates)
         return values

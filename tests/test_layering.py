@@ -26,6 +26,8 @@ MATHS = (
     "diffusion_lm.layout",
     "diffusion_lm.families",
     "rescore.estimators",
+    "rescore.plans",
+    "rescore.pseudo",
 )
 PLUMBING = (
     "lightning",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from rescore.estimators import Plan
+from rescore.plans import Plan
 
 LogProbs = Callable[
     [tuple[int, ...], tuple[bool, ...]], np.ndarray

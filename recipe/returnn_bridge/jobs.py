@@ -34,7 +34,9 @@ def prepare_process(cpus: int) -> None:
     """
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(min(cpus, len(os.sched_getaffinity(0))))
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does: other jobs of the node need the cores
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # as the command line does: other jobs of the node need the cores
     recipe = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     if recipe not in sys.path:
         sys.path.append(recipe)
