@@ -1,4 +1,4 @@
-"""The verbs that use models: `dlm score`, `merge`, `tune`, `wer`, `overview`, `rescore`, `ngram`, `convert`. Each is a plain function."""
+"""The verbs that use models: `dlm score`, `merge`, `race`, `tune`, `wer`, `overview`, `rescore`, `ngram`, `convert`. Each is a plain function."""
 
 from __future__ import annotations
 
@@ -13,32 +13,9 @@ import typer
 
 from diffusion_lm import commands as model_commands
 from diffusion_lm.cli import Command
+from rescore.command_options import BatchTokens, Device, Estimator, Passes, Pieces, Precision, Replicates, Seed, Sources
 from rescore.open_scorer import describe_short, open_scorer, unknown_of
-
-Sources = Annotated[
-    list[str],
-    typer.Argument(help="N-best file, or several aligned ones as NAME=PATH (.py, .jsonl, .json, each also .gz)."),
-]
-Seed = Annotated[int, typer.Option(help="Of masks and bootstrap.")]
-Estimator = Annotated[
-    str,
-    typer.Option(
-        help="How a diffusion model is scored, see `dlm estimators`. auto: strided for a model trained on light masking, else pairs."
-    ),
-]
-Passes = Annotated[
-    int | None,
-    typer.Option(help="Network passes per hypothesis (default: that of the estimator, see `dlm estimators`)."),
-]
-Replicates = Annotated[
-    int, typer.Option(help="Independent repetitions within the passes; the standard error comes from them.")
-]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
-Precision = Annotated[str, typer.Option(help="Of the network: '32' or 'bf16'.")]
-BatchTokens = Annotated[
-    int | None, typer.Option(help="Most tokens of one forward pass (default: 2048 on a CPU, else 32768).")
-]
-Pieces = Annotated[bool, typer.Option("--pieces", help="Texts are space-separated SentencePiece pieces, not words.")]
+from rescore.race_command import race
 
 
 def score(
@@ -414,7 +391,7 @@ def rescore_mode(
 
 model_commands.provide_rescore(rescore_mode)
 
-COMMANDS: list[Command] = [score, merge, tune, wer, overview, rescore, ngram, convert, estimators]
+COMMANDS: list[Command] = [score, merge, race, tune, wer, overview, rescore, ngram, convert, estimators]
 ALL_COMMANDS: list[Command] = [
     *(c for c in model_commands.COMMANDS if c is not model_commands.perplexity),
     perplexity,

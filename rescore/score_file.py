@@ -221,6 +221,10 @@ def _publish(partial: Path, target: Path, scored: list[NBestList], header: dict[
 
 def _score(scorer: TextScorer, group: Sequence[NBestList]) -> Iterator[tuple[NBestList, list[SequenceScore]]]:
     """All texts of the group; in one call where the scorer can pool utterances into batches."""
+    whole = getattr(scorer, "score_utterances", None)  # one that looks at the other scores too
+    if whole is not None:
+        yield from zip(group, whole(group), strict=True)
+        return
     pooled = getattr(scorer, "score_lists", None)
     texts = [[hypothesis.text for hypothesis in utterance.hypotheses] for utterance in group]
     if pooled is not None:

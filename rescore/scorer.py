@@ -10,6 +10,7 @@ only the positions whose log-probability is needed reach the output layer, and n
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ class NetworkScorer:
 
     def score_lists(self, lists: Sequence[tuple[str, Sequence[str]]]) -> list[list[SequenceScore]]:
         """Scores of several utterances' hypotheses, in order; a text that occurs twice in an utterance is scored once."""
-        encoded = [self._encode(texts) for _, texts in lists]
+        encoded = [self.encode(texts) for _, texts in lists]
         with (
             torch.inference_mode(),
             torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.precision == "bf16"),
@@ -89,7 +90,14 @@ class NetworkScorer:
                 return [[found[tokens] for tokens in utterance] for utterance in encoded]
             return self._planned([tag for tag, _ in lists], encoded)
 
-    def _encode(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+    def with_estimator(self, estimator: Estimator) -> NetworkScorer:
+        """The same network, measured in another way; it counts its own rows."""
+        other = copy.copy(self)
+        other.estimator, other.rows_run, other.unknown_pieces = estimator, 0, 0
+        return other
+
+    def encode(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Piece ids of each text; unknown pieces are counted."""
         vocab = self.model.vocab
         if not self.pieces and any("▁" in text for text in texts):
             raise ValueError(

@@ -41,6 +41,9 @@ class SequenceScore:
     replicates: tuple[float, ...] | None = None
     """Independent estimates whose mean the score is; of hypotheses that share their random numbers the n-th ones belong together."""
 
+    win_probability: float | None = None
+    """Of a hypothesis that a race has dropped: the probability that it is the winner after all."""
+
     def __post_init__(self) -> None:
         if not isfinite(self.log_prob):
             raise ValueError(f"a score is {self.log_prob}; expected a finite log-probability (nats)")
@@ -69,6 +72,8 @@ class SequenceScore:
         }
         if not isnan(self.standard_error):
             values["standard_error"] = self.standard_error
+        if self.win_probability is not None:
+            values["win_probability"] = self.win_probability
         if self.replicates is not None and 1 < len(self.replicates) <= MOST_REPLICATES:
             values["replicates"] = list(self.replicates)
         return values
