@@ -14,7 +14,7 @@ Seed = Annotated[int, typer.Option(help="Of masks and bootstrap.")]
 Estimator = Annotated[
     str,
     typer.Option(
-        help="How a diffusion model is scored, see `dlm estimators`. auto: strided for a model trained on light masking, else pairs."
+        help="How a diffusion model is scored, see `dlm estimators`. auto: strided for a model trained on light masking, else control."
     ),
 ]
 Passes = Annotated[

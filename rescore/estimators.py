@@ -17,7 +17,7 @@ import itertools
 import numpy as np
 
 from rescore.plans import BoolArray, Estimator, Keys, Plan, plan_of_rows, smallest
-from rescore.pseudo import Chain, Contrast, LeftToRight, PseudoLogLikelihood, Strided
+from rescore.pseudo import Chain, ConfidentFirst, Contrast, LeftToRight, PseudoLogLikelihood, Strided
 
 
 class _Bound(Estimator):
@@ -215,6 +215,7 @@ ESTIMATORS: dict[str, type[Estimator]] = {
         PseudoLogLikelihood,
         Strided,
         LeftToRight,
+        ConfidentFirst,
         Contrast,
         Chain,
     )

@@ -45,7 +45,7 @@ def open_scorer(
             from rescore.scorer import NetworkScorer
 
             if estimator == "auto":  # below 1 the network has never seen a sentence with most of it masked
-                estimator = "strided" if config.get("family", {}).get("sampling_max", 1.0) < 1 else "pairs"
+                estimator = "strided" if config.get("family", {}).get("sampling_max", 1.0) < 1 else "control"
             how = build_estimator(estimator, passes=passes, replicates=replicates)
             scorer = NetworkScorer(str(path), name=name, estimator=how, seed=seed, pieces=pieces, **options)
             if unused and scorer.model.family.exact:

@@ -71,6 +71,21 @@ class LeftToRight(Estimator):
         return chain(np.ones(length, dtype=bool))
 
 
+class ConfidentFirst(Estimator):
+    """Each token given those revealed before it, the position the network is surest of first: L passes one after the other.
+
+    Exact for the model that generates so. Two positions of nearly equal confidence may change places with the rounding of a batch.
+    """
+
+    name, target, unbiased, usual_passes = "order:confidence", "order", True, None
+    shares_keys = False
+
+    def _plan(self, length: int, keys: Keys) -> Plan:
+        raise NotImplementedError(
+            "the rows of this order are known only as the network answers: see rescore.confidence"
+        )
+
+
 class Contrast(Estimator):
     """Differences of strided PLL between each hypothesis and its nearest neighbour, over what differs and 2 tokens around it.
 

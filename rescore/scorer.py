@@ -1,6 +1,6 @@
 """Score texts with a trained language model: rows of many utterances -> token-budget batches -> network -> SequenceScore.
 
-    scorer = NetworkScorer("run/model", estimator=build_estimator("pairs", passes=17))
+    scorer = NetworkScorer("run/model", estimator=build_estimator("control", passes=17))
     scorer.score_lists([("utt-1", ["he hoped there would be stew", "he hope there would be stew"])])
 
 Masks come from keys of (seed, utterance, draw, slot) along an alignment of the utterance's hypotheses, never from the place in a batch.
@@ -11,7 +11,8 @@ only the positions whose log-probability is needed reach the output layer, and n
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ from diffusion_lm.draws import NoiseDraw
 from diffusion_lm.families.masked import MaskedFamily
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.model import LanguageModel, fingerprint
+from rescore.confidence import confident_order
 from rescore.estimators import build_estimator
 from rescore.plans import Estimator, Plan
+from rescore.pseudo import ConfidentFirst
 from rescore.scores import LOG_P, SequenceScore
 
 
@@ -56,7 +59,7 @@ class NetworkScorer:
         self.model = LanguageModel.load(self.folder, device=self.device)
         self.name = self.name or Path(self.folder).resolve().parent.name
         if self.estimator is None:
-            self.estimator = build_estimator("pairs")
+            self.estimator = build_estimator("control")
         self.rows_run = 0
         self.unknown_pieces = 0
 
@@ -80,15 +83,18 @@ class NetworkScorer:
     def score_lists(self, lists: Sequence[tuple[str, Sequence[str]]]) -> list[list[SequenceScore]]:
         """Scores of several utterances' hypotheses, in order; a text that occurs twice in an utterance is scored once."""
         encoded = [self.encode(texts) for _, texts in lists]
-        with (
-            torch.inference_mode(),
-            torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.precision == "bf16"),
-        ):
-            if self.model.family.exact:
-                unique = list(dict.fromkeys(tokens for utterance in encoded for tokens in utterance))
-                found = dict(zip(unique, self._exact(unique)))
-                return [[found[tokens] for tokens in utterance] for utterance in encoded]
+        if not self.model.family.exact:
             return self._planned([tag for tag, _ in lists], encoded)
+        unique = list(dict.fromkeys(tokens for utterance in encoded for tokens in utterance))
+        with self._inference():
+            found = dict(zip(unique, self._exact(unique)))
+        return [[found[tokens] for tokens in utterance] for utterance in encoded]
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        kind = self.model.device.type
+        with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16"):
+            yield
 
     def with_estimator(self, estimator: Estimator) -> NetworkScorer:
         """The same network, measured in another way; it counts its own rows."""
@@ -126,12 +132,20 @@ class NetworkScorer:
         family, estimator = self.model.family, self.estimator
         assert isinstance(family, MaskedFamily) and estimator is not None, "plans are for families with masks"
         eos = (self.model.vocab.eos_id,) if family.score_eos else ()
+        if isinstance(estimator, ConfidentFirst):
+            unique = list(dict.fromkeys(tokens + eos for utterance in encoded for tokens in utterance))
+            totals = dict(zip(unique, confident_order(unique, self._confidences)))
+            return [
+                [
+                    SequenceScore(totals[tokens + eos], 0.0, len(tokens + eos), len(tokens + eos), estimator.target)
+                    for tokens in utterance
+                ]
+                for utterance in encoded
+            ]
         distinct = [list(dict.fromkeys(tokens + eos for tokens in utterance)) for utterance in encoded]
         listed = [estimator.plan_list(tag, texts, seed=self.seed) for tag, texts in zip(tags, distinct)]
         log_probs = iter(
-            self._run(
-                [text for plan in listed for text in plan.texts], [p for plan in listed for p in plan.plans], family
-            )
+            self.log_probs([text for plan in listed for text in plan.texts], [p for plan in listed for p in plan.plans])
         )
         results = []
         for utterance, texts, plan in zip(encoded, distinct, listed):
@@ -150,9 +164,37 @@ class NetworkScorer:
             results.append([found[tokens + eos] for tokens in utterance])
         return results
 
-    def _run(self, sequences: list[tuple[int, ...]], plans: list[Plan], family: MaskedFamily) -> list[np.ndarray]:
-        """log p [rows, L] for every plan, nan where its weight is 0. Equal network inputs are run once."""
-        vocab = self.model.vocab
+    def _confidences(
+        self, sequences: Sequence[tuple[int, ...]], hidden: Sequence[np.ndarray]
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """For each row log p of its hidden tokens and the largest log p there; what `confident_order` asks."""
+        family, vocab = self.model.family, self.model.vocab
+        assert isinstance(family, MaskedFamily)
+        rows = [np.where(mask, vocab.mask_id, tokens) for tokens, mask in zip(sequences, hidden)]
+        results: list[tuple[np.ndarray, np.ndarray]] = [(np.empty(0), np.empty(0))] * len(rows)
+        for batch in self._batches([len(row) for row in rows]):
+            layout, z = self._framed_rows([rows[place] for place in batch], family.score_eos)
+            starts = (torch.cumsum(layout.lengths, 0) - layout.lengths).numpy(force=True)
+            places = [np.nonzero(hidden[place])[0] for place in batch]
+            select = np.concatenate([start + 1 + own for start, own in zip(starts, places)])
+            level = None
+            if family.time_conditioning:
+                level = self._levels([rows[place] for place in batch], [-1.0] * len(batch), family)
+            with self._inference():
+                found = family.predict(self.model.network, z, layout, level, torch.from_numpy(select).to(z.device))
+            targets = np.concatenate([np.array(sequences[place])[own] for place, own in zip(batch, places)])
+            own_values = found.gather(1, torch.from_numpy(targets).to(z.device)[:, None])[:, 0].double().cpu().numpy()
+            largest = found.max(dim=1).values.double().cpu().numpy()
+            cuts = np.cumsum([len(own) for own in places])[:-1]
+            for place, value, best in zip(batch, np.split(own_values, cuts), np.split(largest, cuts)):
+                results[place] = value, best
+            self.rows_run += len(batch)
+        return results
+
+    def log_probs(self, sequences: Sequence[tuple[int, ...]], plans: Sequence[Plan]) -> list[np.ndarray]:
+        """log p [rows, L], nats, for every plan over its sequence of ids, nan where its weight is 0. Equal network inputs are run once."""
+        vocab, family = self.model.vocab, self.model.family
+        assert isinstance(family, MaskedFamily), "plans are for families with masks"
         inputs: dict[tuple[bytes, float], int] = {}
         noised: list[np.ndarray] = []
         times: list[float] = []
@@ -177,7 +219,8 @@ class NetworkScorer:
         if not noised:
             return [np.full(plan.masks.shape, np.nan) for plan in plans]
         all_rows, all_positions = np.concatenate(query_row), np.concatenate(query_position)
-        answers = self._answer(noised, times, all_rows, all_positions, np.concatenate(query_target), family)
+        with self._inference():
+            answers = self._answer(noised, times, all_rows, all_positions, np.concatenate(query_target), family)
         results, start = [], 0
         for plan, size in zip(plans, sizes):
             values = np.full(plan.masks.shape, np.nan)

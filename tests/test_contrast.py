@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 import pytest
+import torch
 
 from rescore.alignment import changed_spans, distances, nearest_tree
+from rescore.confidence import confident_order
 from rescore.estimators import build_estimator
 from rescore.plans import Keys
+from rescore.scorer import NetworkScorer
 from rescore.scores import SequenceScore
 from tiny_world import conditionals, inconsistent, markov_joint, random_joint, run
 
@@ -55,6 +59,58 @@ def test_contrast_takes_empty_and_single_texts():
         empty, single = list_scores(name, [(), (2,)], log_probs)
         assert empty.value == 0
         assert single.value == pytest.approx(log_probs((2,), (True,))[0])
+
+
+def table_answer(log_probs, size):
+    """What a network would tell `confident_order`, from a table."""
+
+    def answer(sequences, hidden):
+        found = []
+        for tokens, mask in zip(sequences, hidden):
+            places = np.nonzero(mask)[0]
+            own = log_probs(tokens, tuple(mask))[places]
+            every = [
+                [log_probs((*tokens[:p], symbol, *tokens[p + 1 :]), tuple(mask))[p] for symbol in range(size)]
+                for p in places
+            ]
+            found.append((own, np.max(every, axis=1)))
+        return found
+
+    return answer
+
+
+def test_confident_order_is_a_distribution_over_texts_of_a_length():
+    """Any network: the order depends on what is visible, so the probabilities of all texts add up to one."""
+    texts = list(itertools.product(range(3), repeat=4))
+    totals = confident_order(texts, table_answer(inconsistent(3, 3), 3))
+    assert np.exp(totals).sum() == pytest.approx(1, abs=1e-9)
+
+
+def test_confident_order_is_log_p_for_a_consistent_model():
+    joint = random_joint(2, 6, 3)
+    totals = confident_order([*SAME_LENGTH, ()], table_answer(conditionals(joint), 3))
+    assert totals == pytest.approx([*(math.log(joint[text]) for text in SAME_LENGTH), 0.0], abs=1e-9)
+
+
+def test_the_scorer_follows_the_networks_confidence(model_folder, vocab):
+    """Against one position at a time, each pass through the network alone."""
+    scorer = NetworkScorer(str(model_folder), name="lm", estimator=build_estimator("order:confidence"))
+    model, texts = scorer.model, ["the king said", "a", "", "he went to the old house"]
+    for text, score in zip(texts, scorer.score_texts("utt", texts), strict=True):
+        ids = vocab.encode(text)
+        hidden, expected = set(range(len(ids))), 0.0
+        while hidden:
+            framed = model.sentences([text])
+            masked = torch.tensor([False, *(place in hidden for place in range(len(ids))), False])
+            z = framed.ids.masked_fill(masked, vocab.mask_id)
+            with torch.no_grad():
+                found = model.family.predict(model.network, z, framed.layout, None, masked.nonzero()[:, 0])
+            first = int(found.max(dim=1).values.argmax())
+            place = sorted(hidden)[first]
+            expected += float(found[first, ids[place]])
+            hidden.remove(place)
+        assert score.log_prob == pytest.approx(expected, abs=1e-4)
+        assert (score.num_passes, score.target) == (len(ids), "order")
 
 
 def test_the_tree_is_a_tree_of_fewest_edits():

@@ -28,6 +28,7 @@ MATHS = (
     "rescore.estimators",
     "rescore.plans",
     "rescore.pseudo",
+    "rescore.confidence",
 )
 PLUMBING = (
     "lightning",
