@@ -35,12 +35,12 @@ def folder(tmp_path, monkeypatch):
     write_transcripts(tmp_path / "audio.txt", {path.stem: spoken[path.stem] for path in (DEMO / "audio").iterdir()})
     for name in ("dev", "test"):
         references = read_references(DEMO / f"{name}.ref.py.gz")
-        tags = list(references)[:3]
+        tags = list(references)[:4]
         write_transcripts(tmp_path / f"{name}.ref.py.gz", {tag: references[tag] for tag in tags})
         for kind, target in (("nbest", f"{name}.py.gz"), ("bigram", f"{name}.bigram.py.gz")):
             lists = [utterance for utterance in read_nbest(DEMO / f"{name}.{kind}.py.gz") if utterance.seq_tag in tags]
             write_nbest(
-                tmp_path / target, [type(lists[0])(utt.seq_tag, utt.hypotheses[:5]) for utt in lists], score="am"
+                tmp_path / target, [type(lists[0])(utt.seq_tag, utt.hypotheses[:6]) for utt in lists], score="am"
             )
     monkeypatch.chdir(tmp_path)
     return tmp_path
