@@ -101,7 +101,7 @@ def librispeech(
     models: dict[str, tuple[tk.Path, dict[str, Any]]] = {
         "4gram": (four_gram, {}),
         "ar": (ar.out_model, {"precision": "bf16"}),
-        "masked": (masked.out_model, {"precision": "bf16", "estimator": "pairs", "passes": passes}),
+        "masked": (masked.out_model, {"precision": "bf16", "estimator": "control", "passes": passes}),
         "pll": (masked.out_model, {"precision": "bf16", "estimator": "pll"}),
     }
     dev_texts = [BlissTextJob(corpus(path)).out_text for part, path in files.dev_corpora.items()]

@@ -1,6 +1,6 @@
 """Sisyphus jobs around N-best lists: n-gram, scoring in array jobs, tuning, tables. Each runs one `dlm` verb.
 
-    scored = ScoreNbestJob(nbest, model=train.out_model, name="masked", estimator="pairs", passes=17, num_shards=16)
+    scored = ScoreNbestJob(nbest, model=train.out_model, name="masked", estimator="control", passes=17, num_shards=16)
     scales = TuneScalesJob({"am": nbest, "masked": scored.out_scores}, references, row="am:1,masked,words").out_scales
     table = WerTableJob({"am": test, "masked": test_scored.out_scores}, test_references, {"+ masked": scales})
 
