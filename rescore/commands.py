@@ -105,7 +105,7 @@ def estimators() -> None:
         bias = "unbiased" if kind.unbiased else "biased"
         first = " ".join((kind.__doc__ or "").split("\n\n")[0].split())
         passes = "one pass per mask" if kind is Exact else kind.usual_passes or "one pass per token"
-        print(f"{name:13s} target {kind.target}, {bias}, passes: {passes}. {first}")
+        print(f"{name:16s} target {kind.target}, {bias}, passes: {passes}. {first}")
 
 
 def tune(

@@ -160,17 +160,18 @@ class Pairs(_Bound):
 class Control(Pairs):
     """As pairs, each pair a replicate, with the other pairs' mean log p of each token as a control variate of this pair's.
 
-    1 + 2 * pairs rows, pairs = (passes - 1) // 2, at least two. A pair counts token i with a random weight of mean (L - 1)/L; what is
-    missing to that mean is filled with what the other pairs say of the token. They are independent of this pair, so the mean is the
-    bound still; what varies is only how log p(x_i) changes with the mask. Standard errors from the pairs, each with its correction.
+    1 + 2 * pairs rows, pairs = (passes - 1) // 2, at least one; with one there is no other pair to control it. A pair counts token i
+    with a random weight of mean (L - 1)/L; what is missing to that mean is filled with what the other pairs say of the token. They are
+    independent of this pair, so the mean is the bound still; what varies is only how log p(x_i) changes with the mask. Standard
+    errors from the pairs, each with its correction.
     """
 
     name, replicated, usual_passes = "control", False, 17
 
     def _plan(self, length: int, keys: Keys) -> Plan:
-        pairs = max(2, (self.passes - 1) // 2)
+        pairs = max(1, (self.passes - 1) // 2)
         plan = Pairs(passes=2 * pairs + 1, replicates=pairs)._plan(length, keys)
-        if length == 1:
+        if length == 1 or pairs == 1:
             return plan
         own = np.array([plan.replicate == pair for pair in range(pairs)])
         weights = pairs * plan.weights * own[:, :, None]  # [pairs, rows, L] each pair's own estimate of the random part

@@ -11,6 +11,7 @@ import pytest
 
 from rescore.cli import main
 from rescore.commands import ALL_COMMANDS
+from rescore.estimators import ESTIMATORS
 from rescore.nbest import read_nbest
 
 GOOD = "{\n'a': [\n(-1.0, 'the king said'),\n(-2.0, 'the king went'),\n],\n'b': [\n(-1.5, 'a tree'),\n(-1.0, 'the tree'),\n],\n}\n"
@@ -273,3 +274,10 @@ def test_print_config_is_a_config(tmp_path, capsys):
     (tmp_path / "config.yaml").write_text(capsys.readouterr().out)
     assert run("train", "--config", tmp_path / "config.yaml", "--print-config") == 0
     assert capsys.readouterr().out == (tmp_path / "config.yaml").read_text()
+
+
+def test_estimators_are_listed_without_any_argument(capsys):
+    assert run("estimators") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(ESTIMATORS)
+    assert all(" target " in line and "biased" in line for line in lines)

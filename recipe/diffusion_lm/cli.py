@@ -7,6 +7,7 @@ What a user can mend (ValueError, OSError) becomes one line on stderr; anything 
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -23,7 +24,10 @@ def application(name: str, commands: Sequence[Command], help_text: str) -> typer
         name=name, help=help_text, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
     )
     for command in commands:
-        app.command(name=command.__name__.rstrip("_").replace("_", "-"), no_args_is_help=True)(command)
+        needs = any(
+            parameter.default is parameter.empty for parameter in inspect.signature(command).parameters.values()
+        )
+        app.command(name=command.__name__.rstrip("_").replace("_", "-"), no_args_is_help=needs)(command)
     return app
 
 
