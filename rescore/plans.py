@@ -105,31 +105,36 @@ class Keys:
     share (common random numbers): (i, 0) is token i of the leader, (i, j) the j-th token inserted behind it.
     """
 
-    def __init__(self, seed: int, seq_tag: str, slots: Sequence[tuple[int, int]]):
+    def __init__(
+        self, seed: int, seq_tag: str, slots: Sequence[tuple[int, int]], drawn: dict[str, FloatArray] | None = None
+    ):
         self.seed, self.seq_tag, self.slots = seed, seq_tag, list(slots)
         self._main = np.array([slot for slot, _ in slots], dtype=np.int64)
         self._inserted = [place for place, (_, insertion) in enumerate(slots) if insertion]
+        self._drawn = {} if drawn is None else drawn  # what other hypotheses of the utterance have drawn already
 
     def scalar(self, *draw: int | str) -> float:
         """One uniform number in [0, 1) for the whole utterance."""
-        return float(self._generator("scalar", *draw).random())
+        return float(self._stream(1, "scalar", *draw)[0])
 
     def tokens(self, *draw: int | str) -> FloatArray:
         """[L] a uniform number for every token."""
-        keys = np.empty(len(self.slots))
-        if len(keys):
-            # Slot -1 (inserted before the leader's first token) is stream place 0.
-            stream = self._generator("slots", *draw).random(int(self._main.max()) + 2)
-            keys[:] = stream[self._main + 1]
+        if not self.slots:
+            return np.empty(0)
+        # Slot -1 (inserted before the leader's first token) is stream place 0.
+        keys = self._stream(int(self._main.max()) + 2, "slots", *draw)[self._main + 1]
         for place in self._inserted:
-            slot, insertion = self.slots[place]
-            keys[place] = self._generator("inserted", *draw, slot, insertion).random()
+            keys[place] = self._stream(1, "inserted", *draw, *self.slots[place])[0]
         return keys
 
-    def _generator(self, *parts: int | str) -> np.random.Generator:
-        text = "/".join([str(self.seed), self.seq_tag, *map(str, parts)])
-        key = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "big")
-        return np.random.Generator(np.random.Philox(key=key))
+    def _stream(self, size: int, *parts: int | str) -> FloatArray:
+        """At least the first `size` numbers of the stream of that name."""
+        name = "/".join([str(self.seed), self.seq_tag, *map(str, parts)])
+        found = self._drawn.get(name)
+        if found is None or len(found) < size:
+            key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=16).digest(), "big")
+            found = self._drawn[name] = np.random.Generator(np.random.Philox(key=key)).random(size)
+        return found
 
 
 class Estimator(ABC):
@@ -150,10 +155,11 @@ class Estimator(ABC):
     def plan_list(self, seq_tag: str, hypotheses: Sequence[Tokens], *, seed: int) -> ListPlan:
         """Rows for the distinct hypotheses of an utterance; the same whatever their order, and for most estimators whatever the others."""
         leader = leader_of(hypotheses) if self.shares_keys else ()
+        drawn: dict[str, FloatArray] = {}
         plans = []
         for tokens in hypotheses:
             if self.shares_keys:
-                keys = Keys(seed, seq_tag, slots_of(leader, tokens))
+                keys = Keys(seed, seq_tag, slots_of(leader, tokens), drawn)
             else:  # independent of the other hypotheses: keyed by the text itself
                 keys = Keys(seed, f"{seq_tag} {tokens}", [(place, 0) for place in range(len(tokens))])
             plans.append(self.plan(len(tokens), keys))
