@@ -33,7 +33,7 @@ from rescore.jobs import (  # noqa: E402
 )
 from rescore.nbest import read_nbest, write_nbest  # noqa: E402
 from rescore.references import read_references, write_transcripts  # noqa: E402
-from returnn_bridge.jobs import BlissTextJob, BuildOggZipJob, TrainVocabJob, resolved  # noqa: E402
+from returnn_bridge.jobs import BlissTextJob, BuildOggZipJob, TokenStoreJob, TrainVocabJob, resolved  # noqa: E402
 
 MODULES = (returnn_bridge.jobs, diffusion_lm.jobs, rescore.jobs)
 JOBS = [kind for module in MODULES for name, kind in vars(module).items() if name.endswith("Job") and name != "Job"]
@@ -70,7 +70,7 @@ def digest(path) -> str:
 
 
 def test_jobs_keep_to_the_manners_of_i6_core():
-    assert len(JOBS) == 11
+    assert len(JOBS) == 12
     for kind in JOBS:
         tasks = [name for name in vars(kind) if name.startswith("run") or name == "merge"]
         assert tasks, kind
@@ -130,6 +130,18 @@ def test_training_and_perplexity(graph, text_file):
     assert digest(tk.Path(job.out_model.get_path() + "/model.safetensors")) == before
     assert json.loads(Path(perplexity.out_results.get_path()).read_text())["exact"] is True
     assert len(Path(job.out_scores.get_path()).read_text().splitlines()) == 3
+
+
+def test_training_from_a_token_store(graph, text_file):
+    text = tk.Path(str(text_file))
+    vocab = TrainVocabJob([text], size=44)
+    store = TokenStoreJob([text], vocab.out_model)
+    settings = {**TINY, "data.vocab": vocab.out_model, "data.text": [text], "data.valid_text": {"dev": text}}
+    plain = TrainLmJob("demo_ar", settings)
+    stored = TrainLmJob("demo_ar", {**settings, "data.store": store.out_store})
+    assert sis_standin.run_all() == 4
+    files = [tk.Path(job.out_model.get_path() + "/model.safetensors") for job in (plain, stored)]
+    assert digest(files[0]) == digest(files[1])
 
 
 def test_any_number_of_shards_gives_the_same_bytes(graph, lists, model_folder):

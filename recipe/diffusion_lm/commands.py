@@ -53,6 +53,26 @@ def vocab(
     )
 
 
+def tokenize(
+    text: Annotated[
+        list[Path], typer.Argument(help="Text files (plain or .gz), one sentence a line, in the order of data.text.")
+    ],
+    vocab: Annotated[Path, typer.Option(help="Vocabulary folder or SentencePiece .model file.")],
+    out: Annotated[Path, typer.Option(help="Token store (.hdf) for data.store; RETURNN's HDFDataset reads it too.")],
+) -> None:
+    """Tokenise training text once; interrupted, the same command goes on."""
+    from rich.progress import Progress
+
+    from returnn_bridge.token_store import build_store
+
+    there = out.exists()
+    with Progress(transient=True) as bar:
+        total = sum(path.stat().st_size for path in text if path.suffix != ".gz") if not there else 0
+        task = bar.add_task("tokenising", total=total or None)
+        store = build_store(text, vocab, out, progress=lambda size: bar.advance(task, size))
+    print(f"{out}: {'complete already, ' if there else ''}{len(store)} sentences, {len(store.ids)} tokens")
+
+
 def oggzip(
     audio: Annotated[
         Path,
@@ -248,4 +268,4 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-COMMANDS: list[Command] = [vocab, bliss, oggzip, train, perplexity, sample]
+COMMANDS: list[Command] = [vocab, tokenize, bliss, oggzip, train, perplexity, sample]

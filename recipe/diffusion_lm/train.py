@@ -72,6 +72,7 @@ def train(
         max_seq_length=config.data.max_seq_length,
         num_tokens=vocab.num_pieces,
         num_workers=config.data.num_workers,
+        store=config.data.store or None,
     )
     # Last of all that can be wrong: a folder with a configuration in it takes no other.
     _claim(folder, config)

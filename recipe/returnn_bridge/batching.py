@@ -12,7 +12,7 @@ pipes (tests/test_batching.py), at a quarter of their cost (benchmarks/data.py):
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from returnn_bridge.datasets import init_dataset, plain_opts
+from returnn_bridge.token_store import TokenStore
 
 _BLOCK = 128  # sequences to ask RETURNN for at once
 
@@ -67,6 +68,7 @@ class ReturnnBatches(IterableDataset[TokenBatch]):
     max_seqs: most sentences in a batch. max_seq_length: longer sentences are left out and counted in `num_dropped`; None keeps all.
     shard: (index, count), the part of every sub-epoch to deliver. data_key: the dataset's stream of ids. num_tokens: V, the pieces
     the model knows; another vocabulary size, or an id outside 0 .. V-1, is a ValueError, and so is a sub-epoch without any batch.
+    store: a token store of the same LmDataset (`dlm tokenize`): the same batches without its index and without tokenising again.
     The dataset is opened when iteration starts, so that only the process that reads holds its index.
     """
 
@@ -82,6 +84,7 @@ class ReturnnBatches(IterableDataset[TokenBatch]):
         start: Position = Position(1, 0),
         shard: tuple[int, int] = (0, 1),
         data_key: str = "data",
+        store: str | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("max_seqs", max_seqs), ("num_tokens", num_tokens)):
@@ -91,7 +94,11 @@ class ReturnnBatches(IterableDataset[TokenBatch]):
             raise ValueError(f"max_seq_length {max_seq_length}: expected at least 1, or None for no limit")
         if not 0 <= shard[0] < shard[1]:
             raise ValueError(f"shard {shard}: expected (index, count) with 0 <= index < count")
-        self.opts = plain_opts(opts)
+        self.opts, self.store = plain_opts(opts), store
+        if store is not None and (self.opts["class"] != "LmDataset" or self.opts.get("seq_list_file")):
+            raise ValueError(
+                f"{store}: a token store stands for an LmDataset without seq_list_file; expected no store for others"
+            )
         self.num_tokens, self.data_key = num_tokens, data_key
         self.batch_size, self.max_seqs, self.max_seq_length = batch_size, max_seqs, max_seq_length
         self.endless, self.start, self.shard = endless, start, shard
@@ -110,8 +117,7 @@ class ReturnnBatches(IterableDataset[TokenBatch]):
             )
         dataset, self._idle = self._idle, None
         if dataset is None:
-            dataset = init_dataset(self.opts, num_tokens=self.num_tokens, data_key=self.data_key)
-            dataset.set_sharding(shard_index=self.shard[0], num_shards=self.shard[1])
+            dataset = self._open()
         try:
             position = self.start
             while True:
@@ -122,42 +128,82 @@ class ReturnnBatches(IterableDataset[TokenBatch]):
         finally:
             self._idle = dataset
 
+    def _open(self) -> Any:
+        if self.store is None:
+            dataset = init_dataset(self.opts, num_tokens=self.num_tokens, data_key=self.data_key)
+            dataset.set_sharding(shard_index=self.shard[0], num_shards=self.shard[1])
+            return dataset
+        files = self.opts["corpus_file"]
+        store = TokenStore.open(
+            self.store,
+            corpus_files=[files] if isinstance(files, str) else files,
+            spm_model=self.opts["orth_vocab"]["model_file"],
+        )
+        if store.num_pieces != self.num_tokens:
+            raise ValueError(
+                f"{self.store}: {store.num_pieces} pieces; expected the {self.num_tokens} of the model's vocabulary"
+            )
+        return store
+
     def _sub_epoch(self, dataset: Any, start: Position) -> Iterator[TokenBatch]:
         """The batches from `start` to the end of its sub-epoch."""
-        seqs: list[np.ndarray] = []
-        tags: list[str] = []
-        longest = 0  # of `seqs`
-        end = start.seqs_done  # one past the last member of `seqs`
-        dropped = since_last = 0  # over-long ones before the last member of `seqs`, and after it
+        if isinstance(dataset, TokenStore):
+            order = dataset.order(start.sub_epoch, self.opts, shard=self.shard)
+            check_position(start, len(order))
+            order = order[start.seqs_done :]
+            for places, position, dropped in self._groups(dataset.lengths(order).tolist(), start):
+                members = order[places]
+                tags = [f"{self.opts.get('tag_prefix') or 'line-'}{number}" for number in members]
+                yield self._collate(dataset.gather(members), dataset.lengths(members), tags, position, dropped)
+            return
+        read: dict[int, tuple[np.ndarray, str]] = {}  # the sentences that no batch has taken yet
+
+        def lengths() -> Iterator[int]:
+            for place, sequence in enumerate(_sequences(dataset, start, self.data_key)):
+                read[place] = sequence
+                yield len(sequence[0])
+
+        for places, position, dropped in self._groups(lengths(), start):
+            taken = [read[place] for place in places]
+            for place in [place for place in read if place <= places[-1]]:  # over-long ones too
+                del read[place]
+            flat, sizes = np.concatenate([ids for ids, _ in taken]), [len(ids) for ids, _ in taken]
+            yield self._collate(flat, np.array(sizes), [tag for _, tag in taken], position, dropped)
+
+    def _groups(self, lengths: Iterable[int], start: Position) -> Iterator[tuple[list[int], Position, int]]:
+        """RETURNN's rule: (places in `lengths` that share a batch, where to go on, over-long ones left out before it)."""
+        members: list[int] = []
+        longest = 0  # of `members`
+        dropped = since_last = 0  # over-long ones before the last member, and after it
         longest_allowed = self.max_seq_length if self.max_seq_length is not None else np.iinfo(np.int64).max
-        for place, (ids, tag) in enumerate(_sequences(dataset, start, self.data_key), start=start.seqs_done + 1):
-            length = len(ids)
+        for place, length in enumerate(lengths):
             if length > longest_allowed:
                 since_last += 1
                 continue
-            if seqs and (len(seqs) >= self.max_seqs or max(longest, length) * (len(seqs) + 1) > self.batch_size):
+            if members and (
+                len(members) >= self.max_seqs or max(longest, length) * (len(members) + 1) > self.batch_size
+            ):
                 # The batch ends at its last member: who resumes there meets the over-long ones after it again, and counts them then.
-                yield self._collate(seqs, tags, Position(start.sub_epoch, end), dropped)
-                seqs, tags, longest, dropped = [], [], 0, 0
-            seqs.append(ids)
-            tags.append(tag)
+                yield members, Position(start.sub_epoch, start.seqs_done + members[-1] + 1), dropped
+                members, longest, dropped = [], 0, 0
+            members.append(place)
             longest = max(longest, length)
             dropped, since_last = dropped + since_last, 0
-            end = place
-        if not seqs:
+        if not members:
             raise ValueError(
                 f"sub-epoch {start.sub_epoch} of {self.opts['class']} (shard {self.shard[0] + 1} of {self.shard[1]}): no sentence to"
                 f" deliver, {since_last} are longer than max_seq_length {self.max_seq_length}; expected a smaller partition_epoch"
                 " or a higher limit"
             )
         # All of it is consumed, so that the same place never has two names.
-        yield self._collate(seqs, tags, Position(start.sub_epoch + 1, 0), dropped + since_last)
+        yield members, Position(start.sub_epoch + 1, 0), dropped + since_last
 
-    def _collate(self, seqs: list[np.ndarray], tags: list[str], position: Position, num_dropped: int) -> TokenBatch:
-        lengths = np.array([len(ids) for ids in seqs], dtype=np.int64)
-        flat = np.concatenate(seqs).astype(np.int64, copy=False)
+    def _collate(
+        self, flat: np.ndarray, lengths: np.ndarray, tags: list[str], position: Position, num_dropped: int
+    ) -> TokenBatch:
+        flat, lengths = flat.astype(np.int64, copy=False), lengths.astype(np.int64, copy=False)
         if flat.size and not 0 <= flat.min() <= flat.max() < self.num_tokens:
-            for ids, tag in zip(seqs, tags):
+            for ids, tag in zip(np.split(flat, np.cumsum(lengths)[:-1]), tags):
                 if len(ids) and not 0 <= ids.min() <= ids.max() < self.num_tokens:
                     raise ValueError(
                         f"{tag}: token ids {ids.min()} .. {ids.max()}; expected 0 .. {self.num_tokens - 1}, the model's pieces"
@@ -168,6 +214,15 @@ class ReturnnBatches(IterableDataset[TokenBatch]):
         return TokenBatch(torch.from_numpy(tokens), torch.from_numpy(lengths), tuple(tags), position, num_dropped)
 
 
+def check_position(position: Position, count: int) -> None:
+    """ValueError if a sub-epoch of so many sequences ends before the position."""
+    if position.seqs_done and position.seqs_done >= count:
+        raise ValueError(
+            f"data position {position}, but this sub-epoch has {count} sequences;"
+            " expected the corpus, partition_epoch and shards with which the position was saved"
+        )
+
+
 def _sequences(dataset: Any, start: Position, data_key: str) -> Iterator[tuple[np.ndarray, str]]:
     """(ids, tag) of the sequences of a sub-epoch in RETURNN's order, without the first `start.seqs_done`."""
     # A MetaDataset that was read to its end in one block still holds that block and then refuses to say its num_seqs: empty it first.
@@ -175,11 +230,7 @@ def _sequences(dataset: Any, start: Position, data_key: str) -> Iterator[tuple[n
     dataset.init_seq_order(epoch=start.sub_epoch)
     count = dataset.num_seqs
     skip = start.seqs_done
-    if skip and skip >= count:
-        raise ValueError(
-            f"data position {start}, but this sub-epoch has {count} sequences;"
-            " expected the corpus, partition_epoch and shards with which the position was saved"
-        )
+    check_position(start, count)
     if skip and type(dataset).__name__ == "LmDataset":
         # It can not jump, but takes an order as given; what is skipped is not even tokenised.
         dataset.init_seq_order(epoch=start.sub_epoch, seq_order=dataset.get_current_seq_order()[skip:])

@@ -27,7 +27,8 @@ class ReturnnDataModule(lightning.LightningDataModule):
 
     batch_size, max_seqs: RETURNN's batching rule, for both. max_seq_length: longer training sentences are dropped and counted;
     validation keeps every sentence. num_workers: 0 reads in the training process, 1 in one process beside it (more would each load
-    the corpus index). In a distributed run each rank trains on its own part of each sub-epoch; every rank validates on all sentences.
+    the corpus index). store: a token store of the training text. In a distributed run each rank trains on its own part of each
+    sub-epoch; every rank validates on all sentences.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class ReturnnDataModule(lightning.LightningDataModule):
         max_seq_length: int | None = None,
         num_workers: int = 0,
         data_key: str = "data",
+        store: str | None = None,
     ) -> None:
         super().__init__()
         if num_workers not in (0, 1):
@@ -48,7 +50,7 @@ class ReturnnDataModule(lightning.LightningDataModule):
         self.train_opts = plain_opts(train_opts)
         self.valid_opts = {name: plain_opts(opts) for name, opts in valid_opts.items()}
         self.max_seq_length = max_seq_length
-        self.num_workers = num_workers
+        self.num_workers, self.store = num_workers, store
         self.rule: dict[str, Any] = {
             "num_tokens": num_tokens,
             "batch_size": batch_size,
@@ -63,8 +65,11 @@ class ReturnnDataModule(lightning.LightningDataModule):
         return tuple(self.valid_opts)
 
     def prepare_data(self) -> None:
-        """Once per node: all text files are read through, so that a bad line ends the run now and not days later."""
-        for opts in (self.train_opts, *self.valid_opts.values()):
+        """Once per node: all text files are read through, so that a bad line ends the run now and not days later.
+
+        Those of a token store were read through when it was made.
+        """
+        for opts in (*([] if self.store else [self.train_opts]), *self.valid_opts.values()):
             check_corpora(opts)
 
     def train_dataloader(self) -> DataLoader[TokenBatch]:
@@ -75,6 +80,7 @@ class ReturnnDataModule(lightning.LightningDataModule):
             endless=True,
             start=self.position,
             shard=_rank_and_world(),
+            store=self.store,
             **self.rule,
         )
         if self.num_workers == 0:

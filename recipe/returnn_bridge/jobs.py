@@ -69,6 +69,30 @@ class TrainVocabJob(Job):
         train_vocab(resolved(self.text), size=self.size, out=folder, model_type=self.model_type)
 
 
+class TokenStoreJob(Job):
+    """Tokenises training text once (`dlm tokenize`), for `data.store` of TrainLmJob."""
+
+    def __init__(self, text: list[tk.Path], vocab: tk.Path) -> None:
+        """
+        :param text: files, plain or .gz, a sentence a line; those of data.text in the same order
+        :param vocab: SentencePiece model
+        """
+        self.text = text
+        self.vocab = vocab
+
+        self.out_store = self.output_path("tokens.hdf")
+
+        self.rqmt = {"cpu": 1, "mem": 8, "time": 8}
+
+    def tasks(self) -> Iterator[Task]:
+        yield Task("run", resume="run", rqmt=self.rqmt)
+
+    def run(self) -> None:
+        from returnn_bridge.token_store import build_store
+
+        build_store(resolved(self.text), self.vocab.get_path(), self.out_store.get_path())
+
+
 class BlissTextJob(Job):
     """Writes the text of a Bliss corpus (`dlm bliss`): lines for an LmDataset, and references by segment."""
 
