@@ -116,6 +116,11 @@ def measure(scorer: NetworkScorer, name: str, passes: int, seed: int, utterance:
     return {size: [found[place[tokens]] for tokens in encoded] for size, found in values.items()}
 
 
+def acoustic(lists: Sequence[NBestList]) -> str:
+    """The name of the first score."""
+    return next(iter(lists[0].hypotheses[0].scores))
+
+
 def with_scores(lists: Sequence[NBestList], scores: Sequence[Sequence[float]]) -> list[NBestList]:
     return [
         dataclasses.replace(
@@ -151,7 +156,7 @@ def summary(options: argparse.Namespace) -> list[dict[str, Any]]:
             ((scores, _),) = runs[name, size, "tune"].values()
             found = tune(
                 with_scores(lists["tune"], scores),
-                fixed={"am_score": 1.0} if "am_score" in lists["tune"][0].hypotheses[0].scores else {"am": 1.0},
+                fixed={acoustic(lists["tune"]): 1.0},
                 free={"lm.": (0.0, 3.0), "words": (-10.0, 10.0)},
                 table=tables["tune"],
             )
@@ -186,7 +191,9 @@ def ar_rate(options: argparse.Namespace) -> float:
         lists = read_lists(getattr(options, part), options.top)
         texts = [(u.seq_tag, [h.text for h in u.hypotheses]) for u in lists]
         found[part] = with_scores(lists, [[s.log_prob for s in row] for row in scorer.score_lists(texts)])
-    scales = tune(found["tune"], fixed={"am": 1.0}, free={"lm.": (0.0, 3.0), "words": (-10.0, 10.0)}).scales
+    scales = tune(
+        found["tune"], fixed={acoustic(found["tune"]): 1.0}, free={"lm.": (0.0, 3.0), "words": (-10.0, 10.0)}
+    ).scales
     table = error_table(found["eval"])
     return float(100 * table.errors_of(winners(found["eval"], scales)).sum() / table.reference_words.sum())
 
