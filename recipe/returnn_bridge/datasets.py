@@ -23,8 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from returnn_bridge.vocab import MODEL_FILE
 
 _ORDER = "seq_ordering partition_epoch repeat_epoch fixed_random_seed random_seed_offset seq_list_filter_file unique_seq_tags"
@@ -149,30 +147,6 @@ def init_dataset(opts: Mapping[str, Any], *, num_tokens: int, data_key: str = "d
             f"{opts['class']} encodes with {pieces} pieces; expected the {num_tokens} of the model's vocabulary"
         )
     return dataset
-
-
-def init_order(opts: Mapping[str, Any], lengths: Any, *, sub_epoch: int, shard: tuple[int, int] = (0, 1)) -> Any:
-    """Places of the sentences of a sub-epoch, as the dataset of a dict orders sentences of these lengths [n]; int64.
-
-    RETURNN's own code does it, on a dataset that holds nothing but its ordering options.
-    """
-    from returnn.datasets.basic import Dataset
-
-    opts = plain_opts(opts)
-    if opts.get("seq_list_filter_file") or opts.get("unique_seq_tags"):
-        raise ValueError(
-            "seq_list_filter_file and unique_seq_tags need the tags; expected an order by length or chance"
-        )
-    known = ("seq_ordering", "partition_epoch", "repeat_epoch", "fixed_random_seed", "random_seed_offset")
-
-    class Empty(Dataset):
-        def supports_sharding(self) -> bool:
-            return True
-
-    empty = Empty(**{key: opts[key] for key in known if opts.get(key) is not None})
-    empty.set_sharding(shard_index=shard[0], num_shards=shard[1])
-    plain = np.asarray(lengths)  # not a memory map: RETURNN recognises arrays by their class
-    return np.asarray(empty.get_seq_order_for_epoch(sub_epoch, len(plain), plain.__getitem__), dtype=np.int64)
 
 
 def plain_opts(opts: Mapping[str, Any]) -> dict[str, Any]:

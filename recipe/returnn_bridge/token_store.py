@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from returnn_bridge.datasets import check_corpus, init_order
+from returnn_bridge.datasets import check_corpus
+from returnn_bridge.ordering import sub_epoch_order
 from returnn_bridge.vocab import MODEL_FILE, Vocab
 
 FORMAT = "diffusion-lm-tokens 1"
@@ -89,7 +90,7 @@ class TokenStore:
 
     def order(self, sub_epoch: int, opts: Mapping[str, Any], *, shard: tuple[int, int] = (0, 1)) -> NDArray[np.int64]:
         """Numbers of the sentences of a sub-epoch in the order that the LmDataset of the dict `opts` gives them."""
-        return init_order(opts, self.line_bytes, sub_epoch=sub_epoch, shard=shard)
+        return sub_epoch_order(opts, self.line_bytes, sub_epoch=sub_epoch, shard=shard)
 
     def lengths(self, sentences: NDArray[np.int64]) -> NDArray[np.int64]:
         """[n] tokens of each sentence."""
