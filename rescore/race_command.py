@@ -39,10 +39,15 @@ def race(
     pieces: Pieces = False,
 ) -> None:
     """Find the winners with few passes: hypotheses that can not win any more are dropped after each step of a ladder."""
+    from rescore.files import has_suffix
     from rescore.open_scorer import open_scorer
     from rescore.racing import Race, RacingScorer
     from rescore.score_file import score_file
 
+    if not has_suffix(out, ".jsonl"):
+        raise ValueError(
+            f"{out}: expected a name ending in .jsonl or .jsonl.gz, which can say what was measured and what predicted"
+        )
     if (calibration is None) == (calibrate is None) or (calibrate is None) != (scales is None):
         raise ValueError("a race needs either --calibrate with --scales or --calibration")
     scorer = open_scorer(

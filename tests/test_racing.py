@@ -199,5 +199,6 @@ def test_the_verb_races_resumes_and_keeps_what_it_learned(tmp_path, model_folder
     assert (tmp_path / "two.jsonl").read_bytes() == written
     assert race("three.jsonl", "--calibration", kept, "--confidence", "0.5")[0] == 1
     assert race("three.jsonl")[0] == 1
+    assert race("three.py", *learn)[0] == 1
     assert race("three.jsonl", *learn, "--ladder", "strided")[0] == 1
     assert not (tmp_path / "three.jsonl").exists()
