@@ -36,7 +36,7 @@ from rescore.wer import error_table
 # Draws of these are independent, so the first K draws of a long run are a run of K passes.
 NESTED = ("plain", "sample-norm", "global-norm", "coupled")
 SHORT = (1, 2, 4, 8, 10, 16)
-LONG = {"plain": (32, 64, 256)}  # one seed
+LONG = {"plain": (32, 64, 256)}
 DESIGNS = {
     "control": (5, 9, 11, 17),
     "systematic-k": (10,),
@@ -63,8 +63,7 @@ def tasks(seeds: int) -> Iterator[tuple[str, int, int, str]]:
                     yield name, count, seed, part
         for name in NESTED:
             for seed in own_seeds:
-                long = max(LONG.get(name, (0,))) if part == "eval" and seed == 0 else 0
-                yield name, max(max(SHORT), long), seed, part
+                yield name, max(*SHORT, *LONG.get(name, ())), seed, part
         for name, counts in DESIGNS_LONG.items():
             for count in counts:
                 yield name, count, own_seeds[0], part
@@ -150,7 +149,7 @@ def summary(options: argparse.Namespace) -> list[dict[str, Any]]:
     entries = []
     tuned: dict[str, Any] = {}
     for name, size, part in sorted(runs):
-        if part != "eval":
+        if part != "eval" or (name == "coupled" and size == 1):  # a couple is two passes
             continue
         if (name, size, "tune") in runs:
             ((scores, _),) = runs[name, size, "tune"].values()
@@ -231,12 +230,11 @@ def plot(options: argparse.Namespace) -> None:
     for name in dict.fromkeys(entry["estimator"] for entry in entries):
         own = sorted((entry for entry in entries if entry["estimator"] == name), key=lambda entry: entry["rows"])
         x = [entry["rows"] for entry in own]
-        left.errorbar(
-            x, [e["wer"] for e in own], [e["wer_sd"] or 0 for e in own], label=name, marker="o", ms=3, lw=1, capsize=2
-        )
+        rates, bars = [e["wer"] for e in own], [e["wer_sd"] or 0 for e in own]
+        curve = left.errorbar(x, rates, bars, label=name, marker="o", ms=3, lw=1, capsize=2)
         noisy = [(e["rows"], e["variance_of_difference"] ** 0.5) for e in own if e["variance_of_difference"]]
         if noisy:
-            right.plot(*zip(*noisy), label=name, marker="o", ms=3, lw=1)
+            right.plot(*zip(*noisy), label=name, color=curve[0].get_color(), marker="o", ms=3, lw=1)
     left.axhline(ar, color="black", lw=1, ls="--", label="AR LM")
     left.set(xscale="log", xlabel="network rows a hypothesis", ylabel="WER %")
     right.set(xscale="log", yscale="log", xlabel="network rows a hypothesis", ylabel="s.d. of a score difference, nats")
