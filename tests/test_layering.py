@@ -23,6 +23,7 @@ MODULES = {
 MATHS = (
     "diffusion_lm.schedule",
     "diffusion_lm.draws",
+    "diffusion_lm.process",
     "diffusion_lm.layout",
     "diffusion_lm.families",
     "rescore.estimators",

@@ -1,7 +1,7 @@
 """All randomness of one Monte-Carlo draw, made outside the maths.
 
     draw = draw_noise(lengths, generator, stratified=True)
-    draw.time [B] in [0, 1), draw.keep [N] in [0, 1)
+    draw.time [B], draw.keep [N], draw.category [N], all in [0, 1)
 
 "Antithetic" sampling in the MDLM code is stratified jitter: row j of n gets a time in [j/n, (j+1)/n]. That ties a row's place in the
 batch to its noise level, which is harmful when rows are sorted by length. Here the strata are permuted, which costs nothing and keeps
@@ -21,17 +21,25 @@ class NoiseDraw(NamedTuple):
     """One draw for a batch of B sentences with N positions in all."""
 
     time: Tensor  # [B] uniform in [0, 1): a family maps it to its own time
-    keep: Tensor  # [N] uniform in [0, 1): a position is masked if it lies below the mask probability
+    keep: Tensor  # [N] uniform in [0, 1): what decides whether a position is noised
+    category: Tensor = torch.empty(
+        0
+    )  # [N] uniform in [0, 1): the symbol that replaces it, for families that have a choice
+    step: int = 0  # optimizer step, for a curriculum; 0 outside of training
+    seed: int = 0  # of what a family draws besides, on its own device
 
 
-def draw_noise(lengths: Tensor, generator: torch.Generator, *, stratified: bool) -> NoiseDraw:
+def draw_noise(
+    lengths: Tensor, generator: torch.Generator, *, stratified: bool, step: int = 0, seed: int = 0
+) -> NoiseDraw:
     """Fresh noise for sentences of these lengths [B]. Drawn on the CPU, so that a seed means the same on every device."""
     num_rows, total = len(lengths), int(lengths.sum())
     time = torch.rand(num_rows, generator=generator)
     if stratified and num_rows:
         time = (torch.randperm(num_rows, generator=generator) + time) / num_rows
         time = time.clamp(max=1 - 2**-24)  # (n - 1 + u) / n can round up to 1 in float32
-    return NoiseDraw(time.to(lengths.device), torch.rand(total, generator=generator).to(lengths.device))
+    keep, category = torch.rand(total, generator=generator), torch.rand(total, generator=generator)
+    return NoiseDraw(time.to(lengths.device), keep.to(lengths.device), category.to(lengths.device), step, seed)
 
 
 def step_seed(seed: int, purpose: str, step: int, rank: int) -> int:

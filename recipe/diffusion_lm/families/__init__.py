@@ -11,9 +11,16 @@ from typing import Any, get_origin, get_type_hints
 
 from diffusion_lm.families.autoregressive import AutoregressiveFamily
 from diffusion_lm.families.base import Family, SpecialIds, TokenLoss
+from diffusion_lm.families.hybrid import HybridFamily
 from diffusion_lm.families.masked import MaskedFamily
+from diffusion_lm.families.uniform import UniformFamily
 
-FAMILIES: dict[str, type] = {"masked": MaskedFamily, "autoregressive": AutoregressiveFamily}
+FAMILIES: dict[str, type] = {
+    "masked": MaskedFamily,
+    "autoregressive": AutoregressiveFamily,
+    "hybrid": HybridFamily,
+    "uniform": UniformFamily,
+}
 
 __all__ = ["FAMILIES", "Family", "SpecialIds", "TokenLoss", "build_family"]
 

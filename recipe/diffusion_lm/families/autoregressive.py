@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lm.draws import NoiseDraw
-from diffusion_lm.families.base import Denoiser, SpecialIds, TokenLoss
+from diffusion_lm.families.base import Denoiser, Scoring, SpecialIds, TokenLoss, sum_over_rows
 from diffusion_lm.layout import Layout, Sentences
 
 
@@ -23,6 +23,7 @@ class AutoregressiveFamily:
     special: SpecialIds
 
     exact: ClassVar[bool] = True
+    scoring: ClassVar[Scoring] = "exact"
     visibility: ClassVar[Literal["bidirectional", "causal"]] = "causal"
     stratified: ClassVar[bool] = False
 
@@ -52,6 +53,4 @@ class AutoregressiveFamily:
     def nelbo(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> Tensor:
         """[B] -log p, exact; the draw is not used."""
         log_probs = self.token_log_probs(network, sentences)
-        row = sentences.layout.row[~sentences.is_eos]
-        total = torch.zeros(len(sentences.layout.lengths), dtype=torch.float64, device=log_probs.device)
-        return -total.index_add(0, row, log_probs.double())
+        return -sum_over_rows(log_probs, sentences.layout.row[~sentences.is_eos], len(sentences.layout.lengths))

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from diffusion_lm.draws import NoiseDraw
 from diffusion_lm.layout import Layout, Sentences
+
+Scoring = Literal["exact", "masks", "noise"]
 
 
 class SpecialIds(NamedTuple):
@@ -48,6 +51,10 @@ class Family(Protocol):
         """True: `nelbo` is -log p itself, one pass, no noise."""
 
     @property
+    def scoring(self) -> Scoring:
+        """How a score is measured: one pass ('exact'), plans of masks ('masks'), or `nelbo` with keyed draws ('noise')."""
+
+    @property
     def visibility(self) -> Literal["bidirectional", "causal"]:
         """Which attention pattern the network is built with: 'bidirectional' or 'causal'."""
 
@@ -67,3 +74,8 @@ class Family(Protocol):
 
     def nelbo(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> Tensor:
         """[B] nats per sentence; its expectation over draws is >= -log p (equal when `exact`)."""
+
+
+def sum_over_rows(values: Tensor, row: Tensor, num_rows: int) -> Tensor:
+    """[B] float64 sums of values [M] whose rows are row [M]."""
+    return torch.zeros(num_rows, dtype=torch.float64, device=values.device).index_add(0, row, values.double())

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lm.draws import NoiseDraw
-from diffusion_lm.families.base import Denoiser, SpecialIds, TokenLoss
+from diffusion_lm.families.base import Denoiser, Scoring, SpecialIds, TokenLoss, sum_over_rows
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.schedule import Schedule, build_schedule
 
@@ -51,6 +51,7 @@ class MaskedFamily:
     shift: bool = False  # read the prediction of a token off the position before it, as an autoregressive network does (see below)
 
     exact: ClassVar[bool] = False
+    scoring: ClassVar[Scoring] = "masks"
     visibility: ClassVar[Literal["bidirectional", "causal"]] = "bidirectional"
 
     def __post_init__(self) -> None:
@@ -173,8 +174,7 @@ class MaskedFamily:
         count = (draw.time * scored).floor().long() + 1  # uniform on 1 .. L
         masked = smallest_keys(draw.keep, count, self.maskable(sentences), layout)
         log_probs = self.token_log_probs(network, sentences, masked, self.level_of_count(count, scored))
-        total = torch.zeros(len(scored), dtype=torch.float64, device=log_probs.device)
-        total = total.index_add(0, layout.row[masked], log_probs.double())
+        total = sum_over_rows(log_probs, layout.row[masked], len(scored))
         return -total * scored / count.clamp(min=1)
 
 
