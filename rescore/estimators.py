@@ -1,6 +1,6 @@
 """How a score is measured: estimators of the bound. No model in here.
 
-    estimator = build_estimator("balanced", passes=8)
+    estimator = build_estimator("control", passes=9)
     listed = estimator.plan_list("utt-1", hypotheses, seed=1)           # what to run; see rescore.plans
 
 With S(M) the sum of log p(x_i | visible rest) over the masked positions M, k = |M| and L the scored length:
@@ -16,6 +16,7 @@ import itertools
 
 import numpy as np
 
+from rescore.drawn import Draws, OnePass
 from rescore.plans import BoolArray, Estimator, Keys, Plan, plan_of_rows, smallest
 from rescore.pseudo import Chain, ConfidentFirst, Contrast, LeftToRight, PseudoLogLikelihood, Strided
 
@@ -219,6 +220,8 @@ ESTIMATORS: dict[str, type[Estimator]] = {
         ConfidentFirst,
         Contrast,
         Chain,
+        Draws,
+        OnePass,
     )
 }
 

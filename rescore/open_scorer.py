@@ -42,14 +42,13 @@ def open_scorer(
         if not isinstance(config, dict):
             raise ValueError(f"{path / 'config.json'}: no JSON object; expected that of a model")
         if config.get("format") == "diffusion-lm":
-            from rescore.scorer import NetworkScorer
+            from rescore.scorer import NetworkScorer, usual_estimator
 
-            if estimator == "auto":  # below 1 the network has never seen a sentence with most of it masked
-                estimator = "strided" if config.get("family", {}).get("sampling_max", 1.0) < 1 else "control"
-            how = build_estimator(estimator, passes=passes, replicates=replicates)
-            scorer = NetworkScorer(str(path), name=name, estimator=how, seed=seed, pieces=pieces, **options)
+            scorer = NetworkScorer(str(path), name=name, seed=seed, pieces=pieces, **options)
             if unused and scorer.model.family.exact:
                 raise ValueError(unused)
+            wanted = usual_estimator(scorer.model.family) if estimator == "auto" else estimator
+            scorer.estimator = build_estimator(wanted, passes=passes, replicates=replicates)
             return scorer
     if unused:
         raise ValueError(unused)

@@ -14,7 +14,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,6 +146,9 @@ class Estimator(ABC):
     shares_keys: ClassVar[bool] = True  # common random numbers between the hypotheses of an utterance
     usual_passes: ClassVar[int | None] = 16  # None: the length of the text decides
     replicated: ClassVar[bool] = False  # whether `replicates` has an effect
+    measures: ClassVar[Literal["masks", "noise"]] = (
+        "masks"  # what it is made of: plans of masks, or noise that a family draws itself
+    )
 
     def __init__(self, *, passes: int = 1, replicates: int = 1):
         if passes < 1 or replicates < 1:

@@ -21,11 +21,13 @@ import numpy as np
 import torch
 
 from diffusion_lm.draws import NoiseDraw
+from diffusion_lm.families import Family
 from diffusion_lm.families.masked import MaskedFamily
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.model import LanguageModel, fingerprint
 from rescore.confidence import confident_order
 from rescore.estimators import build_estimator
+from rescore.noise_scorer import score_drawn
 from rescore.plans import Estimator, Plan
 from rescore.pseudo import ConfidentFirst
 from rescore.scores import LOG_P, SequenceScore
@@ -36,13 +38,21 @@ def usual_batch_tokens(device: str) -> int:
     return 2048 if device == "cpu" else 32768
 
 
+def usual_estimator(family: Family) -> str:
+    """The estimator of a family's scores where none is asked for."""
+    if family.scoring == "noise":
+        return "draws"
+    # Below 1 the network has never seen a sentence with most of it masked.
+    return "strided" if getattr(family, "sampling_max", 1.0) < 1 else "control"
+
+
 @dataclass
 class NetworkScorer:
     """Any model folder of ours. The estimator is used by families that have a bound; exact families score in one pass."""
 
     folder: str
     name: str = ""
-    estimator: Estimator | None = None  # None: the default one
+    estimator: Estimator | None = None  # None: the usual one of the family
     seed: int = 1
     device: str = "cpu"
     precision: str = "32"  # "32" or "bf16" (network only; softmax and sums stay in full precision)
@@ -59,7 +69,7 @@ class NetworkScorer:
         self.model = LanguageModel.load(self.folder, device=self.device)
         self.name = self.name or Path(self.folder).resolve().parent.name
         if self.estimator is None:
-            self.estimator = build_estimator("control")
+            self.estimator = build_estimator(usual_estimator(self.model.family))
         self.rows_run = 0
         self.unknown_pieces = 0
 
@@ -82,9 +92,18 @@ class NetworkScorer:
 
     def score_lists(self, lists: Sequence[tuple[str, Sequence[str]]]) -> list[list[SequenceScore]]:
         """Scores of several utterances' hypotheses, in order; a text that occurs twice in an utterance is scored once."""
-        encoded = [self.encode(texts) for _, texts in lists]
-        if not self.model.family.exact:
-            return self._planned([tag for tag, _ in lists], encoded)
+        encoded, tags = [self.encode(texts) for _, texts in lists], [tag for tag, _ in lists]
+        scoring = self.model.family.scoring
+        if scoring == "masks":
+            return self._planned(tags, encoded)
+        if scoring == "noise":
+            assert self.estimator is not None, "set in __post_init__"
+            with self._inference():
+                results, rows = score_drawn(
+                    self.model, self.estimator, tags, encoded, seed=self.seed, batches=self._batches
+                )
+            self.rows_run += rows
+            return results
         unique = list(dict.fromkeys(tokens for utterance in encoded for tokens in utterance))
         with self._inference():
             found = dict(zip(unique, self._exact(unique)))
@@ -131,6 +150,8 @@ class NetworkScorer:
     def _planned(self, tags: Sequence[str], encoded: list[list[tuple[int, ...]]]) -> list[list[SequenceScore]]:
         family, estimator = self.model.family, self.estimator
         assert isinstance(family, MaskedFamily) and estimator is not None, "plans are for families with masks"
+        if estimator.measures != "masks":
+            raise ValueError(f"estimator {estimator.name} is for models whose noise is no mask; see `dlm estimators`")
         eos = (self.model.vocab.eos_id,) if family.score_eos else ()
         if isinstance(estimator, ConfidentFirst):
             unique = list(dict.fromkeys(tokens + eos for utterance in encoded for tokens in utterance))

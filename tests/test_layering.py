@@ -29,6 +29,7 @@ MATHS = (
     "rescore.estimators",
     "rescore.plans",
     "rescore.pseudo",
+    "rescore.drawn",
     "rescore.confidence",
 )
 PLUMBING = (

@@ -113,7 +113,7 @@ def evaluate_tokens(
 
 def _draws(places: Sequence[int], lengths: torch.Tensor, passes: int, seed: int) -> NoiseDraw:
     """Noise of each sentence from (seed, its place in the text), its `passes` times spread evenly: batches do not matter."""
-    times, keeps = [], []
+    times, keeps, categories = [], [], []
     for index, place in enumerate(places):
         generator = torch.Generator().manual_seed(step_seed(seed, "perplexity", place, 0))
         length = int(lengths[index * passes])
@@ -121,7 +121,9 @@ def _draws(places: Sequence[int], lengths: torch.Tensor, passes: int, seed: int)
             (torch.arange(passes) + torch.rand(passes, generator=generator)).clamp(max=passes - 2**-10) / passes
         )
         keeps.append(torch.rand(passes * length, generator=generator))
-    return NoiseDraw(torch.cat(times).to(lengths.device), torch.cat(keeps).to(lengths.device))
+        categories.append(torch.rand(passes * length, generator=generator))
+    device = lengths.device
+    return NoiseDraw(torch.cat(times).to(device), torch.cat(keeps).to(device), torch.cat(categories).to(device))
 
 
 def _batches(order: Sequence[int], encoded: Sequence[Sequence[int]], budget: int) -> list[list[int]]:

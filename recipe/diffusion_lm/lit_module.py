@@ -46,7 +46,11 @@ class TrainingModule(lightning.LightningModule):
         torch.manual_seed(seed)  # dropout
         sentences = self._framed(batch)
         draw = draw_noise(
-            sentences.layout.lengths, torch.Generator().manual_seed(seed), stratified=self.model.family.stratified
+            sentences.layout.lengths,
+            torch.Generator().manual_seed(seed),
+            stratified=self.model.family.stratified,
+            step=self.global_step,
+            seed=seed,
         )
         terms = self.model.family.training_loss(self.network, sentences, draw)
         loss = terms.loss.sum() / terms.weight

@@ -55,6 +55,10 @@ class Family(Protocol):
         """How a score is measured: one pass ('exact'), plans of masks ('masks'), or `nelbo` with keyed draws ('noise')."""
 
     @property
+    def runs_per_draw(self) -> int:
+        """How often `nelbo` runs the network for one draw."""
+
+    @property
     def visibility(self) -> Literal["bidirectional", "causal"]:
         """Which attention pattern the network is built with: 'bidirectional' or 'causal'."""
 

@@ -52,6 +52,7 @@ class MaskedFamily:
 
     exact: ClassVar[bool] = False
     scoring: ClassVar[Scoring] = "masks"
+    runs_per_draw: ClassVar[int] = 1
     visibility: ClassVar[Literal["bidirectional", "causal"]] = "bidirectional"
 
     def __post_init__(self) -> None:

@@ -48,6 +48,7 @@ class MixtureFamily(ABC):
 
     exact: ClassVar[bool] = False
     scoring: ClassVar[Scoring] = "noise"
+    runs_per_draw: ClassVar[int] = 2  # of the network, for one `nelbo`
     visibility: ClassVar[Literal["bidirectional", "causal"]] = "bidirectional"
 
     def __post_init__(self) -> None:
