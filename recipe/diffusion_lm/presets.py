@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from diffusion_lm.backbones.dit import BackboneConfig
 from diffusion_lm.config import DataConfig, OptimConfig, TrainConfig, TrainerConfig
@@ -59,6 +60,32 @@ def ar(config: TrainConfig) -> TrainConfig:
     return replace(config, family={"name": "autoregressive"}, trainer=replace(config.trainer, monitor="val/nll"))
 
 
+def hybrid(config: TrainConfig) -> TrainConfig:
+    """Hybrid diffusion (GIDD+): mask and up to 10 % uniform noise, with its optimiser settings."""
+    return replace(
+        config,
+        family={"name": "hybrid", **_kept(config)},
+        model=replace(config.model, adaln=True),
+        optim=replace(config.optim, beta2=0.99, eps=1e-9, weight_decay=0.02),
+        trainer=replace(config.trainer, monitor="val/nll"),
+    )
+
+
+def uniform(config: TrainConfig) -> TrainConfig:
+    """Uniform diffusion (UDLM, Duo): noise is any token, there is no mask."""
+    return replace(
+        config,
+        family={"name": "uniform", **_kept(config)},
+        model=replace(config.model, adaln=True),
+        trainer=replace(config.trainer, monitor="val/nll"),
+    )
+
+
+def _kept(config: TrainConfig) -> dict[str, Any]:
+    """What another family takes over: the reading of outputs that goes with autoregressive weights."""
+    return {"shift": True} if config.family.get("shift") else {}
+
+
 def tiny(config: TrainConfig) -> TrainConfig:
     """A network that a test can train."""
     return replace(config, model=replace(config.model, hidden_size=32, num_blocks=2, num_heads=2, cond_dim=16))
@@ -80,7 +107,9 @@ def bf16(config: TrainConfig) -> TrainConfig:
 
 
 PRESETS: dict[str, Callable[[], TrainConfig]] = {f.__name__: f for f in (demo_ar, demo_masked, librispeech_masked)}
-SUFFIXES: dict[str, Callable[[TrainConfig], TrainConfig]] = {f.__name__: f for f in (ar, bf16, fp32, medium, tiny)}
+SUFFIXES: dict[str, Callable[[TrainConfig], TrainConfig]] = {
+    f.__name__: f for f in (ar, bf16, fp32, hybrid, medium, tiny, uniform)
+}
 
 
 def build(name: str) -> TrainConfig:

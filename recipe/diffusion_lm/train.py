@@ -279,6 +279,8 @@ def _start_from(model: LanguageModel, folder: str) -> None:
         )
     fresh = sorted(set(own) - set(shared))
     model.network.load_state_dict(shared, strict=False)
+    if not any("modulation" in name for name in shared):
+        model.network.open_gates()  # closed, as they are at random weights, they would hide what was taken
     print(
         f"started from {folder}: {len(shared)} weights taken, {len(fresh)} fresh {fresh[:3] if fresh else ''}".rstrip()
     )

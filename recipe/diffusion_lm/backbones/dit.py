@@ -64,6 +64,14 @@ class DiT(nn.Module):
         self.head = _zero_linear(width, num_outputs)
         self.rotary = Rotary(width // config.num_heads)
 
+    def open_gates(self) -> None:
+        """Start each block with gate 1 instead of 0: with weights of a network without adaLN it then computes what that one did."""
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            if block.modulation is not None:
+                for part in (2, 5):  # of shift, scale, gate for attention and MLP
+                    nn.init.ones_(block.modulation.bias.data.chunk(6)[part])
+
     def forward(self, ids: Tensor, layout: Layout, sigma: Tensor | None = None, select: Tensor | None = None) -> Tensor:
         """ids [N]; sigma [B] noise level of each row, None = level 0 for all; select [M] flat positions, None = all.
 

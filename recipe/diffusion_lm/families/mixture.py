@@ -43,6 +43,7 @@ class MixtureFamily(ABC):
 
     special: SpecialIds
     time_eps: float = 1e-4  # times lie in [time_eps, 1 - time_eps]
+    time_conditioning: bool = True  # tell the network the noise level
     antithetic_sampling: bool = True  # training times spread evenly over the batch
     shift: bool = False  # read the prediction of a token off the position before it, as an autoregressive network does
 
@@ -109,9 +110,7 @@ class MixtureFamily(ABC):
 
         What is no symbol has -inf.
         """
-        return self._normalised(network(z, layout, level, select - 1 if self.shift else select))
-
-    def _normalised(self, logits: Tensor) -> Tensor:
+        logits = network(z, layout, level if self.time_conditioning else None, select - 1 if self.shift else select)
         never = torch.ones(self.special.num_pieces, dtype=torch.bool, device=logits.device)
         never[self.symbols] = False
         return torch.log_softmax(logits[:, : self.special.num_pieces].masked_fill(never, -torch.inf), dim=-1)
