@@ -216,8 +216,16 @@ def sample(
     count: Annotated[int, typer.Option(help="Number of sentences.")] = 10,
     length: Annotated[int, typer.Option(help="Pieces in each (at most that many, for an autoregressive model).")] = 0,
     like: Annotated[Path | None, typer.Option(help="Text whose sentence lengths are drawn from, instead.")] = None,
-    predictor: Annotated[str, typer.Option(help="Of a masked model: ddpm_cache, ddpm or analytic.")] = "ddpm_cache",
-    steps: Annotated[int, typer.Option(help="Reverse steps of a masked model.")] = 1000,
+    predictor: Annotated[
+        str | None,
+        typer.Option(
+            help="Masked model: ddpm_cache (default), ddpm or analytic. Uniform or hybrid: ancestral (default) or greedy-tail."
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Reverse steps of a diffusion model.")] = 1000,
+    self_correct: Annotated[
+        int, typer.Option(help="Uniform or hybrid model: at most that many rounds of correcting its own samples.")
+    ] = 0,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 1,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="Also write the sentences here, one a line.")] = None,
@@ -225,6 +233,7 @@ def sample(
     """Draw sentences from a model."""
     from diffusion_lm import sampling
     from diffusion_lm.model import LanguageModel
+    from diffusion_lm.samples import draw_lengths, sample_entropy
     from returnn_bridge.vocab import read_lines
 
     if (length > 0) == (like is not None):
@@ -233,12 +242,18 @@ def sample(
     lengths = [length] * count
     if like is not None:
         known = [len(ids) for ids in trained.vocab.encode_batch(list(read_lines([like])))]
-        lengths = sampling.draw_lengths(known, count, seed=seed)
+        lengths = draw_lengths(known, count, seed=seed)
     drawn = sampling.sample(trained, lengths, predictor=predictor, steps=steps, seed=seed)
+    if self_correct:
+        from diffusion_lm.self_correction import self_correct as correct
+
+        corrected = correct(trained, drawn.tokens, seed=seed, most_rounds=self_correct)
+        drawn = sampling.Samples(corrected.tokens, drawn.passes + corrected.passes, drawn.unfinished)
+        print(f"self-correction changed {corrected.changed} tokens; agreement {corrected.agreement:.3f}")
     texts = [trained.vocab.decode(tokens) for tokens in drawn.tokens]
     print("\n".join(texts))
     print(
-        f"entropy {sampling.sample_entropy(drawn.tokens):.3f} nats a sentence, "
+        f"entropy {sample_entropy(drawn.tokens):.3f} nats a sentence, "
         f"{drawn.passes / max(1, count):.1f} passes a sentence, {drawn.unfinished} unfinished"
     )
     if out is not None:

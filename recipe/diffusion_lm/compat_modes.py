@@ -23,7 +23,8 @@ from diffusion_lm.compat import Translation, given
 from diffusion_lm.compat_special import files_of
 from diffusion_lm.evaluate import evaluate_tokens
 from diffusion_lm.model import LanguageModel
-from diffusion_lm.sampling import Samples, draw_lengths, sample, sample_entropy, sample_semi_autoregressive
+from diffusion_lm.samples import Samples, draw_lengths, sample_entropy
+from diffusion_lm.sampling import sample, sample_semi_autoregressive
 from diffusion_lm.train import train
 from returnn_bridge.batching import ReturnnBatches
 
