@@ -131,9 +131,13 @@ def compare_duo(path: Path) -> Iterator[Line]:
 
         def bound(model: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor, Noise]:
             """Their loss of every token, and the noised ids that they drew."""
-            noise, seen = Noise.of(dtype), []
-            noised = model.q_xt
-            model.q_xt = lambda x, alpha: seen.append(noised(x, alpha)) or seen[-1]
+            noise, noised, seen = Noise.of(dtype), type(model).q_xt, []
+
+            def remember(x: Tensor, alpha: Tensor) -> Tensor:
+                seen.append(noised(model, x, alpha))
+                return seen[-1]
+
+            model.q_xt = remember
             torch.manual_seed(2)
             with drawing(noise.time, noise.keep):
                 return model.nll(noise.ids, None, None), seen[0], noise
