@@ -59,6 +59,16 @@ def ar(config: TrainConfig) -> TrainConfig:
     return replace(config, family={"name": "autoregressive"}, trainer=replace(config.trainer, monitor="val/nll"))
 
 
+def d3pm(config: TrainConfig) -> TrainConfig:
+    """The loss of D3PM in 1000 steps, of which SUBS is a special case; two network runs a training step."""
+    return replace(config, family={**config.family, "parameterization": "d3pm", "T": 1000, "weighting": "nelbo"})
+
+
+def sedd(config: TrainConfig) -> TrainConfig:
+    """The score entropy of SEDD."""
+    return replace(config, family={**config.family, "parameterization": "sedd", "weighting": "nelbo"})
+
+
 def tiny(config: TrainConfig) -> TrainConfig:
     """A network that a test can train."""
     return replace(config, model=replace(config.model, hidden_size=32, num_blocks=2, num_heads=2, cond_dim=16))
@@ -80,7 +90,9 @@ def bf16(config: TrainConfig) -> TrainConfig:
 
 
 PRESETS: dict[str, Callable[[], TrainConfig]] = {f.__name__: f for f in (demo_ar, demo_masked, librispeech_masked)}
-SUFFIXES: dict[str, Callable[[TrainConfig], TrainConfig]] = {f.__name__: f for f in (ar, bf16, fp32, medium, tiny)}
+SUFFIXES: dict[str, Callable[[TrainConfig], TrainConfig]] = {
+    f.__name__: f for f in (ar, bf16, d3pm, fp32, medium, sedd, tiny)
+}
 
 
 def build(name: str) -> TrainConfig:
