@@ -54,6 +54,11 @@ def demo_ar() -> TrainConfig:
     return replace(config, optim=replace(config.optim, lr=3e-3), trainer=replace(config.trainer, max_steps=1300))
 
 
+def adaptive(config: TrainConfig) -> TrainConfig:
+    """A masked model whose training predicts hard tokens more often (families/adaptive.py); scored as any masked one."""
+    return replace(config, family={**config.family, "name": "adaptive"})
+
+
 def ar(config: TrainConfig) -> TrainConfig:
     """The same network and training, left to right."""
     return replace(config, family={"name": "autoregressive"}, trainer=replace(config.trainer, monitor="val/nll"))
@@ -91,7 +96,7 @@ def bf16(config: TrainConfig) -> TrainConfig:
 
 PRESETS: dict[str, Callable[[], TrainConfig]] = {f.__name__: f for f in (demo_ar, demo_masked, librispeech_masked)}
 SUFFIXES: dict[str, Callable[[TrainConfig], TrainConfig]] = {
-    f.__name__: f for f in (ar, bf16, d3pm, fp32, medium, sedd, tiny)
+    f.__name__: f for f in (adaptive, ar, bf16, d3pm, fp32, medium, sedd, tiny)
 }
 
 
