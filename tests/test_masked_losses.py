@@ -10,12 +10,15 @@ import pytest
 import torch
 
 from diffusion_lm import presets
+from diffusion_lm.config import apply_overrides
 from diffusion_lm.draws import NoiseDraw, draw_noise
 from diffusion_lm.families import SpecialIds, build_family
 from diffusion_lm.families.masked_losses import LARGEST_LOG_MASS, Step, d3pm_loss, sedd_loss
 from diffusion_lm.layout import Sentences
+from diffusion_lm.model import LanguageModel
 from diffusion_lm.process import ForwardProcess, posterior
 from diffusion_lm.schedule import SCHEDULES, build_schedule
+from diffusion_lm.train import train
 from tiny_world import TableNetwork, conditionals, random_joint
 
 SIZE = 3
@@ -277,3 +280,15 @@ def test_impossible_combinations_are_refused(options, message):
 )
 def test_presets_build(name):
     assert build_family(presets.build(name).family, SPECIAL).parameterization == name.rpartition(":")[2]
+
+
+@pytest.mark.parametrize("suffix", ["d3pm", "sedd", "d3pm:bf16", "sedd:bf16"])
+def test_training_runs_and_the_model_scores(vocab_folder, text_file, tmp_path, suffix):
+    files = [f"data.vocab={vocab_folder}", f"data.text=[{text_file}]", f"data.valid_text={{dev: {text_file}}}"]
+    steps = ["trainer.max_steps=3", "trainer.val_check_interval=3", "trainer.logger=none", "data.num_workers=0"]
+    name = f"librispeech_masked:tiny:fp32:{suffix}"
+    result = train(apply_overrides(presets.build(name), [*files, *steps]), tmp_path / "run")
+    model = LanguageModel.load(result.model)
+    sentences = model.sentences(["the king went"])
+    draw = draw_noise(sentences.layout.lengths, torch.Generator().manual_seed(0), stratified=True)
+    assert torch.isfinite(model.family.nelbo(model.network, sentences, draw)).all()
