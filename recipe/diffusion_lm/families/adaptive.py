@@ -90,10 +90,11 @@ class AdaptiveFamily(MaskedFamily):
                 "family.policy 'tilted' is a bound in continuous time; "
                 "expected family.T 0, family.sampling_max 1 and family.weighting 'nelbo'"
             )
-        if self.policy_width < 2 or self.policy_width % (2 * max(1, self.policy_width // 64)) or self.policy_layers < 1:
+        unit = 64 if self.policy_width >= 128 else 2
+        if self.policy_width < 2 or self.policy_width % unit or self.policy_layers < 1:
             raise ValueError(
                 f"family.policy_width {self.policy_width}, family.policy_layers {self.policy_layers}: "
-                "expected an even width (above 127 a multiple of 64) and at least one layer"
+                "expected an even width (from 128 on a multiple of 64) and at least one layer"
             )
 
     def build_policy(self, embedding_width: int) -> nn.Module:
