@@ -340,15 +340,42 @@ def test_autoregressive_tree():
         compat.translate(changed("parameterization=ar"))
 
 
+def test_trees_of_d3pm_and_sedd():
+    made = compat.translate(changed("parameterization=d3pm", "T=1000", "subs_masking=true"))
+    family = made.config.family
+    assert (family["parameterization"], family["T"], family["subs_masking"]) == ("d3pm", 1000, True)
+    assert verdicts(made)["parameterization"][0] == verdicts(made)["subs_masking"][0] == HONOURED
+    assert compat.translate(changed("parameterization=sedd")).config.family["parameterization"] == "sedd"
+    assert "parameterization" not in compat.translate(reference_tree()).config.family, "older runs go on"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["parameterization=sedd", "T=1000"], r"family.T 0, got 1000 \(set by parameterization, T\)"),
+        (["parameterization=sedd", "training.importance_sampling=true"], r"set by .*training\.importance_sampling"),
+        (
+            ["parameterization=sedd", "training.change_of_variables=true"],
+            r"set by .*training\.change_of_variables",
+        ),
+        (["parameterization=sedd", "subs_masking=true"], "subs_masking: got True; it belongs"),
+        (["parameterization=ar", "backbone=ar", "subs_masking=true"], "subs_masking: got True; it belongs"),
+    ],
+)
+def test_what_d3pm_and_sedd_exclude(settings, message):
+    with pytest.raises(ValueError, match=message):
+        compat.translate(changed(*settings))
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
         ("mode=sample", "mode: got 'sample'; expected one of train, ppl_eval, sample_eval, rescore"),
         ("behaviour_version=2", "behaviour_version: got 2; expected 1"),
         ("behaviour_version=true", "behaviour_version: got True"),
-        ("parameterization=d3pm", "parameterization: got 'd3pm'; not yet in this version .*T > 0"),
-        ("parameterization=sedd", "parameterization: got 'sedd'; not yet"),
-        ("subs_masking=true", "subs_masking: got True"),
+        ("parameterization=x0", "parameterization: got 'x0'; expected one of subs, d3pm, sedd, ar"),
+        ("parameterization=d3pm", r"expected family.T > 0.*\(set by parameterization, T\)"),
+        ("subs_masking=true", "subs_masking: got True; it belongs to parameterization d3pm"),
         ("backbone=dimamba", "backbone: got 'dimamba'"),
         ("backbone=hf_dit", "backbone: got 'hf_dit'; code from a model hub is never run"),
         ("data.wrap=true", r"data\.wrap: got True"),
@@ -370,7 +397,7 @@ def test_autoregressive_tree():
         ("checkpointing.save_dir=${cwd:}", "expected a resolved tree"),
         ("loader=3", "loader: got 3; expected a section"),
         # what two keys can not mean together, said of ours, names theirs
-        ("T=100", r"\(set by T"),
+        ("T=-1", r"\(set by T"),
         ("returnn_batching.max_seqs=0", r"\(set by returnn_batching\.max_seqs\)"),
         ("model.hidden_size=33", "hidden_size 33"),
         # unknown keys

@@ -272,9 +272,9 @@ def test_autoregressive_log_probability_is_the_chain_rule():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "subs"}, "expected one of autoregressive, hybrid, masked, uniform"),
+        ({"name": "subs"}, "expected one of .*autoregressive, .*masked"),
         ({"name": "masked", "importance": True}, "importance_sampling"),
-        ({"name": "masked", "T": 100}, "1000"),
+        ({"name": "masked", "T": -1}, "family.T -1"),
         ({"name": "masked", "sampling_max": 0.0005}, "sampling_eps"),
         ({"name": "masked", "importance_sampling": True, "change_of_variables": True}, "exclude"),
         ({"name": "masked", "importance_sampling": True, "schedule": "geometric"}, "no inverse"),

@@ -35,6 +35,28 @@ def backbone(reading: Reading, key: str, value: Any) -> tuple[str, str]:
     return HONOURED, "the reference transformer, causal" if value == "ar" else "the reference transformer"
 
 
+def parameterization(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    names = {"subs": "masked", "d3pm": "masked", "sedd": "masked", "ar": "autoregressive"}
+    if not isinstance(value, str) or value not in names:
+        refuse(key, value, f"expected one of {', '.join(names)}")
+    reading.put("family.name", names[value], key)
+    if value in ("subs", "ar"):
+        return HONOURED, f"family.name {names[value]}"
+    reading.put("family.parameterization", value, key)
+    return HONOURED, f"family.parameterization {value}: another training loss; scores are those of the denoiser in it"
+
+
+def subs_masking(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    if not typed(key, value, bool):
+        return NO_EFFECT, "false is the rule: d3pm predicts the mask too, the others never do"
+    if reading.leaves.get("parameterization") != "d3pm":
+        refuse(
+            key, value, "it belongs to parameterization d3pm, the others never predict the mask; possible here: false"
+        )
+    reading.put("family.subs_masking", True, key)
+    return HONOURED, "family.subs_masking"
+
+
 def length(reading: Reading, key: str, value: Any) -> tuple[str, str]:
     length = typed(key, value, int)
     if length < 3:

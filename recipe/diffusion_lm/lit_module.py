@@ -1,6 +1,7 @@
 """The training step as a LightningModule: unpack a batch, ask the family for its loss, keep the weight average.
 
 All randomness of a step is seeded by (seed, step, rank), not carried along: a resumed run repeats the interrupted one bit for bit.
+A family with a policy gets its second network here: trained and kept in the checkpoint, and no part of the model that is exported.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from diffusion_lm.config import TrainConfig
 from diffusion_lm.draws import draw_noise, step_seed
+from diffusion_lm.families import PolicyFamily
 from diffusion_lm.layout import Sentences
 from diffusion_lm.model import LanguageModel
 from returnn_bridge.batching import TokenBatch
@@ -26,6 +28,7 @@ class TrainingModule(lightning.LightningModule):
     def __init__(self, model: LanguageModel, config: TrainConfig, data: Any):
         super().__init__()
         self.network = model.network
+        self.policy = _policy(model, config)
         self.model = model
         self.config = config
         self.data = data
@@ -52,9 +55,16 @@ class TrainingModule(lightning.LightningModule):
             step=self.global_step,
             seed=seed,
         )
-        terms = self.model.family.training_loss(self.network, sentences, draw)
-        loss = terms.loss.sum() / terms.weight
-        if not torch.isfinite(loss):
+        family = self.model.family
+        own: Tensor | float = 0.0  # of the policy
+        if isinstance(family, PolicyFamily):
+            terms, penalty, own = family.policy_loss(self.network, self._importance, sentences, draw)
+            loss = terms.loss.sum() / terms.weight + penalty
+            self.log("train/policy_loss", own)
+        else:
+            terms = family.training_loss(self.network, sentences, draw)
+            loss = terms.loss.sum() / terms.weight
+        if not torch.isfinite(loss + own):
             raise ValueError(
                 f"training loss is {float(loss)} at step {self.global_step} (sub-epoch {batch.position.sub_epoch}, "
                 f"sequence {batch.position.seqs_done}); try a lower optim.lr or trainer.precision=32"
@@ -65,13 +75,22 @@ class TrainingModule(lightning.LightningModule):
         self.log("train/dropped_sentences", float(self.dropped))
         self.batches_done += 1
         self.data.consumed(batch)  # here: the checkpoint callback runs before this module's on_train_batch_end
-        return loss
+        return loss + own
+
+    def _importance(self, sentences: Sentences) -> Tensor:
+        """The policy's scores [N] of clean text. Its gradients end at the network's embedding."""
+        scores = self.policy(self.network.embedding(sentences.ids).detach(), sentences.layout)  # type: ignore[misc]
+        if not torch.isfinite(scores).all():  # compared with random numbers they would silently choose nothing
+            raise ValueError(f"the policy's scores are not finite at step {self.global_step}; try a lower optim.lr")
+        return scores
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         # Here and not by Lightning, which refuses to clip for a fused optimizer under mixed precision.
         limit = self.config.trainer.gradient_clip
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit or torch.inf, foreach=True)
         self.log("train/gradient_norm", norm)
+        if self.policy is not None:  # apart, so that it never changes the network's step
+            torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit or torch.inf, foreach=True)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -142,8 +161,9 @@ class TrainingModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         options = self.config.optim
+        groups = [{"params": part.parameters()} for part in (self.network, self.policy) if part is not None]
         optimizer = torch.optim.AdamW(
-            self.network.parameters(),
+            groups,
             lr=options.lr,
             betas=(options.beta1, options.beta2),
             eps=options.eps,
@@ -179,6 +199,15 @@ class TrainingModule(lightning.LightningModule):
         self.data.load_state_dict(progress["data"])
         if self.ema is not None and progress["ema"] is not None:
             self.ema.load_state_dict(progress["ema"])
+
+
+def _policy(model: LanguageModel, config: TrainConfig) -> torch.nn.Module | None:
+    """The second network of a family that trains one; its start moves nobody's random state."""
+    if not isinstance(model.family, PolicyFamily):
+        return None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(step_seed(config.seed, "policy", 0, 0))
+        return model.family.build_policy(model.network.embedding.embedding_dim)
 
 
 class ExponentialMovingAverage:

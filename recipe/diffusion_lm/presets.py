@@ -55,6 +55,11 @@ def demo_ar() -> TrainConfig:
     return replace(config, optim=replace(config.optim, lr=3e-3), trainer=replace(config.trainer, max_steps=1300))
 
 
+def adaptive(config: TrainConfig) -> TrainConfig:
+    """A masked model whose training predicts hard tokens more often (families/adaptive.py); scored as any masked one."""
+    return replace(config, family={**config.family, "name": "adaptive"})
+
+
 def ar(config: TrainConfig) -> TrainConfig:
     """The same network and training, left to right."""
     return replace(config, family={"name": "autoregressive"}, trainer=replace(config.trainer, monitor="val/nll"))
@@ -86,6 +91,16 @@ def _kept(config: TrainConfig) -> dict[str, Any]:
     return {"shift": True} if config.family.get("shift") else {}
 
 
+def d3pm(config: TrainConfig) -> TrainConfig:
+    """The loss of D3PM in 1000 steps, of which SUBS is a special case; two network runs a training step."""
+    return replace(config, family={**config.family, "parameterization": "d3pm", "T": 1000, "weighting": "nelbo"})
+
+
+def sedd(config: TrainConfig) -> TrainConfig:
+    """The score entropy of SEDD."""
+    return replace(config, family={**config.family, "parameterization": "sedd", "weighting": "nelbo"})
+
+
 def tiny(config: TrainConfig) -> TrainConfig:
     """A network that a test can train."""
     return replace(config, model=replace(config.model, hidden_size=32, num_blocks=2, num_heads=2, cond_dim=16))
@@ -108,7 +123,7 @@ def bf16(config: TrainConfig) -> TrainConfig:
 
 PRESETS: dict[str, Callable[[], TrainConfig]] = {f.__name__: f for f in (demo_ar, demo_masked, librispeech_masked)}
 SUFFIXES: dict[str, Callable[[TrainConfig], TrainConfig]] = {
-    f.__name__: f for f in (ar, bf16, fp32, hybrid, medium, tiny, uniform)
+    f.__name__: f for f in (adaptive, ar, bf16, d3pm, fp32, hybrid, medium, sedd, tiny, uniform)
 }
 
 

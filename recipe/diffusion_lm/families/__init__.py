@@ -9,21 +9,23 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, get_origin, get_type_hints
 
+from diffusion_lm.families.adaptive import AdaptiveFamily
 from diffusion_lm.families.autoregressive import AutoregressiveFamily
-from diffusion_lm.families.base import Family, SpecialIds, TokenLoss
+from diffusion_lm.families.base import Family, PolicyFamily, SpecialIds, TokenLoss
 from diffusion_lm.families.hybrid import HybridFamily
 from diffusion_lm.families.masked import MaskedFamily
 from diffusion_lm.families.mixture import MixtureFamily
 from diffusion_lm.families.uniform import UniformFamily
 
 FAMILIES: dict[str, type] = {
+    "adaptive": AdaptiveFamily,
     "masked": MaskedFamily,
     "autoregressive": AutoregressiveFamily,
     "hybrid": HybridFamily,
     "uniform": UniformFamily,
 }
 
-__all__ = ["FAMILIES", "Family", "MixtureFamily", "SpecialIds", "TokenLoss", "build_family"]
+__all__ = ["FAMILIES", "Family", "MixtureFamily", "PolicyFamily", "SpecialIds", "TokenLoss", "build_family"]
 
 
 def build_family(options: Mapping[str, Any], special: SpecialIds) -> Family:

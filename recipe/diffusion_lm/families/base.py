@@ -7,10 +7,11 @@ nelbo = family.nelbo(network, sentences, draw)      # [B] nats, an unbiased esti
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion_lm.draws import NoiseDraw
 from diffusion_lm.layout import Layout, Sentences
@@ -39,6 +40,14 @@ class TokenLoss(NamedTuple):
 
     loss: Tensor  # [M] the terms that are trained on
     weight: Tensor | int  # what their sum is divided by
+
+
+class PolicyLoss(NamedTuple):
+    """A training batch's loss where a policy decides: what the network learns from, and what the policy does."""
+
+    network: TokenLoss
+    penalty: Tensor  # nats per token, a constant that makes the loss a bound
+    policy: Tensor  # the policy's own loss; no gradient of it reaches the network
 
 
 class Family(Protocol):
@@ -78,6 +87,19 @@ class Family(Protocol):
 
     def nelbo(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> Tensor:
         """[B] nats per sentence; its expectation over draws is >= -log p (equal when `exact`)."""
+
+
+@runtime_checkable
+class PolicyFamily(Protocol):
+    """A family that trains a second, small network which decides what is trained on. Nothing but training ever sees it."""
+
+    def build_policy(self, embedding_width: int) -> nn.Module:
+        """(embeddings [N, embedding_width] of the clean ids, layout) -> scores [N]."""
+
+    def policy_loss(
+        self, network: Denoiser, importance: Callable[[Sentences], Tensor], sentences: Sentences, draw: NoiseDraw
+    ) -> PolicyLoss:
+        """Instead of `training_loss`, which stays what validation measures."""
 
 
 def sum_over_rows(values: Tensor, row: Tensor, num_rows: int) -> Tensor:

@@ -11,6 +11,11 @@ For a network that does not look at t the integral over t has a closed form: wit
 ELBO = E_k E_{|M| = k}[ (L/k) sum_{i in M} log p(x_i | rest) ] (Ou et al., arXiv 2406.03736). `nelbo` uses it: no epsilon, finite variance.
 A time-conditioned network is given t = k / (L + 1), which is a valid bound too (of the any-order model with that rule).
 
+`parameterization` changes the training loss: "d3pm" and "sedd" (masked_losses.py) let the network also say how soon a place is revealed.
+`predict` is the same for all three: log-softmax over the symbols that can stand there, of d3pm the part without the mask renormalised, of sedd
+the ratios over their sum. SUBS with any normalised denoiser is a bound, so scores, `nelbo` and samples use this one; d3pm's and sedd's own
+bounds, of the same network, are never tighter.
+
 `shift` changes no formula, only which output of the network answers for token i: that of position i - 1. A network that starts from
 autoregressive weights (`init_from`) then predicts as before from its first step and learns to look right (Gong et al., arXiv 2410.17891).
 """
@@ -26,9 +31,11 @@ from torch import Tensor
 
 from diffusion_lm.draws import NoiseDraw
 from diffusion_lm.families.base import Denoiser, Scoring, SpecialIds, TokenLoss, sum_over_rows
+from diffusion_lm.families.masked_losses import Step, d3pm_loss, sedd_loss
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.schedule import Schedule, build_schedule
 
+PARAMETERIZATIONS = ("subs", "d3pm", "sedd")
 WEIGHTINGS = ("nelbo", "masked_mean")
 
 
@@ -40,6 +47,8 @@ class MaskedFamily:
     schedule: str = "loglinear"
     schedule_options: dict[str, float] = field(default_factory=dict)
     T: int = 0  # 0: continuous time
+    parameterization: str = "subs"  # or "d3pm" (needs T; two network runs a step), "sedd": another training loss
+    subs_masking: bool = False  # for d3pm: the mask is never the answer
     time_conditioning: bool = False  # tell the network the noise level
     antithetic_sampling: bool = True  # training times spread evenly over the batch
     importance_sampling: bool = False  # training times with ln(1 - alpha) uniform: constant weight
@@ -62,10 +71,10 @@ class MaskedFamily:
             )
         if self.weighting not in WEIGHTINGS:
             raise ValueError(f"family.weighting {self.weighting!r}; expected one of {', '.join(WEIGHTINGS)}")
-        if self.T < 0 or 0 < self.T < 1 / self.sampling_eps:
-            raise ValueError(
-                f"family.T {self.T}: expected 0 or at least 1/sampling_eps = {math.ceil(1 / self.sampling_eps)}"
-            )
+        # MDLM needs T >= 1/sampling_eps, because its step to s = 0 is 0 times infinity. Here it is the limit, and any T will do.
+        if self.T < 0:
+            raise ValueError(f"family.T {self.T}: expected 0 (continuous time) or a number of steps")
+        self._check_parameterization()
         if self.importance_sampling and self.change_of_variables:
             raise ValueError("family.importance_sampling and family.change_of_variables exclude each other")
         if (self.importance_sampling or self.change_of_variables) and (self.T or self.sampling_max < 1):
@@ -78,6 +87,27 @@ class MaskedFamily:
             )
         if self.importance_sampling or self.change_of_variables:
             self.noise.time_of_log_mask_probability(torch.zeros(1))
+
+    def _check_parameterization(self) -> None:
+        kind = self.parameterization
+        if kind not in PARAMETERIZATIONS:
+            raise ValueError(f"family.parameterization {kind!r}; expected one of {', '.join(PARAMETERIZATIONS)}")
+        if kind == "d3pm" and not self.T:
+            raise ValueError("family.parameterization 'd3pm' is in discrete time; expected family.T > 0, e.g. 1000")
+        if kind == "sedd" and self.T:
+            raise ValueError(f"family.parameterization 'sedd' is in continuous time; expected family.T 0, got {self.T}")
+        if kind == "sedd" and (self.importance_sampling or self.change_of_variables):
+            raise ValueError(
+                "family.parameterization 'sedd' excludes family.importance_sampling and family.change_of_variables"
+            )
+        if kind != "subs" and self.weighting != "nelbo":
+            raise ValueError(
+                f"family.weighting {self.weighting!r} with family.parameterization {kind!r}: expected 'nelbo'"
+            )
+        if self.subs_masking and kind != "d3pm":
+            raise ValueError(
+                f"family.subs_masking with family.parameterization {kind!r}: expected 'd3pm', the others never predict the mask"
+            )
 
     @property
     def noise(self) -> Schedule:
@@ -121,17 +151,34 @@ class MaskedFamily:
 
     def predict(self, network: Denoiser, z: Tensor, layout: Layout, level: Tensor | None, select: Tensor) -> Tensor:
         """log p of every symbol at the masked flat positions `select` [M] of the noised ids z [N]; nats, [M, symbols]."""
+        return torch.log_softmax(self._answers(self._logits(network, z, layout, level, select)), dim=-1)
+
+    def _logits(self, network: Denoiser, z: Tensor, layout: Layout, level: Tensor | None, select: Tensor) -> Tensor:
+        """The network's own, [M, outputs]."""
         # BOS is never masked, so a masked position always has one before it in its row.
-        logits = network(z, layout, level if self.time_conditioning else None, select - 1 if self.shift else select)
+        return network(z, layout, level if self.time_conditioning else None, select - 1 if self.shift else select)
+
+    def _answers(self, logits: Tensor) -> Tensor:
+        """[M, symbols] logits with -inf for what is never the answer."""
+        kept, never = self._symbols
+        bias = logits.new_zeros(kept)
+        bias[never] = -torch.inf
+        return logits[:, :kept] + bias
+
+    @property
+    def _symbols(self) -> tuple[int, list[int]]:
+        """How many outputs come into question, and which of them are never the answer: mask and BOS, and EOS unless it is scored."""
         special = self.special
-        # SUBS: the mask and BOS are never the answer, EOS only where it is scored. They may be pieces of the vocabulary or follow it.
+        # They may be pieces of the vocabulary or follow it.
         never = {special.mask_id, special.bos_id, special.eos_id} - ({special.eos_id} if self.score_eos else set())
         kept = self.num_outputs if self.score_eos else special.num_pieces
-        bias = logits.new_zeros(kept)
-        bias[[index for index in never if index < kept]] = -torch.inf
-        return torch.log_softmax(logits[:, :kept] + bias, dim=-1)
+        return kept, [index for index in never if index < kept]
 
     def training_loss(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> TokenLoss:
+        if self.parameterization == "d3pm":
+            return self._d3pm_training_loss(network, sentences, draw)
+        if self.parameterization == "sedd":
+            return self._sedd_training_loss(network, sentences, draw)
         rho, weight, level = self._training_time(draw.time)
         row = sentences.layout.row
         masked = (draw.keep < rho[row]) & self.maskable(sentences)
@@ -139,6 +186,49 @@ class MaskedFamily:
         if self.weighting == "masked_mean":
             return TokenLoss(cross_entropy, max(1, len(cross_entropy)))
         return TokenLoss(weight[row[masked]] * cross_entropy, self.num_scored(sentences.layout).sum().clamp(min=1))
+
+    def _d3pm_training_loss(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> TokenLoss:
+        """The step at masked places, then the reconstruction -log p(x | z = x, t = 0) at all scored ones, from a second run."""
+        noise, row = self.noise, sentences.layout.row
+        number = (self._discrete_time(draw.time) * self.T).round().double()  # of the step, 1 .. T
+        s, t = (number - 1) / self.T, number / self.T
+        step = Step(noise.alpha(s), noise.mask_probability(s), noise.alpha(t), noise.mask_probability(t))
+        level = noise.sigma(t).to(draw.time)
+        free = self.maskable(sentences)
+        masked = (draw.keep < step.rho_t.to(draw.keep)[row]) & free
+        log_prob, log_mask = self._with_mask(network, sentences, masked, level, masked)
+        diffusion = d3pm_loss(log_prob, log_mask, step.at(row[masked]), self.T)
+        clean = noise.sigma(torch.zeros_like(draw.time))
+        reconstruction = -self._with_mask(network, sentences, torch.zeros_like(free), clean, free)[0]
+        return TokenLoss(torch.cat([diffusion, reconstruction]), self.num_scored(sentences.layout).sum().clamp(min=1))
+
+    def _with_mask(
+        self, network: Denoiser, sentences: Sentences, masked: Tensor, level: Tensor, wanted: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """log p of the clean token and of the mask, normalised together, [M] each, where `wanted` [N] is True."""
+        z = sentences.ids.masked_fill(masked, self.special.mask_id)
+        select = wanted.nonzero()[:, 0]
+        logits = self._logits(network, z, sentences.layout, level, select)
+        answers = self._answers(logits)
+        mask = logits[:, self.special.mask_id]
+        if self.subs_masking:
+            mask = torch.full_like(mask, -torch.inf)
+        total = torch.logaddexp(answers.logsumexp(-1), mask)
+        return answers.gather(1, sentences.ids[select][:, None])[:, 0] - total, mask - total
+
+    def _sedd_training_loss(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> TokenLoss:
+        """Score entropy. log s = logits + log(alpha/(1 - alpha)) - log(symbols), the scale from the schedule, not from the network's level:
+        MDLM needs time conditioning here because it takes the scale from the level, which is 0 without."""
+        rho, weight, level = self._training_time(draw.time)
+        row = sentences.layout.row
+        masked = (draw.keep < rho[row]) & self.maskable(sentences)
+        z, select = sentences.ids.masked_fill(masked, self.special.mask_id), masked.nonzero()[:, 0]
+        answers = self._answers(self._logits(network, z, sentences.layout, level, select))
+        total = answers.logsumexp(-1)
+        log_prob = answers.gather(1, sentences.ids[select][:, None])[:, 0] - total
+        kept, never = self._symbols
+        loss = sedd_loss(log_prob, total - math.log(kept - len(never)), weight[row[masked]])
+        return TokenLoss(loss, self.num_scored(sentences.layout).sum().clamp(min=1))
 
     def _training_time(self, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mask probability, loss weight and conditioning level of each row [B] from its uniform variate."""
@@ -149,15 +239,22 @@ class MaskedFamily:
             log_rho = ends[0] + (ends[1] - ends[0]) * uniform
             level = uniform if self.change_of_variables else noise.sigma(noise.time_of_log_mask_probability(log_rho))
             return log_rho.exp(), torch.full_like(uniform, ends[1] - ends[0]), level
-        t = self.sampling_eps + (self.sampling_max - self.sampling_eps) * uniform
         if self.T:
             # In float64: alpha(s) and alpha(t) differ by about 1/T, which float32 would leave three digits of.
-            t = ((t * self.T).floor() + 1).clamp(max=self.T).double() / self.T
+            t = self._discrete_time(uniform)
             kept_before = noise.alpha((t - 1 / self.T).clamp(min=0))
             rho = noise.mask_probability(t)
             weight = self.T * (kept_before - noise.alpha(t)) / rho
             return rho.to(uniform.dtype), weight.to(uniform.dtype), noise.sigma(t).to(uniform.dtype)
+        t = self._continuous_time(uniform)
         return noise.mask_probability(t), noise.weight(t), noise.sigma(t)
+
+    def _continuous_time(self, uniform: Tensor) -> Tensor:
+        return self.sampling_eps + (self.sampling_max - self.sampling_eps) * uniform
+
+    def _discrete_time(self, uniform: Tensor) -> Tensor:
+        """One of 1/T .. 1; with T >= 1/sampling_eps the first is never drawn."""
+        return ((self._continuous_time(uniform) * self.T).floor() + 1).clamp(max=self.T).double() / self.T
 
     def level_of_count(self, num_masked: Tensor, num_scored: Tensor) -> Tensor:
         """Conditioning level for k of L masked: that of t = k / (L + 1), within the trained times. [B] -> [B]"""
