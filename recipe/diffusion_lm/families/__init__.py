@@ -11,6 +11,7 @@ from typing import Any, get_origin, get_type_hints
 
 from diffusion_lm.families.autoregressive import AutoregressiveFamily
 from diffusion_lm.families.base import Family, SpecialIds, TokenLoss
+from diffusion_lm.families.block import BlockFamily
 from diffusion_lm.families.hybrid import HybridFamily
 from diffusion_lm.families.masked import MaskedFamily
 from diffusion_lm.families.uniform import UniformFamily
@@ -18,6 +19,7 @@ from diffusion_lm.families.uniform import UniformFamily
 FAMILIES: dict[str, type] = {
     "masked": MaskedFamily,
     "autoregressive": AutoregressiveFamily,
+    "block": BlockFamily,
     "hybrid": HybridFamily,
     "uniform": UniformFamily,
 }
