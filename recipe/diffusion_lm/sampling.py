@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lm.draws import step_seed
+from diffusion_lm.families.block import BlockFamily
 from diffusion_lm.families.masked import MaskedFamily
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.model import LanguageModel
@@ -66,7 +67,7 @@ def sample(
     noise_removal: bool = True,
     batch_size: int = 64,
 ) -> Samples:
-    """One sentence for each of `lengths`: that many pieces; for an autoregressive model, at most that many.
+    """One sentence for each of `lengths`: that many pieces; for an autoregressive or a block model, at most that many.
 
     `predictor`, `steps` and `noise_removal` are for masked models. ValueError for an unknown predictor, a length or steps below 1.
     """
@@ -75,11 +76,15 @@ def sample(
             f"sampling lengths {sorted(lengths)[:3]}, batch size {batch_size}: expected numbers of at least 1"
         )
     process = _Reverse(model, predictor, steps, noise_removal) if isinstance(model.family, MaskedFamily) else None
+    from diffusion_lm import sampling_block  # it builds on this file
+
     tokens, passes, unfinished = [], 0, 0
     with torch.inference_mode():
         for start in range(0, len(lengths), batch_size):
             part = list(lengths[start : start + batch_size])
-            if process is None:
+            if isinstance(model.family, BlockFamily):
+                drawn = sampling_block.sample_blocks(model, part, seed=seed, first=start)
+            elif process is None:
                 drawn = _left_to_right(model, part, seed, start)
             else:
                 drawn = process.run([[process.mask] * length for length in part], seed, start, all_masked=True)

@@ -40,8 +40,8 @@ class BlockTerms(NamedTuple):
 
     loss: Tensor  # [M] weighted cross-entropy of the masked tokens
     block: Tensor  # [M] the block of each of them
-    blocks: Layout  # the batch's blocks, as rows
     scored: Tensor  # [blocks] tokens that could be masked
+    place: Tensor  # [blocks] the number of each block in its sentence, from 0
 
 
 @dataclass(frozen=True)
@@ -203,8 +203,10 @@ class BlockFamily:
         sentences, draw = self.filled(sentences, draw)
         maskable, blocks = ~sentences.is_bos, self.blocks(sentences.layout)
         scored = sum_over_rows(maskable, blocks.row, len(blocks.lengths)).long()
+        place = sentences.layout.position[blocks.position == 0] // self.block_size
         if self.exact:
-            return BlockTerms(-self.token_log_probs(network, sentences, maskable), blocks.row[maskable], blocks, scored)
+            loss = -self.token_log_probs(network, sentences, maskable)
+            return BlockTerms(loss, blocks.row[maskable], scored, place)
         uniform = self.block_uniforms(sentences.layout, blocks, draw, stratified=self.antithetic_sampling)
         low = max(self.sampling_eps, self.sampling_min)
         t = low + (self.sampling_max - low) * uniform
@@ -215,7 +217,8 @@ class BlockFamily:
         # Nearly everything is masked above one half, and the original drops the weight there.
         weight = self.noise.weight(t) if self.sampling_min <= 0.5 else torch.ones_like(t)
         block = blocks.row[masked]
-        return BlockTerms(-weight[block] * self.token_log_probs(network, sentences, masked), block, blocks, scored)
+        loss = -weight[block] * self.token_log_probs(network, sentences, masked)
+        return BlockTerms(loss, block, scored, place)
 
     def _resampled(
         self, masked: Tensor, rho: Tensor, sentences: Sentences, blocks: Layout, scored: Tensor, draw: NoiseDraw
