@@ -55,9 +55,7 @@ class BlockFamily:
     schedule_options: dict[str, float] = field(default_factory=dict)
     antithetic_sampling: bool = True  # training times spread evenly over the blocks of a row and over the batch
     sampling_eps: float = 1e-3  # training times lie in [max(sampling_eps, sampling_min), sampling_max] ...
-    sampling_min: float = (
-        0.0  # ... where these two are the clip interval: narrower, less variance, no bound (diffusion_lm.clip_search)
-    )
+    sampling_min: float = 0.0  # ... where these two are the clip interval: narrower is less variance and no bound (diffusion_lm.clip_search)
     sampling_max: float = 1.0
     resample: bool = False  # the masked share of a block lies in the clip interval too
     time_conditioning: bool = (
@@ -132,7 +130,7 @@ class BlockFamily:
         return layout.lengths - 1
 
     def filled(self, sentences: Sentences, draw: NoiseDraw) -> tuple[Sentences, NoiseDraw]:
-        """Every row with its last block filled up by EOS; the numbers of the new positions follow from those of the row's EOS."""
+        """Every row with its last block filled up by EOS; the keys of the new positions follow from that of the row's EOS."""
         lengths = sentences.layout.lengths
         whole = (lengths + self.block_size - 1).div(self.block_size, rounding_mode="floor") * self.block_size
         if not self.fill_last or self.exact or torch.equal(whole, lengths):
@@ -142,11 +140,10 @@ class BlockFamily:
         beyond = layout.position - (lengths - 1)[layout.row]  # 0 at the EOS
         source, new = ends[layout.row] + beyond.clamp(max=0), beyond > 0
 
-        def drawn(values: Tensor, stream: int) -> Tensor:
-            fresh = more_noise(draw.keep[source], 2 * beyond + stream)
-            return torch.where(new, fresh.to(values.dtype), values[source])
-
-        more = draw._replace(keep=drawn(draw.keep, 0), category=drawn(draw.category, 1))
+        keep = draw.keep[source]
+        keep = torch.where(new, more_noise(keep, beyond), keep)
+        # A block's first scored token is never filling, so what category says there is not looked at.
+        more = draw._replace(keep=keep, category=draw.category[source])
         return Sentences(sentences.ids[source], layout), more
 
     def blocks(self, layout: Layout) -> Layout:
