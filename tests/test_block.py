@@ -339,6 +339,7 @@ def test_networks_say_whether_they_want_clean_ids(vocab):
         ({"resample": True}, "without a clip interval"),
         ({"block_size": 1, "sampling_min": 0.5}, "sampling_min with family.block_size 1"),
         ({"block_size": 1, "schedule_options": {"eps": 0.0}}, "schedule_options with"),
+        ({"block_size": 1, "fill_last": False}, "fill_last with"),
         ({"schedule": "log"}, "loglinear"),
         ({"shift": True}, "not an option"),
     ],

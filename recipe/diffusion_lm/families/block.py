@@ -19,7 +19,7 @@ tokens, masks the k smallest keys and counts L/k: no epsilon, finite variance (O
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -31,8 +31,6 @@ from diffusion_lm.families.masked import smallest_keys
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.schedule import Schedule, build_schedule
 from diffusion_lm.visibility import Blocks
-
-NOISE_OPTIONS = ("schedule", "schedule_options", "sampling_eps", "sampling_min", "sampling_max", "resample")
 
 
 class BlockTerms(NamedTuple):
@@ -58,9 +56,7 @@ class BlockFamily:
     sampling_min: float = 0.0  # ... where these two are the clip interval: narrower is less variance and no bound (diffusion_lm.clip_search)
     sampling_max: float = 1.0
     resample: bool = False  # the masked share of a block lies in the clip interval too
-    time_conditioning: bool = (
-        False  # must be False: blocks have times of their own, and a network is told one level a row
-    )
+    time_conditioning: bool = False  # must be False: each block has its own time, a network is told one level a row
 
     runs_per_draw: ClassVar[int] = 1
 
@@ -81,12 +77,12 @@ class BlockFamily:
         if self.resample and not self.clipped:
             raise ValueError("family.resample without a clip interval; expected family.sampling_min or sampling_max")
         if self.exact:
-            defaults = type(self).__dataclass_fields__
+            usual = BlockFamily(self.special)
             changed = [
-                name
-                for name in NOISE_OPTIONS
-                if name != "schedule_options" and getattr(self, name) != defaults[name].default
-            ] + ["schedule_options"] * bool(self.schedule_options)
+                option.name
+                for option in fields(self)
+                if option.name != "block_size" and getattr(self, option.name) != getattr(usual, option.name)
+            ]
             if changed:
                 raise ValueError(
                     f"family.{changed[0]} with family.block_size 1, where every token is masked and nothing is drawn; leave it out"
