@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -389,7 +390,15 @@ def rescore_mode(
     )
 
 
+def judge_mode(model: str, *, device: str) -> Callable[[Sequence[str]], str]:
+    """What measures the generative perplexity of samples."""
+    from rescore.judge import open_judge
+
+    return open_judge(model, device=device)
+
+
 model_commands.provide_rescore(rescore_mode)
+model_commands.provide_judge(judge_mode)
 
 COMMANDS: list[Command] = [score, merge, race, tune, wer, overview, rescore, ngram, convert, estimators]
 ALL_COMMANDS: list[Command] = [

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import random_model
 from rescore.cli import main
 from rescore.commands import ALL_COMMANDS
 from rescore.estimators import ESTIMATORS
@@ -281,3 +282,19 @@ def test_estimators_are_listed_without_any_argument(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(ESTIMATORS)
     assert all(" target " in line and "biased" in line for line in lines)
+
+
+def test_samples_their_entropy_and_perplexity_under_any_judge(vocab, tmp_path, ar_folder, text_file, capsys):
+    hybrid = random_model(vocab, {"name": "hybrid"}).save(tmp_path / "hybrid")
+    command = ["sample", str(hybrid), "--count", "3", "--length", "5", "--steps", "4", "--self-correct", "3"]
+    assert run(*command, "--judge", str(ar_folder), "--out", str(tmp_path / "out.txt")) == 0
+    shown = capsys.readouterr().out
+    assert "self-correction changed" in shown and "entropy" in shown
+    assert f"generative perplexity under {ar_folder}" in shown
+    assert len((tmp_path / "out.txt").read_text().splitlines()) == 3
+    arpa = tmp_path / "lm.arpa"
+    assert run("ngram", str(text_file), "--order", "2", "--out", str(arpa)) == 0
+    assert run(*command, "--judge", str(arpa)) == 0
+    assert f"under {arpa}" in capsys.readouterr().out
+    assert run(*command, "--judge", str(hybrid)) != 0
+    assert "no log-probability" in capsys.readouterr().err

@@ -19,6 +19,7 @@ from diffusion_lm.compat_keys import KEYS
 from diffusion_lm.compat_rules import HONOURED, NO_EFFECT
 from diffusion_lm.model import LanguageModel
 from rescore.estimators import build_estimator
+from rescore.judge import open_judge
 from rescore.nbest import read_nbest
 from rescore.score_file import score_file
 from rescore.scorer import NetworkScorer
@@ -466,7 +467,8 @@ def test_perplexity_of_each_validation_set(inside, capsys):
     assert json.loads(Path("short/perplexity.json").read_text())["dev"]["sentences"] == 4
 
 
-def test_samples_and_their_perplexity_under_a_judge(inside, capsys, ar_folder):
+def test_samples_and_their_perplexity_under_a_judge(inside, monkeypatch, capsys, ar_folder):
+    monkeypatch.setattr(commands, "_judges", [open_judge])
     options = [
         *SMALL,
         "mode=sample_eval",

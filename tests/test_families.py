@@ -48,6 +48,23 @@ def elbo(sentence, log_probs):
     return sum(log_probs(sentence, mask).sum() / (sum(mask) * math.comb(length, sum(mask))) for mask in masks)
 
 
+@pytest.mark.parametrize("steps", [1000, 10_000, 100_000])
+def test_many_discrete_steps_keep_the_weight_exact(steps):
+    """T (alpha(s) - alpha(t)) / rho(t) is 1/t for the loglinear schedule; in float32 that difference has few digits left."""
+    index = torch.linspace(0.002 * steps, steps - 1, 40).long()
+    family = build_family({"name": "masked", "T": steps}, SPECIAL)
+    middle = (index.double() + 0.5) / steps
+    time = ((middle - family.sampling_eps) / (1 - family.sampling_eps)).float()
+    sentences = frame(*[[0]] * len(time))
+
+    def uniform(ids, layout, level, select):
+        return torch.zeros(len(select), SPECIAL.num_inputs)
+
+    loss = family.training_loss(uniform, sentences, NoiseDraw(time, torch.zeros(len(sentences.ids)))).loss
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss.double(), math.log(SIZE) * steps / (index + 1.0).double(), rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_schedule_derivative_is_autodiff(name):
     schedule = build_schedule(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -11,16 +12,17 @@ import torch
 from conftest import TINY, random_model
 from diffusion_lm.backbones.dit import BackboneConfig, DiT
 from diffusion_lm.draws import NoiseDraw, draw_noise
+from diffusion_lm.families import FAMILIES as REGISTRY
 from diffusion_lm.layout import Sentences
 from diffusion_lm.lit_module import ExponentialMovingAverage
 from diffusion_lm.model import LanguageModel, fingerprint
 from returnn_bridge.vocab import Vocab
 
 FAMILIES = [
-    {"name": "masked"},
+    *({"name": name} for name in REGISTRY),  # a new family is tested as soon as it is there
     {"name": "masked", "time_conditioning": True},
     {"name": "masked", "score_eos": True, "shift": True},
-    {"name": "autoregressive"},
+    {"name": "hybrid", "shift": True, "time_conditioning": False},
 ]
 
 
@@ -67,10 +69,9 @@ def test_nelbo_does_not_depend_on_batch_mates(vocab, family):
     together = model.family.nelbo(model.network, framed, draw)
     starts = torch.cumsum(lengths, 0) - lengths
     for place, text in enumerate(texts):
-        keep = draw.keep[starts[place] : starts[place] + lengths[place]]
-        alone = model.family.nelbo(
-            model.network, model.sentences([text]), NoiseDraw(draw.time[place : place + 1], keep)
-        )
+        own = slice(starts[place], starts[place] + lengths[place])
+        noise = NoiseDraw(draw.time[place : place + 1], draw.keep[own], draw.category[own])
+        alone = model.family.nelbo(model.network, model.sentences([text]), noise)
         assert float(alone) == pytest.approx(float(together[place]), rel=1e-5)
 
 
@@ -90,6 +91,18 @@ def test_padded_batch_is_the_flat_one(vocab, family):
         draw = draw_noise(framed.layout.lengths, torch.Generator().manual_seed(5), stratified=False)
         results.append(model.family.nelbo(model.network, framed, draw).tolist())
     assert results[0] == results[1] == results[2]
+
+
+def test_open_gates_make_a_network_with_adaln_what_it_was_without(vocab):
+    """Whatever noise level it is told."""
+    plain = random_model(vocab, backbone=dataclasses.replace(TINY, adaln=False))
+    conditioned = LanguageModel.build({"name": "masked", "time_conditioning": True}, TINY, vocab)
+    conditioned.network.load_state_dict(plain.network.state_dict(), strict=False)
+    conditioned.network.eval().open_gates()
+    framed = plain.sentences(["the king said", "a"])
+    sigma = torch.tensor([0.3, 2.0])
+    expected = plain.network(framed.ids, framed.layout)
+    assert torch.allclose(conditioned.network(framed.ids, framed.layout, sigma), expected, atol=1e-5)
 
 
 def test_cpu_attention_is_torch_attention(vocab):
@@ -121,8 +134,9 @@ def test_fresh_network_answers_uniformly(vocab, family):
     assert float(model.family.nelbo(model.network, framed, draw)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_save_and_load_give_the_same_scores_bit_for_bit(vocab, tmp_path):
-    model = random_model(vocab, {"name": "masked", "time_conditioning": True})
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_save_and_load_give_the_same_scores_bit_for_bit(vocab, tmp_path, family):
+    model = random_model(vocab, family)
     loaded = LanguageModel.load(model.save(tmp_path / "model", facts={"steps": 3}))
     assert loaded.facts == {"steps": 3}
     framed = model.sentences(["the king said", "a great old tree"])

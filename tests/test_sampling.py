@@ -13,13 +13,11 @@ from scipy.stats import chisquare
 
 from conftest import random_model
 from diffusion_lm.families import SpecialIds, build_family
+from diffusion_lm.samples import categorical, draw_lengths, sample_entropy
 from diffusion_lm.sampling import (
     PREDICTORS,
-    categorical,
-    draw_lengths,
     fill,
     sample,
-    sample_entropy,
     sample_semi_autoregressive,
 )
 from diffusion_lm.schedule import build_schedule

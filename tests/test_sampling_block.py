@@ -53,6 +53,8 @@ def test_cached_is_uncached(vocab, options):
         == sample_blocks(model, limits, seed=3).tokens
     )
     assert usual.tokens != sample(model, limits, seed=4).tokens
+    ancestral = sample(model, limits, predictor="ancestral", steps=5, seed=3)
+    assert ancestral.tokens == sample_blocks(model, limits, steps=5, seed=3).tokens
 
 
 def test_past_of_finished_blocks_gives_the_logits_of_the_doubled_input(vocab):
@@ -130,5 +132,7 @@ def test_bad_sampling_settings_are_named(vocab):
     ):
         with pytest.raises(ValueError, match=message):
             sample_blocks(model, **{"limits": [3], **options})
+    with pytest.raises(ValueError, match="first-hitting or ancestral"):
+        sample(model, [3], predictor="ddpm")
     with pytest.raises(ValueError, match="block family"):
         sample_blocks(random_model(vocab), [3])

@@ -176,7 +176,9 @@ def test_masked_model_starts_from_autoregressive_weights(vocab_folder, text_file
     assert torch.allclose(first.network.embedding.weight, second.network.embedding.weight, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", sorted(presets.PRESETS))
+@pytest.mark.parametrize(
+    "name", [*sorted(presets.PRESETS), *(f"demo_masked:{suffix}" for suffix in sorted(presets.SUFFIXES))]
+)
 def test_every_preset_trains(vocab_folder, text_file, tmp_path, name):
     config = config_of(
         vocab_folder, text_file, "trainer.max_steps=2", "trainer.val_check_interval=2", preset=f"{name}:tiny:fp32"

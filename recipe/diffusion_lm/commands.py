@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Protocol
 
@@ -33,6 +34,27 @@ _rescore_modes: list[RescoreMode] = []  # at most one
 def provide_rescore(mode: RescoreMode) -> None:
     """Say what `train --config` does with a tree of mode `rescore`."""
     _rescore_modes[:] = [mode]
+
+
+class OpenJudge(Protocol):
+    """Opens a language model of any kind that tells the perplexity of texts in a line. The rescore package brings it too."""
+
+    def __call__(self, model: str, *, device: str) -> Callable[[Sequence[str]], str]: ...
+
+
+_judges: list[OpenJudge] = []  # at most one
+
+
+def provide_judge(opener: OpenJudge) -> None:
+    """Say what measures generative perplexity."""
+    _judges[:] = [opener]
+
+
+def open_judge(model: str, *, device: str) -> Callable[[Sequence[str]], str]:
+    """The judge at that path. ValueError where the rescore package, which knows all kinds of models, is not there."""
+    if not _judges:
+        raise ValueError(f"{model}: generative perplexity needs the `dlm` command")
+    return _judges[0](model, device=device)
 
 
 HELP = "Train diffusion and autoregressive language models on RETURNN datasets."
@@ -214,10 +236,24 @@ def perplexity(
 def sample(
     model: Annotated[Path, typer.Argument(help="Model folder.")],
     count: Annotated[int, typer.Option(help="Number of sentences.")] = 10,
-    length: Annotated[int, typer.Option(help="Pieces in each (at most that many, for an autoregressive model).")] = 0,
+    length: Annotated[
+        int, typer.Option(help="Pieces in each (at most that many, for an autoregressive or a block model).")
+    ] = 0,
     like: Annotated[Path | None, typer.Option(help="Text whose sentence lengths are drawn from, instead.")] = None,
-    predictor: Annotated[str, typer.Option(help="Of a masked model: ddpm_cache, ddpm or analytic.")] = "ddpm_cache",
-    steps: Annotated[int, typer.Option(help="Reverse steps of a masked model.")] = 1000,
+    predictor: Annotated[
+        str | None,
+        typer.Option(
+            help="Masked model: ddpm_cache (default), ddpm or analytic. Uniform or hybrid: ancestral (default) or greedy-tail. "
+            "Block: first-hitting (default) or ancestral."
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Reverse steps of a diffusion model.")] = 1000,
+    self_correct: Annotated[
+        int, typer.Option(help="Uniform or hybrid model: at most that many rounds of correcting its own samples.")
+    ] = 0,
+    judge: Annotated[
+        str, typer.Option(help="Language model (ours, .arpa, Hugging Face folder) for generative perplexity.")
+    ] = "",
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 1,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="Also write the sentences here, one a line.")] = None,
@@ -225,22 +261,32 @@ def sample(
     """Draw sentences from a model."""
     from diffusion_lm import sampling
     from diffusion_lm.model import LanguageModel
+    from diffusion_lm.samples import draw_lengths, sample_entropy
     from returnn_bridge.vocab import read_lines
 
     if (length > 0) == (like is not None):
         raise ValueError("give exactly one of --length NUMBER and --like TEXT")
     trained = LanguageModel.load(model, device=device)
+    judged = open_judge(judge, device=device) if judge else None
     lengths = [length] * count
     if like is not None:
         known = [len(ids) for ids in trained.vocab.encode_batch(list(read_lines([like])))]
-        lengths = sampling.draw_lengths(known, count, seed=seed)
+        lengths = draw_lengths(known, count, seed=seed)
     drawn = sampling.sample(trained, lengths, predictor=predictor, steps=steps, seed=seed)
+    if self_correct:
+        from diffusion_lm.self_correction import self_correct as correct
+
+        corrected = correct(trained, drawn.tokens, seed=seed, most_rounds=self_correct)
+        drawn = sampling.Samples(corrected.tokens, drawn.passes + corrected.passes, drawn.unfinished)
+        print(f"self-correction changed {corrected.changed} tokens; agreement {corrected.agreement:.3f}")
     texts = [trained.vocab.decode(tokens) for tokens in drawn.tokens]
     print("\n".join(texts))
     print(
-        f"entropy {sampling.sample_entropy(drawn.tokens):.3f} nats a sentence, "
+        f"entropy {sample_entropy(drawn.tokens):.3f} nats a sentence, "
         f"{drawn.passes / max(1, count):.1f} passes a sentence, {drawn.unfinished} unfinished"
     )
+    if judged is not None:
+        print(judged(texts))
     if out is not None:
         write_whole(out, "".join(f"{text}\n" for text in texts))
 

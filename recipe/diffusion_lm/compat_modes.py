@@ -18,12 +18,13 @@ from typing import Any
 
 import torch
 
-from diffusion_lm.commands import RescoreMode, write_whole
+from diffusion_lm.commands import RescoreMode, open_judge, write_whole
 from diffusion_lm.compat import Translation, given
 from diffusion_lm.compat_special import files_of
 from diffusion_lm.evaluate import evaluate_tokens
 from diffusion_lm.model import LanguageModel
-from diffusion_lm.sampling import Samples, draw_lengths, sample, sample_entropy, sample_semi_autoregressive
+from diffusion_lm.samples import Samples, draw_lengths, sample_entropy
+from diffusion_lm.sampling import sample, sample_semi_autoregressive
 from diffusion_lm.train import train
 from returnn_bridge.batching import ReturnnBatches
 
@@ -72,11 +73,7 @@ def _perplexity(made: Translation, folder: Path, rescore: RescoreMode | None) ->
 def _samples(made: Translation, folder: Path, rescore: RescoreMode | None) -> Job:
     settings = made.sampling
     model = _model(made)
-    judge = LanguageModel.load(made.judge, device=_device(made)) if made.judge else None
-    if judge is not None and not judge.family.exact:
-        raise ValueError(
-            f"eval.gen_ppl_eval_model_name_or_path: got {made.judge!r}, which gives a bound only; expected an autoregressive model"
-        )
+    judge = open_judge(made.judge, device=_device(made)) if made.judge else None
     if made.judge_wanted and judge is None:
         raise ValueError("eval.compute_generative_perplexity: got true without eval.gen_ppl_eval_model_name_or_path")
     count = settings.num_batches * settings.batch_size
@@ -99,12 +96,9 @@ def _samples(made: Translation, folder: Path, rescore: RescoreMode | None) -> Jo
             f"{drawn.passes / count:.1f} passes a sentence, {drawn.unfinished} unfinished"
         )
         if judge is None:
-            print("generative perplexity: not computed, eval.gen_ppl_eval_model_name_or_path is no folder here")
+            print("generative perplexity: not computed, eval.gen_ppl_eval_model_name_or_path is nothing here")
         else:
-            result = evaluate_tokens(
-                judge, judge.vocab.encode_batch(texts), words=sum(len(text.split()) for text in texts)
-            )
-            print(f"generative perplexity under {made.judge}: {result.summary()}")
+            print(judge(texts))
 
     return job
 

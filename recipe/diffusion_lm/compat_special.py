@@ -145,7 +145,7 @@ def judge(reading: Reading, key: str, value: Any) -> tuple[str, str]:
     wanted = typed(
         "eval.compute_generative_perplexity", reading.leaves.get("eval.compute_generative_perplexity", False), bool
     )
-    if value is not None and Path(typed(key, value, str)).is_dir():
+    if value is not None and Path(typed(key, value, str)).exists():
         reading.put("run.judge", value, key)
         if reading.mode != "sample_eval":
             return NO_EFFECT, "read in mode sample_eval only"
@@ -154,9 +154,9 @@ def judge(reading: Reading, key: str, value: Any) -> tuple[str, str]:
         refuse(
             key,
             value,
-            "no such folder, and nothing is downloaded; with eval.compute_generative_perplexity expected an autoregressive model folder",
+            "no such file or folder, and nothing is downloaded; with eval.compute_generative_perplexity expected a local language model",
         )
-    return NO_EFFECT, "no folder here, and nothing is downloaded: no generative perplexity"
+    return NO_EFFECT, "nothing there, and nothing is downloaded: no generative perplexity"
 
 
 def generative(reading: Reading, key: str, value: Any) -> tuple[str, str]:

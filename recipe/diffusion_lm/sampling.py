@@ -11,13 +11,12 @@ something is revealed: "ddpm_cache" and "analytic" make only those passes (at mo
 every step; with the same seed they draw the same. The analytic step of SEDD (Lou et al., arXiv 2310.16834), with the score that SUBS
 implies, has the same law (tests/test_sampling.py); it differs at the end, where it draws what is still masked and the others take the best.
 
-Categorical draws invert the cumulative sum in float64: float32 Gumbel noise has a cut tail, which acts like a temperature below 1
-(Zheng et al., arXiv 2409.02908). Each sentence has its own random numbers from (seed, its place), so batches do not matter.
+Uniform and hybrid models are drawn from in sampling_noise.py, block models in sampling_block.py. Each sentence has its own random numbers
+from (seed, its place), so batches do not matter.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,10 +24,13 @@ import torch
 from torch import Tensor
 
 from diffusion_lm.draws import step_seed
-from diffusion_lm.families.block import BlockFamily
+from diffusion_lm.families import BlockFamily, MixtureFamily
 from diffusion_lm.families.masked import MaskedFamily
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.model import LanguageModel
+from diffusion_lm.samples import Samples, categorical, generators
+from diffusion_lm.sampling_block import draw_blocks
+from diffusion_lm.sampling_noise import draw_from_noise
 
 LAST_TIME = 1e-5  # where the reverse process ends; what is masked then is left to noise removal
 
@@ -48,20 +50,11 @@ PREDICTORS = {
 }
 
 
-@dataclass(frozen=True)
-class Samples:
-    """Drawn sentences and their cost."""
-
-    tokens: list[list[int]]  # piece ids, without BOS and EOS
-    passes: int  # sentences that went through the network, summed over steps
-    unfinished: int  # sentences that reached their limit without an EOS, or that keep a mask (noise removal off)
-
-
 def sample(
     model: LanguageModel,
     lengths: Sequence[int],
     *,
-    predictor: str = "ddpm_cache",
+    predictor: str | None = None,
     steps: int = 1000,
     seed: int = 1,
     noise_removal: bool = True,
@@ -69,21 +62,29 @@ def sample(
 ) -> Samples:
     """One sentence for each of `lengths`: that many pieces; for an autoregressive or a block model, at most that many.
 
-    `predictor`, `steps` and `noise_removal` are for masked models. ValueError for an unknown predictor, a length or steps below 1.
+    predictor: of a masked model one of PREDICTORS (None: ddpm_cache); of a uniform or hybrid one "ancestral" (None) or "greedy-tail", whose
+    last step takes the best symbol; of a block model "first-hitting" (None) or "ancestral". steps: of the reverse process (of one block).
+    noise_removal: whether what is masked in the end is drawn too (masked models). ValueError for what does not fit, and for a length or
+    steps below 1.
     """
     if any(length < 1 for length in lengths) or batch_size < 1:
         raise ValueError(
             f"sampling lengths {sorted(lengths)[:3]}, batch size {batch_size}: expected numbers of at least 1"
         )
-    process = _Reverse(model, predictor, steps, noise_removal) if isinstance(model.family, MaskedFamily) else None
-    from diffusion_lm import sampling_block  # it builds on this file
-
+    family = model.family
+    process = None
+    if isinstance(family, MaskedFamily):
+        process = _Reverse(model, predictor or "ddpm_cache", steps, noise_removal)
+    elif predictor is not None and not isinstance(family, MixtureFamily | BlockFamily):
+        raise ValueError(f"predictor {predictor!r}: this model draws from left to right; expected none")
     tokens, passes, unfinished = [], 0, 0
     with torch.inference_mode():
         for start in range(0, len(lengths), batch_size):
             part = list(lengths[start : start + batch_size])
-            if isinstance(model.family, BlockFamily):
-                drawn = sampling_block.sample_blocks(model, part, seed=seed, first=start)
+            if isinstance(family, BlockFamily):
+                drawn = draw_blocks(model, part, predictor or "first-hitting", steps, seed, start)
+            elif isinstance(family, MixtureFamily):
+                drawn = draw_from_noise(model, family, part, predictor or "ancestral", steps, seed, start)
             elif process is None:
                 drawn = _left_to_right(model, part, seed, start)
             else:
@@ -142,24 +143,6 @@ def sample_semi_autoregressive(
                 text += window if number == 0 else window[-stride:]
             windows = [window[stride:] + [process.mask] * stride for window in drawn.tokens]
     return Samples(texts, passes, sum(process.mask in text for text in texts))
-
-
-def draw_lengths(known: Sequence[int], count: int, *, seed: int = 1) -> list[int]:
-    """`count` lengths drawn from those of real sentences; empty ones are left aside. ValueError if there is none."""
-    choices = torch.tensor([length for length in known if length], dtype=torch.int64)
-    if not len(choices):
-        raise ValueError("no sentence to take a length from; expected text with at least one piece")
-    generator = torch.Generator().manual_seed(step_seed(seed, "lengths", 0, 0))
-    return choices[torch.randint(len(choices), (count,), generator=generator)].tolist()
-
-
-def sample_entropy(samples: Sequence[Sequence[int]]) -> float:
-    """Entropy of the pieces within a sentence (nats), mean over sentences. Low entropy flatters a generative perplexity: report both."""
-    total = torch.zeros((), dtype=torch.float64)
-    for tokens in samples:
-        share = torch.tensor(list(Counter(tokens).values()), dtype=torch.float64) / max(1, len(tokens))
-        total += torch.special.entr(share).sum()
-    return float(total) / max(1, len(samples))
 
 
 class _Reverse:
@@ -221,20 +204,11 @@ class _Reverse:
         return int(rows.sum())
 
 
-def categorical(log_probs: Tensor, uniform: Tensor) -> Tensor:
-    """[M] symbols with probabilities exp(log_probs) [M, V] for uniform numbers [M] in [0, 1), float64: the inverse of the cumulative sum."""
-    cumulative = log_probs.double().exp().cumsum(-1)
-    total = cumulative[:, -1:]
-    # Below the total even when the product rounds up, so that a symbol of probability 0 is never hit.
-    value = torch.minimum(uniform.double()[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, value, right=True)[:, 0]
-
-
 def _uniform(layout: Layout, count: int, seed: int, first: int) -> Tensor:
     """[N, count] uniform float64 numbers; those of a row depend on (seed, its number, its length) alone."""
     parts = []
-    for place, length in enumerate(layout.lengths.tolist(), start=first):
-        generator = torch.Generator().manual_seed(step_seed(seed, "sample", place, 0))
+    lengths = layout.lengths.tolist()
+    for length, generator in zip(lengths, generators(len(lengths), seed, first)):
         parts.append(torch.rand(length, count, generator=generator, dtype=torch.float64))
     return torch.cat(parts)
 
@@ -242,9 +216,7 @@ def _uniform(layout: Layout, count: int, seed: int, first: int) -> Tensor:
 def _left_to_right(model: LanguageModel, limits: Sequence[int], seed: int, first: int) -> Samples:
     """Each next piece from the network until it says EOS."""
     special, device = model.family.special, model.device
-    generators = [
-        torch.Generator().manual_seed(step_seed(seed, "sample", first + place, 0)) for place in range(len(limits))
-    ]
+    own = generators(len(limits), seed, first)
     rows: list[list[int]] = [[] for _ in limits]
     active = list(range(len(limits)))
     unfinished = passes = 0
@@ -257,7 +229,7 @@ def _left_to_right(model: LanguageModel, limits: Sequence[int], seed: int, first
         forbidden = torch.zeros(logits.shape[1], dtype=torch.bool, device=device)
         forbidden[[special.mask_id, special.bos_id]] = True
         log_probs = torch.log_softmax(logits.masked_fill(forbidden, -torch.inf), dim=-1)
-        uniform = torch.cat([torch.rand(1, generator=generators[place], dtype=torch.float64) for place in active])
+        uniform = torch.cat([torch.rand(1, generator=own[place], dtype=torch.float64) for place in active])
         passes += len(active)
         going = []
         for place, token in zip(active, categorical(log_probs, uniform.to(device)).tolist()):

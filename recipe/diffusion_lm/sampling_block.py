@@ -19,11 +19,10 @@ import torch
 from torch import Tensor
 
 from diffusion_lm.backbones.attention import Past
-from diffusion_lm.draws import step_seed
 from diffusion_lm.families.block import BlockFamily
 from diffusion_lm.layout import Layout
 from diffusion_lm.model import LanguageModel
-from diffusion_lm.sampling import Samples, categorical
+from diffusion_lm.samples import Samples, categorical, generators
 
 
 def sample_blocks(
@@ -53,6 +52,15 @@ def sample_blocks(
     return _Run(model, family, list(limits), steps, nucleus_p, cached, seed, first).all_blocks()
 
 
+def draw_blocks(
+    model: LanguageModel, limits: Sequence[int], predictor: str, steps: int, seed: int, first: int
+) -> Samples:
+    """`sample_blocks` by the name of its sampler: "first-hitting", or "ancestral" in so many steps a block. ValueError for another."""
+    if predictor not in ("first-hitting", "ancestral"):
+        raise ValueError(f"predictor {predictor!r} of a block model; expected first-hitting or ancestral")
+    return sample_blocks(model, limits, steps=steps if predictor == "ancestral" else None, seed=seed, first=first)
+
+
 def nucleus(log_probs: Tensor, p: float) -> Tensor:
     """[M, V] log_probs without all but the most probable symbols whose sum is at most p (never without the best one); not normalised."""
     ordered, order = log_probs.double().sort(dim=-1, descending=True)
@@ -78,9 +86,7 @@ class _Run:
         self.model, self.family, self.limits = model, family, limits
         self.steps, self.nucleus_p, self.cached = steps, nucleus_p, cached
         self.device = model.device
-        self.generators = [
-            torch.Generator().manual_seed(step_seed(seed, "sample", first + place, 0)) for place in range(len(limits))
-        ]
+        self.generators = generators(len(limits), seed, first)
         self.passes = 0
 
     def all_blocks(self) -> Samples:

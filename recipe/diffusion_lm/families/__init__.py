@@ -14,6 +14,7 @@ from diffusion_lm.families.base import Family, SpecialIds, TokenLoss
 from diffusion_lm.families.block import BlockFamily
 from diffusion_lm.families.hybrid import HybridFamily
 from diffusion_lm.families.masked import MaskedFamily
+from diffusion_lm.families.mixture import MixtureFamily
 from diffusion_lm.families.uniform import UniformFamily
 
 FAMILIES: dict[str, type] = {
@@ -24,7 +25,7 @@ FAMILIES: dict[str, type] = {
     "uniform": UniformFamily,
 }
 
-__all__ = ["FAMILIES", "Family", "SpecialIds", "TokenLoss", "build_family"]
+__all__ = ["FAMILIES", "BlockFamily", "Family", "MixtureFamily", "SpecialIds", "TokenLoss", "build_family"]
 
 
 def build_family(options: Mapping[str, Any], special: SpecialIds) -> Family:

@@ -151,10 +151,12 @@ class MaskedFamily:
             return log_rho.exp(), torch.full_like(uniform, ends[1] - ends[0]), level
         t = self.sampling_eps + (self.sampling_max - self.sampling_eps) * uniform
         if self.T:
-            t = ((t * self.T).floor() + 1).clamp(max=self.T) / self.T
+            # In float64: alpha(s) and alpha(t) differ by about 1/T, which float32 would leave three digits of.
+            t = ((t * self.T).floor() + 1).clamp(max=self.T).double() / self.T
             kept_before = noise.alpha((t - 1 / self.T).clamp(min=0))
             rho = noise.mask_probability(t)
-            return rho, self.T * (kept_before - noise.alpha(t)) / rho, noise.sigma(t)
+            weight = self.T * (kept_before - noise.alpha(t)) / rho
+            return rho.to(uniform.dtype), weight.to(uniform.dtype), noise.sigma(t).to(uniform.dtype)
         return noise.mask_probability(t), noise.weight(t), noise.sigma(t)
 
     def level_of_count(self, num_masked: Tensor, num_scored: Tensor) -> Tensor:

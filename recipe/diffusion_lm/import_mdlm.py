@@ -1,0 +1,161 @@
+"""Weights of the public DiT of MDLM (Sahoo et al., arXiv 2406.07524) for our DiT.
+
+    state = read_checkpoint("model.safetensors")       # or a file that torch.load(weights_only=True) can read
+    config, weights = network_weights(state)
+    network = DiT(config, num_inputs=V, num_outputs=V, visibility="bidirectional")
+    network.load_state_dict(weights)
+
+The two networks compute the same function (docs/parity.md); only the names differ. Strict both ways: a name that is not known, a missing
+one, and a shape that does not fit are errors. Nothing in a checkpoint is executed: a file that holds Python objects is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from diffusion_lm.backbones.dit import BackboneConfig, DiT
+
+# Theirs -> ours, in the order in which their optimizer and their moving average list the parameters.
+BEFORE = {
+    "vocab_embed.embedding": "embedding.weight",
+    "sigma_map.mlp.0.weight": "noise.first.weight",
+    "sigma_map.mlp.0.bias": "noise.first.bias",
+    "sigma_map.mlp.2.weight": "noise.second.weight",
+    "sigma_map.mlp.2.bias": "noise.second.bias",
+}
+BLOCK = {
+    "norm1.weight": "norm_attention.weight",
+    "attn_qkv.weight": "qkv.weight",
+    "attn_out.weight": "attention_out.weight",
+    "norm2.weight": "norm_mlp.weight",
+    "mlp.0.weight": "mlp_in.weight",
+    "mlp.0.bias": "mlp_in.bias",
+    "mlp.2.weight": "mlp_out.weight",
+    "mlp.2.bias": "mlp_out.bias",
+    "adaLN_modulation.weight": "modulation.weight",
+    "adaLN_modulation.bias": "modulation.bias",
+}
+AFTER = {
+    "output_layer.norm_final.weight": "final_norm.weight",
+    "output_layer.linear.weight": "head.weight",
+    "output_layer.linear.bias": "head.bias",
+    "output_layer.adaLN_modulation.weight": "final_modulation.weight",
+    "output_layer.adaLN_modulation.bias": "final_modulation.bias",
+}
+FREQUENCIES = "rotary_emb.inv_freq"  # no parameter: half as many numbers as a head is wide
+
+
+def parameter_names(num_blocks: int, *, conditioned: bool = True) -> dict[str, str]:
+    """Their name -> ours, for that many blocks, in their parameter order. Without `conditioned` those of their causal network."""
+    blocks = {
+        f"blocks.{number}.{theirs}": f"blocks.{number}.{ours}"
+        for number in range(num_blocks)
+        for theirs, ours in BLOCK.items()
+    }
+    names = BEFORE | blocks | AFTER
+    return {
+        theirs: ours
+        for theirs, ours in names.items()
+        if conditioned or not ("adaLN" in theirs or theirs.startswith("sigma_map"))
+    }
+
+
+def network_weights(
+    state: Mapping[str, Tensor], *, num_heads: int | None = None
+) -> tuple[BackboneConfig, dict[str, Tensor]]:
+    """Size and weights (float32) of our DiT from the state dict of theirs; names may start with "backbone.".
+
+    The number of heads follows from the rotary frequencies, which their checkpoints hold; without them it must be given.
+    """
+    state = {name.removeprefix("backbone."): value for name, value in state.items()}
+    blocks = {int(match[1]) for name in state if (match := re.match(r"blocks\.(\d+)\.", name))}
+    names = parameter_names(len(blocks))
+    surplus = sorted(state.keys() - names.keys() - {FREQUENCIES})
+    missing = [name for name in names if name not in state]
+    if surplus or missing:
+        raise ValueError(
+            f"not the weights of an MDLM DiT with noise embedding: unknown {_few(surplus)}; missing {_few(missing)}"
+        )
+    width = state["vocab_embed.embedding"].shape[1]
+    if FREQUENCIES in state:
+        found = width // (2 * len(state[FREQUENCIES]))
+        if num_heads not in (None, found):
+            raise ValueError(
+                f"num_heads {num_heads}: the rotary frequencies of this checkpoint are those of {found} heads"
+            )
+        num_heads = found
+    if num_heads is None:
+        raise ValueError(f"no {FREQUENCIES} in this state dict: give num_heads")
+    config = BackboneConfig(width, len(blocks), num_heads, cond_dim=state["sigma_map.mlp.0.weight"].shape[0])
+    weights = {ours: state[theirs].detach().float() for theirs, ours in names.items()}
+    _check_shapes(config, weights, {ours: theirs for theirs, ours in names.items()})
+    return config, weights
+
+
+def read_checkpoint(path: str | os.PathLike[str], *, ema: bool = True) -> dict[str, Tensor]:
+    """State dict of a .safetensors file, or of a file of tensors that torch.save wrote: a state dict, or one under "state_dict".
+
+    With `ema` the moving average in checkpoint["ema"]["shadow_params"], if there is one, takes the place of the weights, as it does when
+    the original evaluates.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected weights of an MDLM DiT")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path}: not readable ({error}); expected a safetensors file") from None
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of many types, by what is wrong with the file
+        first = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"{path}: not a file of tensors alone ({first}); where you trust it, save its 'state_dict' and 'ema' and read that file"
+        ) from None
+    state = dict(checkpoint.get("state_dict", checkpoint))
+    if not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path}: not a state dict; expected names and tensors, or a checkpoint with 'state_dict'")
+    if ema and checkpoint.get("ema"):
+        state |= _averaged(state, checkpoint["ema"]["shadow_params"])
+    return state
+
+
+def _averaged(state: Mapping[str, Tensor], shadow: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Their moving average has no names: it lists the parameters in the order of the network."""
+    names = [name for name in state if not name.endswith(FREQUENCIES)]
+    blocks = {match[1] for name in names if (match := re.search(r"blocks\.(\d+)\.", name))}
+    order = list(parameter_names(len(blocks)))
+    if [name.removeprefix("backbone.") for name in names] != order or len(shadow) != len(order):
+        raise ValueError(
+            f"moving average of {len(shadow)} parameters, {len(names)} weights, {len(order)} in this network: expected the same, in its order"
+        )
+    for name, value in zip(names, shadow):
+        if state[name].shape != value.shape:
+            raise ValueError(
+                f"moving average of {name}: shape {tuple(value.shape)}; expected {tuple(state[name].shape)}"
+            )
+    return dict(zip(names, shadow))
+
+
+def _check_shapes(config: BackboneConfig, weights: Mapping[str, Tensor], theirs: Mapping[str, str]) -> None:
+    with torch.device("meta"):
+        inputs, outputs = len(weights["embedding.weight"]), len(weights["head.weight"])
+        network = DiT(config, num_inputs=inputs, num_outputs=outputs, visibility="bidirectional")
+    for name, expected in network.state_dict().items():
+        if weights[name].shape != expected.shape:
+            raise ValueError(
+                f"{theirs[name]}: shape {tuple(weights[name].shape)}; expected {tuple(expected.shape)} in a network of this size"
+            )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "none"
