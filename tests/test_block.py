@@ -19,6 +19,8 @@ from diffusion_lm.families import build_family
 from diffusion_lm.layout import Layout
 from diffusion_lm.model import LanguageModel
 from diffusion_lm.visibility import Blocks, doubled_mask
+from rescore.estimators import build_estimator
+from rescore.scorer import NetworkScorer
 
 
 def enumerated_bound(family, network, text):
@@ -348,3 +350,23 @@ def test_networks_say_whether_they_want_clean_ids(vocab):
 def test_impossible_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         build_family({"name": "block", **options}, SPECIAL)
+
+
+def test_a_scorer_measures_the_bound(vocab, tmp_path):
+    """Keyed draws, which leave BOS's numbers constant, against independent ones: within 4 standard errors. Blocks of 1 need no estimator."""
+    model = random_model(vocab, {"name": "block", "block_size": 3})
+    texts = ["the king said", "a"]
+    scorer = NetworkScorer(
+        str(model.save(tmp_path / "model")), estimator=build_estimator("draws", passes=800, replicates=8)
+    )
+    found = scorer.score_texts("utterance", texts)
+    for text, score in zip(texts, found):
+        rows = model.sentences([text] * 800)
+        draw = draw_noise(rows.layout.lengths, torch.Generator().manual_seed(3), stratified=False)
+        with torch.no_grad():
+            values = model.family.nelbo(model.network, rows, draw)
+        error = math.hypot(score.standard_error, float(values.std()) / math.sqrt(800))
+        assert score.log_prob == pytest.approx(-float(values.mean()), abs=4 * error)
+        assert (score.target, score.num_tokens, score.num_passes) == ("elbo", len(vocab.encode(text)) + 1, 800)
+    exact = random_model(vocab, {"name": "block", "block_size": 1}).save(tmp_path / "exact")
+    assert NetworkScorer(str(exact)).score_texts("utterance", texts)[0].exact
