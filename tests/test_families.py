@@ -200,7 +200,7 @@ def test_loss_is_finite_at_extreme_logits(name):
     logits.requires_grad_()
     rows = frame((0, 1, 2), (2, 2))
     draw = draw_noise(rows.layout.lengths, torch.Generator().manual_seed(1), stratified=True)
-    loss = family.training_loss(lambda ids, layout, sigma, select: logits[: len(select)], rows, draw)
+    loss = family.training_loss(lambda ids, layout, sigma, select, context=None: logits[: len(select)], rows, draw)
     (loss.loss.sum() / loss.weight).backward()
     assert torch.isfinite(loss.loss).all()
     assert torch.isfinite(logits.grad).all()

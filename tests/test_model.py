@@ -107,14 +107,14 @@ def test_open_gates_make_a_network_with_adaln_what_it_was_without(vocab):
 
 def test_cpu_attention_is_torch_attention(vocab):
     """The written-out CPU path against torch's kernel, which takes over beyond 128 positions."""
-    from diffusion_lm.backbones.dit import _attend
+    from diffusion_lm.backbones.attention import attend
 
     generator = torch.Generator().manual_seed(1)
     q, k, v = torch.randn(3, 4, 2, 9, 8, generator=generator).unbind(0)
     mask = (torch.arange(9) < torch.tensor([9, 5, 1, 7])[:, None])[:, None, None, :]
     for options in ({"attn_mask": mask}, {"is_causal": True}, {}):
         expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, **options)
-        found = _attend(q, k, v, options.get("attn_mask"), options.get("is_causal", False))
+        found = attend(q, k, v, options.get("attn_mask"), options.get("is_causal", False))
         assert torch.allclose(found, expected, atol=1e-6)
 
 

@@ -236,12 +236,15 @@ def perplexity(
 def sample(
     model: Annotated[Path, typer.Argument(help="Model folder.")],
     count: Annotated[int, typer.Option(help="Number of sentences.")] = 10,
-    length: Annotated[int, typer.Option(help="Pieces in each (at most that many, for an autoregressive model).")] = 0,
+    length: Annotated[
+        int, typer.Option(help="Pieces in each (at most that many, for an autoregressive or a block model).")
+    ] = 0,
     like: Annotated[Path | None, typer.Option(help="Text whose sentence lengths are drawn from, instead.")] = None,
     predictor: Annotated[
         str | None,
         typer.Option(
-            help="Masked model: ddpm_cache (default), ddpm or analytic. Uniform or hybrid: ancestral (default) or greedy-tail."
+            help="Masked model: ddpm_cache (default), ddpm or analytic. Uniform or hybrid: ancestral (default) or greedy-tail. "
+            "Block: first-hitting (default) or ancestral."
         ),
     ] = None,
     steps: Annotated[int, typer.Option(help="Reverse steps of a diffusion model.")] = 1000,

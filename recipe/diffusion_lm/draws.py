@@ -42,6 +42,24 @@ def draw_noise(
     return NoiseDraw(time.to(lengths.device), keep.to(lengths.device), category.to(lengths.device), step, seed)
 
 
+def more_noise(uniform: Tensor, counter: Tensor) -> Tensor:
+    """[M] further uniform numbers in [0, 1) that follow from drawn ones [M] and a counter [M] (int64) alone.
+
+    For a family that needs more numbers than a draw has, on any device and whatever the batch. The mixing is that of SplitMix64 (Steele et
+    al., OOPSLA 2014), whose outputs for successive counters pass for independent.
+    """
+    z = (uniform.double() * 2**53).long() * 0x2545F491 + counter * -0x61C8864680B583EB
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        z = (z ^ _shifted(z, shift)) * factor
+    z = z ^ _shifted(z, 31)
+    return (_shifted(z, 40).double() * 2**-24).to(uniform.dtype)  # 24 bits: exact in float32, and never rounded to 1
+
+
+def _shifted(z: Tensor, by: int) -> Tensor:
+    """Logical shift to the right; that of torch repeats the sign."""
+    return (z >> by) & ((1 << (64 - by)) - 1)
+
+
 def step_seed(seed: int, purpose: str, step: int, rank: int) -> int:
     """63-bit seed of one step; a hash, so that neighbouring steps are unrelated."""
     return (

@@ -101,6 +101,21 @@ def sedd(config: TrainConfig) -> TrainConfig:
     return replace(config, family={**config.family, "parameterization": "sedd", "weighting": "nelbo"})
 
 
+def _blocks(config: TrainConfig, size: int) -> TrainConfig:
+    family = {"name": "block", "block_size": size}
+    return replace(config, family=family, trainer=replace(config.trainer, monitor="val/nll"))
+
+
+def block4(config: TrainConfig) -> TrainConfig:
+    """The same network and training, blocks of 4 tokens from left to right."""
+    return _blocks(config, 4)
+
+
+def block16(config: TrainConfig) -> TrainConfig:
+    """Blocks of 16 tokens."""
+    return _blocks(config, 16)
+
+
 def tiny(config: TrainConfig) -> TrainConfig:
     """A network that a test can train."""
     return replace(config, model=replace(config.model, hidden_size=32, num_blocks=2, num_heads=2, cond_dim=16))
@@ -123,7 +138,7 @@ def bf16(config: TrainConfig) -> TrainConfig:
 
 PRESETS: dict[str, Callable[[], TrainConfig]] = {f.__name__: f for f in (demo_ar, demo_masked, librispeech_masked)}
 SUFFIXES: dict[str, Callable[[TrainConfig], TrainConfig]] = {
-    f.__name__: f for f in (adaptive, ar, bf16, d3pm, fp32, hybrid, medium, sedd, tiny, uniform)
+    f.__name__: f for f in (adaptive, ar, bf16, block16, block4, d3pm, fp32, hybrid, medium, sedd, tiny, uniform)
 }
 
 

@@ -11,8 +11,8 @@ something is revealed: "ddpm_cache" and "analytic" make only those passes (at mo
 every step; with the same seed they draw the same. The analytic step of SEDD (Lou et al., arXiv 2310.16834), with the score that SUBS
 implies, has the same law (tests/test_sampling.py); it differs at the end, where it draws what is still masked and the others take the best.
 
-Uniform and hybrid models are drawn from in sampling_noise.py. Each sentence has its own random numbers from (seed, its place), so batches
-do not matter.
+Uniform and hybrid models are drawn from in sampling_noise.py, block models in sampling_block.py. Each sentence has its own random numbers
+from (seed, its place), so batches do not matter.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ import torch
 from torch import Tensor
 
 from diffusion_lm.draws import step_seed
-from diffusion_lm.families import MixtureFamily
+from diffusion_lm.families import BlockFamily, MixtureFamily
 from diffusion_lm.families.masked import MaskedFamily
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.model import LanguageModel
 from diffusion_lm.samples import Samples, categorical, generators
+from diffusion_lm.sampling_block import draw_blocks
 from diffusion_lm.sampling_noise import draw_from_noise
 
 LAST_TIME = 1e-5  # where the reverse process ends; what is masked then is left to noise removal
@@ -59,11 +60,12 @@ def sample(
     noise_removal: bool = True,
     batch_size: int = 64,
 ) -> Samples:
-    """One sentence for each of `lengths`: that many pieces; for an autoregressive model, at most that many.
+    """One sentence for each of `lengths`: that many pieces; for an autoregressive or a block model, at most that many.
 
     predictor: of a masked model one of PREDICTORS (None: ddpm_cache); of a uniform or hybrid one "ancestral" (None) or "greedy-tail", whose
-    last step takes the best symbol. steps: of the reverse process. noise_removal: whether what is masked in the end is drawn too (masked
-    models). ValueError for what does not fit, and for a length or steps below 1.
+    last step takes the best symbol; of a block model "first-hitting" (None) or "ancestral". steps: of the reverse process (of one block).
+    noise_removal: whether what is masked in the end is drawn too (masked models). ValueError for what does not fit, and for a length or
+    steps below 1.
     """
     if any(length < 1 for length in lengths) or batch_size < 1:
         raise ValueError(
@@ -73,13 +75,15 @@ def sample(
     process = None
     if isinstance(family, MaskedFamily):
         process = _Reverse(model, predictor or "ddpm_cache", steps, noise_removal)
-    elif predictor is not None and not isinstance(family, MixtureFamily):
+    elif predictor is not None and not isinstance(family, MixtureFamily | BlockFamily):
         raise ValueError(f"predictor {predictor!r}: this model draws from left to right; expected none")
     tokens, passes, unfinished = [], 0, 0
     with torch.inference_mode():
         for start in range(0, len(lengths), batch_size):
             part = list(lengths[start : start + batch_size])
-            if isinstance(family, MixtureFamily):
+            if isinstance(family, BlockFamily):
+                drawn = draw_blocks(model, part, predictor or "first-hitting", steps, seed, start)
+            elif isinstance(family, MixtureFamily):
                 drawn = draw_from_noise(model, family, part, predictor or "ancestral", steps, seed, start)
             elif process is None:
                 drawn = _left_to_right(model, part, seed, start)

@@ -5,6 +5,8 @@
 
 Pre-norm blocks with rotary attention and tanh-GELU MLP; with a noise embedding each block's scale, shift and gate come from it
 (adaLN-zero). A causal network (the autoregressive baseline) is the same without adaLN. Norms, rotary and logits are computed in float32.
+A network of blocks (BD3-LM, arXiv 2503.09573) reads noisy ids and clean ones side by side, both at the same rotary positions, and answers
+for the noisy ones; `extend` reads one more block behind a `Past` of finished ones, which is the same function.
 Parameters with adaLN: blocks * (12 d^2 + 13 d + 6 d c) + 2 V' d + V' + d + 2 c d + 2 d + 256 c + c + c^2 + c.
 """
 
@@ -12,15 +14,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffusion_lm.backbones.attention import KeyValue, Past, Rotary, Seen, attend, rotate
 from diffusion_lm.layout import Layout
+from diffusion_lm.visibility import Blocks, Visibility
 
-Visibility = Literal["bidirectional", "causal"]
 FREQUENCIES = 256  # sinusoids of the noise embedding
 
 
@@ -54,11 +56,11 @@ class DiT(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.visibility = visibility
-        conditioned = config.adaln and visibility == "bidirectional"
+        conditioned = config.adaln and visibility != "causal"
         self.embedding = nn.Embedding(num_inputs, width)
         nn.init.kaiming_uniform_(self.embedding.weight, a=math.sqrt(5))
         self.noise = NoiseEmbedding(config.cond_dim) if conditioned else None
-        self.blocks = nn.ModuleList(Block(config, visibility, conditioned) for _ in range(config.num_blocks))
+        self.blocks = nn.ModuleList(Block(config, conditioned) for _ in range(config.num_blocks))
         self.final_norm = LayerNorm(width)
         self.final_modulation = _zero_linear(config.cond_dim, 2 * width) if conditioned else None
         self.head = _zero_linear(width, num_outputs)
@@ -72,42 +74,89 @@ class DiT(nn.Module):
                 for part in (2, 5):  # of shift, scale, gate for attention and MLP
                     nn.init.ones_(block.modulation.bias.data.chunk(6)[part])
 
-    def forward(self, ids: Tensor, layout: Layout, sigma: Tensor | None = None, select: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        ids: Tensor,
+        layout: Layout,
+        sigma: Tensor | None = None,
+        select: Tensor | None = None,
+        context: Tensor | None = None,
+    ) -> Tensor:
         """ids [N]; sigma [B] noise level of each row, None = level 0 for all; select [M] flat positions, None = all.
 
+        context [N]: the clean ids, for a network of blocks and for no other (ValueError).
         Returns logits [M, num_outputs], float32. One shared noise level (sigma None) is much cheaper than one per row.
         """
-        condition = None
+        if isinstance(self.visibility, Blocks) != (context is not None):
+            raise ValueError(
+                f"a network with visibility {self.visibility!r} and {'no ' if context is None else ''}clean ids: "
+                "expected them for a network of blocks, and only there"
+            )
+        count, row, position = len(ids), layout.row, layout.position
+        if context is not None:
+            ids, row, position = torch.cat([ids, context]), row.repeat(2), position.repeat(2)
+        condition = self._condition(sigma, ids.device)
+        extra = _filling(len(ids), ids.device)
+        row_of = None if sigma is None else F.pad(row, (0, extra))
+        x = self.embedding(F.pad(ids, (0, extra)))
+        seen, rotation = Seen.of(layout, self.visibility), self.rotary(position)
+        for block in self.blocks:
+            x, _ = block(x, seen, rotation, condition, row_of)
+        return self._logits(x, count, select, condition, row_of)
+
+    def extend(
+        self, ids: Tensor, layout: Layout, past: Past | None = None, select: Tensor | None = None
+    ) -> tuple[Tensor, Past]:
+        """Read the next block of each row of a network of blocks: ids [N], which see each other and the finished blocks in `past`.
+
+        layout: of these blocks alone; select as in `forward`. Returns (logits [M, num_outputs], the past with this block added, which is
+        right for rows whose block is clean and whole).
+        """
+        past = past or Past()
+        count, rows = len(ids), len(layout.lengths)
+        condition = self._condition(None, ids.device)
+        x = self.embedding(F.pad(ids, (0, _filling(count, ids.device))))
+        mask = None
+        if not layout.equal:
+            before = torch.ones(rows, past.length, dtype=torch.bool, device=ids.device)
+            mask = torch.cat([before, layout.valid], dim=1)[:, None, None, :]
+        seen = Seen(rows, layout.longest, None if layout.equal else layout.slot, mask)
+        rotation = self.rotary(layout.position + past.length)
+        layers = []
+        for block, known in zip(self.blocks, past.layers or (None,) * len(self.blocks)):
+            x, key_value = block(x, seen, rotation, condition, None, known)
+            layers.append(key_value)
+        return self._logits(x, count, select, condition, None), Past(tuple(layers))
+
+    def _condition(self, sigma: Tensor | None, device: torch.device) -> Tensor | None:
         if self.noise is None and sigma is not None:
             raise ValueError(
                 "this network has no noise embedding (model.adaln false); expected family.time_conditioning false"
             )
-        if self.noise is not None:
-            level = ids.new_zeros(1, dtype=torch.float32) if sigma is None else sigma.float()
-            condition = F.silu(self.noise(level))
-        row = None if sigma is None else F.pad(layout.row, (0, _filling(len(ids), ids.device)))
-        count = len(ids)
-        extra = _filling(count, ids.device)
-        x = self.embedding(F.pad(ids, (0, extra)))
-        rotation = self.rotary(layout)
-        spread = None if layout.equal else layout.slot
-        for block in self.blocks:
-            x = block(x, layout, spread, rotation, condition, row)
-        chosen = torch.arange(count, device=ids.device) if select is None else select
-        chosen = F.pad(chosen, (0, _filling(len(chosen), ids.device)))
+        if self.noise is None:
+            return None
+        level = torch.zeros(1, device=device) if sigma is None else sigma.float()
+        return F.silu(self.noise(level))
+
+    def _logits(
+        self, x: Tensor, count: int, select: Tensor | None, condition: Tensor | None, row: Tensor | None
+    ) -> Tensor:
+        """Logits of the flat positions `select` [M], None = the first `count`."""
+        chosen = torch.arange(count, device=x.device) if select is None else select
+        wanted = len(chosen)
+        chosen = F.pad(chosen, (0, _filling(wanted, x.device)))
         x = self.final_norm(x[chosen])
         if self.final_modulation is not None:
             shift, scale = _per_position(self.final_modulation(condition), None if row is None else row[chosen], 2)
             x = x * (1 + scale) + shift
-        return self.head(x)[: count if select is None else len(select)].float()
+        return self.head(x)[:wanted].float()
 
 
 class Block(nn.Module):
-    def __init__(self, config: BackboneConfig, visibility: Visibility, conditioned: bool):
+    def __init__(self, config: BackboneConfig, conditioned: bool):
         super().__init__()
         width = config.hidden_size
         self.num_heads = config.num_heads
-        self.causal = visibility == "causal"
         self.dropout = config.dropout
         self.norm_attention = LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
@@ -120,19 +169,22 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        layout: Layout,
-        spread: Tensor | None,
+        seen: Seen,
         rotation: tuple[Tensor, Tensor],
         condition: Tensor | None,
         row: Tensor | None,
-    ) -> Tensor:
+        past: KeyValue | None = None,
+    ) -> tuple[Tensor, KeyValue]:
+        """x [N, d] -> the same of the next layer, and the keys and values that it used."""
         if self.modulation is None:
-            x = x + self._dropped(self._attention(self.norm_attention(x), layout, spread, rotation))
-            return x + self._dropped(self._mlp(self.norm_mlp(x)))
+            attended, key_value = self._attention(self.norm_attention(x), seen, rotation, past)
+            x = x + self._dropped(attended)
+            return x + self._dropped(self._mlp(self.norm_mlp(x))), key_value
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = _per_position(self.modulation(condition), row, 6)
-        attended = self._attention(self.norm_attention(x) * (1 + scale_a) + shift_a, layout, spread, rotation)
+        normed = self.norm_attention(x) * (1 + scale_a) + shift_a
+        attended, key_value = self._attention(normed, seen, rotation, past)
         x = x + gate_a * self._dropped(attended)
-        return x + gate_m * self._dropped(self._mlp(self.norm_mlp(x) * (1 + scale_m) + shift_m))
+        return x + gate_m * self._dropped(self._mlp(self.norm_mlp(x) * (1 + scale_m) + shift_m)), key_value
 
     def _dropped(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
@@ -140,37 +192,23 @@ class Block(nn.Module):
     def _mlp(self, x: Tensor) -> Tensor:
         return self.mlp_out(F.gelu(self.mlp_in(x), approximate="tanh"))
 
-    def _attention(self, x: Tensor, layout: Layout, spread: Tensor | None, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        """x [N, d] -> [N, d]; each position sees its own row only (and, if causal, not what follows)."""
-        rows, longest, width = len(layout.lengths), layout.longest, x.shape[-1]
-        count = len(layout.row)
+    def _attention(
+        self, x: Tensor, seen: Seen, rotation: tuple[Tensor, Tensor], past: KeyValue | None
+    ) -> tuple[Tensor, KeyValue]:
+        """x [N, d] -> [N, d]; keys and values of `past` stand before those of x."""
+        count, width = len(rotation[0]), x.shape[-1]
         qkv = self.qkv(x)[:count].view(count, 3, self.num_heads, width // self.num_heads)
-        rotated = _rotate(qkv[:, :2], rotation)
+        rotated = rotate(qkv[:, :2], rotation)
         qkv = torch.cat([rotated, qkv[:, 2:]], dim=1)
-        if spread is not None:
-            qkv = qkv.new_zeros(rows * longest, *qkv.shape[1:]).index_copy(0, spread, qkv)
-        query, key, value = qkv.view(rows, longest, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        # A causal row never sees the padding behind it, so only the bidirectional one needs a key-padding mask.
-        mask = None if spread is None or self.causal else layout.valid[:, None, None, :]
-        out = _attend(query, key, value, mask, self.causal)
-        out = out.transpose(1, 2).reshape(rows * longest, width)
-        out = out if spread is None else out[spread]
-        return self.attention_out(F.pad(out, (0, 0, 0, len(x) - count)))
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    """softmax(q k^T / sqrt(w)) v for [B, heads, L, w]; mask [B, 1, 1, L] True where a key exists."""
-    longest = query.shape[2]
-    if query.device.type != "cpu" or longest > 128:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
-    # Written out for sentences on a CPU: the backward pass of torch's CPU kernel is 3 to 7 times slower at these lengths.
-    scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    if causal:
-        later = torch.ones(longest, longest, dtype=torch.bool).triu(1)
-        scores = scores.masked_fill(later, -torch.inf)
-    return scores.softmax(-1).to(value.dtype) @ value
+        if seen.slot is not None:
+            qkv = qkv.new_zeros(seen.rows * seen.width, *qkv.shape[1:]).index_copy(0, seen.slot, qkv)
+        query, key, value = qkv.view(seen.rows, seen.width, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        if past is not None:
+            key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
+        out = attend(query, key, value, seen.mask, seen.causal)
+        out = out.transpose(1, 2).reshape(seen.rows * seen.width, width)
+        out = out if seen.slot is None else out[seen.slot]
+        return self.attention_out(F.pad(out, (0, 0, 0, len(x) - count))), (key, value)
 
 
 class LayerNorm(nn.Module):
@@ -182,27 +220,6 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x.float(), self.weight.shape, self.weight.float())
-
-
-class Rotary(nn.Module):
-    """Rotary position embedding, base 10000, half-split convention (Su et al., arXiv 2104.09864)."""
-
-    def __init__(self, head_width: int):
-        super().__init__()
-        inverse = 10000.0 ** (-torch.arange(0, head_width, 2).float() / head_width)
-        self.register_buffer("inverse", inverse, persistent=False)
-        self.inverse: Tensor
-
-    def forward(self, layout: Layout) -> tuple[Tensor, Tensor]:
-        """cos, sin of every flat position: [N, 1, 1, head_width / 2]."""
-        angle = layout.position.to(self.inverse.dtype)[:, None] * self.inverse
-        return angle.cos()[:, None, None], angle.sin()[:, None, None]
-
-
-def _rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    cos, sin = rotation
-    first, second = x.float().chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 
 
 class NoiseEmbedding(nn.Module):

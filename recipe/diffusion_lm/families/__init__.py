@@ -12,6 +12,7 @@ from typing import Any, get_origin, get_type_hints
 from diffusion_lm.families.adaptive import AdaptiveFamily
 from diffusion_lm.families.autoregressive import AutoregressiveFamily
 from diffusion_lm.families.base import Family, PolicyFamily, SpecialIds, TokenLoss
+from diffusion_lm.families.block import BlockFamily
 from diffusion_lm.families.hybrid import HybridFamily
 from diffusion_lm.families.masked import MaskedFamily
 from diffusion_lm.families.mixture import MixtureFamily
@@ -21,11 +22,21 @@ FAMILIES: dict[str, type] = {
     "adaptive": AdaptiveFamily,
     "masked": MaskedFamily,
     "autoregressive": AutoregressiveFamily,
+    "block": BlockFamily,
     "hybrid": HybridFamily,
     "uniform": UniformFamily,
 }
 
-__all__ = ["FAMILIES", "Family", "MixtureFamily", "PolicyFamily", "SpecialIds", "TokenLoss", "build_family"]
+__all__ = [
+    "FAMILIES",
+    "BlockFamily",
+    "Family",
+    "MixtureFamily",
+    "PolicyFamily",
+    "SpecialIds",
+    "TokenLoss",
+    "build_family",
+]
 
 
 def build_family(options: Mapping[str, Any], special: SpecialIds) -> Family:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from diffusion_lm.draws import NoiseDraw
 from diffusion_lm.layout import Layout, Sentences
+from diffusion_lm.visibility import Visibility
 
 Scoring = Literal["exact", "masks", "noise"]
 
@@ -30,9 +31,14 @@ class SpecialIds(NamedTuple):
 
 
 class Denoiser(Protocol):
-    """A network: flat ids [N] and their layout -> logits [M, outputs] of the selected flat positions, float32."""
+    """A network: flat ids [N] and their layout -> logits [M, outputs] of the selected flat positions, float32.
 
-    def __call__(self, ids: Tensor, layout: Layout, sigma: Tensor | None, select: Tensor | None) -> Tensor: ...
+    A network of blocks is given the clean ids too (context [N]), any other is not.
+    """
+
+    def __call__(
+        self, ids: Tensor, layout: Layout, sigma: Tensor | None, select: Tensor | None, context: Tensor | None = None
+    ) -> Tensor: ...
 
 
 class TokenLoss(NamedTuple):
@@ -68,8 +74,8 @@ class Family(Protocol):
         """How often `nelbo` runs the network for one draw."""
 
     @property
-    def visibility(self) -> Literal["bidirectional", "causal"]:
-        """Which attention pattern the network is built with: 'bidirectional' or 'causal'."""
+    def visibility(self) -> Visibility:
+        """Which attention pattern the network is built with: 'bidirectional', 'causal' or `Blocks`."""
 
     @property
     def num_outputs(self) -> int:

@@ -1,0 +1,95 @@
+"""Attention of padding-free rows: how they are spread, who sees whom, rotary positions, keys and values of what is finished.
+
+seen = Seen.of(layout, "causal")
+out = attend(query, key, value, seen.mask, seen.causal)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffusion_lm.layout import Layout
+from diffusion_lm.visibility import Blocks, Visibility, doubled_mask
+
+KeyValue = tuple[Tensor, Tensor]  # rotated keys and values of one layer, [B, heads, positions, width of a head] each
+
+
+@dataclass(frozen=True)
+class Seen:
+    """How flat positions are spread for attention, and who sees whom."""
+
+    rows: int
+    width: int  # positions of a row
+    slot: Tensor | None  # [N] place of each flat position in [rows * width]; None: they are the same
+    mask: Tensor | None  # [rows or 1, 1, width or 1, keys] True where a key is seen; None: all of them
+    causal: bool = False
+
+    @classmethod
+    def of(cls, layout: Layout, visibility: Visibility) -> Seen:
+        """Each position sees its own row (and, if causal, not what follows); for blocks flat ids are noisy ones, then clean ones."""
+        rows, longest, causal = len(layout.lengths), layout.longest, visibility == "causal"
+        if isinstance(visibility, Blocks):
+            doubled = doubled_mask(longest, visibility.size, layout.lengths.device)[None, None]
+            if not layout.equal:
+                # Never an empty row: BOS is seen by all, in its own block or as a clean key.
+                doubled = doubled & layout.valid.repeat(1, 2)[:, None, None, :]
+            slot = layout.row * 2 * longest + layout.position
+            return cls(rows, 2 * longest, torch.cat([slot, slot + longest]), doubled)
+        # A causal row never sees the padding behind it, so only the bidirectional one needs a key-padding mask.
+        mask = None if layout.equal or causal else layout.valid[:, None, None, :]
+        return cls(rows, longest, None if layout.equal else layout.slot, mask, causal)
+
+
+@dataclass(frozen=True)
+class Past:
+    """Keys and values of the finished blocks of B rows, all of the same length."""
+
+    layers: tuple[KeyValue, ...] = ()
+
+    @property
+    def length(self) -> int:
+        return self.layers[0][0].shape[2] if self.layers else 0
+
+    def of(self, rows: Tensor) -> Past:
+        """That of the rows with these indices [R] (or True in [B])."""
+        return Past(tuple((key[rows], value[rows]) for key, value in self.layers))
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """softmax(q k^T / sqrt(w)) v for [B, heads, L, w]; mask, broadcast to [B, heads, L, keys], True where a key is seen."""
+    longest = query.shape[2]
+    if query.device.type != "cpu" or longest > 128:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
+    # Written out for sentences on a CPU: the backward pass of torch's CPU kernel is 3 to 7 times slower at these lengths.
+    scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    if causal:
+        later = torch.ones(longest, longest, dtype=torch.bool).triu(1)
+        scores = scores.masked_fill(later, -torch.inf)
+    return scores.softmax(-1).to(value.dtype) @ value
+
+
+class Rotary(nn.Module):
+    """Rotary position embedding, base 10000, half-split convention (Su et al., arXiv 2104.09864)."""
+
+    def __init__(self, head_width: int):
+        super().__init__()
+        inverse = 10000.0 ** (-torch.arange(0, head_width, 2).float() / head_width)
+        self.register_buffer("inverse", inverse, persistent=False)
+        self.inverse: Tensor
+
+    def forward(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """cos, sin of every flat position [N]: [N, 1, 1, head_width / 2]."""
+        angle = position.to(self.inverse.dtype)[:, None] * self.inverse
+        return angle.cos()[:, None, None], angle.sin()[:, None, None]
+
+
+def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    cos, sin = rotation
+    first, second = x.float().chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)

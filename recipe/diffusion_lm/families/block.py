@@ -1,0 +1,258 @@
+"""Block diffusion: blocks from left to right, masked diffusion within a block. BD3-LM (Arriola et al., arXiv 2503.09573).
+
+A row is cut into blocks of `block_size` positions from its start; BOS is position 0 of the first one, visible and never scored. With x^j
+the tokens of block j,
+
+    log p(x) = sum_j log p(x^j | clean blocks before) >= -sum_j NELBO_j,     NELBO_j: that of families/masked.py within the block
+
+A network of `Blocks` reads noised ids beside the clean ones, so that one pass gives all blocks' terms. Block size 1 is exact: the chain rule
+from left to right. From the length of the row on it is the masked family with `score_eos`, and the same function of the same weights.
+
+The length is drawn too, as in the autoregressive family: EOS is scored, and the last block is filled up with EOS. Of a block shorter than
+the others a network sees where the sentence ends before it is told, so that a sentence would pay for its end only when its length
+happens to be a multiple of the block size. `fill_last: false` leaves the last block short, and scores log p(x | length of the last block).
+
+Times. Each block has its own uniform number: with ranks r of what `draw.category` has at each block's first scored token, block j of n gets
+(r_j + draw.time) / n. Each is uniform, those of a row lie in different strata. `nelbo` makes of it k uniform on 1 .. L for a block of L
+tokens, masks the k smallest keys and counts L/k: no epsilon, finite variance (Ou et al., arXiv 2406.03736), whatever interval was trained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from diffusion_lm.draws import NoiseDraw, more_noise
+from diffusion_lm.families.base import Denoiser, Scoring, SpecialIds, TokenLoss, sum_over_rows
+from diffusion_lm.families.masked import smallest_keys
+from diffusion_lm.layout import Layout, Sentences
+from diffusion_lm.schedule import Schedule, build_schedule
+from diffusion_lm.visibility import Blocks
+
+
+class BlockTerms(NamedTuple):
+    """A training batch's loss before it is summed."""
+
+    loss: Tensor  # [M] weighted cross-entropy of the masked tokens
+    block: Tensor  # [M] the block of each of them
+    scored: Tensor  # [blocks] tokens that could be masked
+    place: Tensor  # [blocks] the number of each block in its sentence, from 0
+
+
+@dataclass(frozen=True)
+class BlockFamily:
+    """BOS is always visible. The score bounds log p(pieces, EOS): no length term is needed."""
+
+    special: SpecialIds
+    block_size: int = 4
+    fill_last: bool = True  # the last block is filled up with EOS (see above)
+    schedule: str = "loglinear"  # with schedule_options {eps: 0} the mask probability is t, as in the original
+    schedule_options: dict[str, float] = field(default_factory=dict)
+    antithetic_sampling: bool = True  # training times spread evenly over the blocks of a row and over the batch
+    sampling_eps: float = 1e-3  # training times lie in [max(sampling_eps, sampling_min), sampling_max] ...
+    sampling_min: float = 0.0  # ... where these two are the clip interval: narrower is less variance and no bound (diffusion_lm.clip_search)
+    sampling_max: float = 1.0
+    resample: bool = False  # the masked share of a block lies in the clip interval too
+    time_conditioning: bool = False  # must be False: each block has its own time, a network is told one level a row
+
+    runs_per_draw: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if self.block_size < 1:
+            raise ValueError(f"family.block_size {self.block_size}: expected at least 1")
+        if self.time_conditioning:
+            raise ValueError(
+                "family.time_conditioning true: expected false, since every block has its own time and a network is told one level a row"
+            )
+        if not (0 < self.sampling_eps < 1 and 0 <= self.sampling_min <= self.sampling_max <= 1):
+            raise ValueError(
+                f"family.sampling_eps {self.sampling_eps}, sampling_min {self.sampling_min}, sampling_max {self.sampling_max}: "
+                "expected 0 < eps < 1 and 0 <= min <= max <= 1"
+            )
+        if self.sampling_max <= self.sampling_eps:
+            raise ValueError(f"family.sampling_max {self.sampling_max}: expected more than sampling_eps")
+        if self.resample and not self.clipped:
+            raise ValueError("family.resample without a clip interval; expected family.sampling_min or sampling_max")
+        if self.exact:
+            usual = BlockFamily(self.special)
+            changed = [
+                option.name
+                for option in fields(self)
+                if option.name != "block_size" and getattr(self, option.name) != getattr(usual, option.name)
+            ]
+            if changed:
+                raise ValueError(
+                    f"family.{changed[0]} with family.block_size 1, where every token is masked and nothing is drawn; leave it out"
+                )
+        if not 0 < float(self.noise.mask_probability(torch.tensor(1.0))) <= 1:
+            raise ValueError(f"family.schedule {self.schedule!r} never masks; expected a schedule that ends in noise")
+
+    @property
+    def exact(self) -> bool:
+        """One token a block, always masked: -log p itself."""
+        return self.block_size == 1
+
+    @property
+    def scoring(self) -> Scoring:
+        return "exact" if self.exact else "noise"
+
+    @property
+    def visibility(self) -> Blocks:
+        return Blocks(self.block_size)
+
+    @property
+    def noise(self) -> Schedule:
+        return build_schedule(self.schedule, **self.schedule_options)
+
+    @property
+    def num_outputs(self) -> int:
+        """As the masked family, so that weights can be passed between them; mask and BOS are never predicted."""
+        return self.special.num_inputs
+
+    @property
+    def stratified(self) -> bool:
+        return self.antithetic_sampling
+
+    @property
+    def clipped(self) -> bool:
+        """Trained on a part of the times: the training loss is no bound."""
+        return self.sampling_min > self.sampling_eps or self.sampling_max < 1
+
+    def num_scored(self, layout: Layout) -> Tensor:
+        """[B] pieces and EOS; what fills the last block belongs to the EOS."""
+        return layout.lengths - 1
+
+    def filled(self, sentences: Sentences, draw: NoiseDraw) -> tuple[Sentences, NoiseDraw]:
+        """Every row with its last block filled up by EOS; the keys of the new positions follow from that of the row's EOS."""
+        lengths = sentences.layout.lengths
+        whole = (lengths + self.block_size - 1).div(self.block_size, rounding_mode="floor") * self.block_size
+        if not self.fill_last or self.exact or torch.equal(whole, lengths):
+            return sentences, draw
+        layout = Layout(whole)
+        ends = torch.cumsum(lengths, 0) - 1
+        beyond = layout.position - (lengths - 1)[layout.row]  # 0 at the EOS
+        source, new = ends[layout.row] + beyond.clamp(max=0), beyond > 0
+
+        keep = draw.keep[source]
+        keep = torch.where(new, more_noise(keep, beyond), keep)
+        # A block's first scored token is never filling, so what category says there is not looked at.
+        more = draw._replace(keep=keep, category=draw.category[source])
+        return Sentences(sentences.ids[source], layout), more
+
+    def blocks(self, layout: Layout) -> Layout:
+        """The blocks of all rows as rows of one layout; they follow each other in the flat run as the rows do."""
+        starts = layout.position % self.block_size == 0
+        number = torch.cumsum(starts, 0) - 1
+        return Layout(torch.bincount(number, minlength=int(starts.sum())))
+
+    def block_uniforms(self, layout: Layout, blocks: Layout, draw: NoiseDraw, *, stratified: bool) -> Tensor:
+        """[blocks] a uniform number for each block: in strata within the row, or independent."""
+        first = torch.cumsum(blocks.lengths, 0) - blocks.lengths
+        row = layout.row[first]
+        # BOS is not noised, and whoever draws the noise may leave its numbers constant: the token behind it speaks for the first block.
+        speaker = first + (layout.position[first] == 0).long()
+        own = draw.category[speaker]
+        if not stratified:
+            return own
+        count = torch.bincount(row, minlength=len(layout.lengths))
+        # Order by row, then by number: the place within the row is the rank.
+        order = own.argsort(stable=True)
+        order = order[row[order].argsort(stable=True)]
+        rank = torch.empty_like(order)
+        rank[order] = torch.arange(len(order), device=order.device)
+        rank = rank - (torch.cumsum(count, 0) - count)[row]
+        uniform = (rank + draw.time[row]) / count[row]
+        return uniform.clamp(max=1 - 2**-24)  # (n - 1 + u) / n can round up to 1 in float32
+
+    def log_probs(self, logits: Tensor) -> Tensor:
+        """Normalised over pieces and EOS: nats, [M, outputs]."""
+        bias = logits.new_zeros(self.num_outputs)
+        bias[[self.special.mask_id, self.special.bos_id]] = -torch.inf
+        return torch.log_softmax(logits + bias, dim=-1)
+
+    def predict(self, network: Denoiser, z: Tensor, layout: Layout, context: Tensor, select: Tensor) -> Tensor:
+        """log p of every symbol at the masked flat positions `select` [M], nats, [M, outputs].
+
+        z, context [N] noised and clean ids; what context has at a position is seen by later blocks only.
+        """
+        return self.log_probs(network(z, layout, None, select, context=context))
+
+    def token_log_probs(self, network: Denoiser, sentences: Sentences, masked: Tensor) -> Tensor:
+        """log p(x_i | visible rest of its block, clean blocks before) of the positions in masked [N], nats [M]."""
+        z = sentences.ids.masked_fill(masked, self.special.mask_id)
+        select = masked.nonzero()[:, 0]
+        log_probs = self.predict(network, z, sentences.layout, sentences.ids, select)
+        return log_probs.gather(1, sentences.ids[select][:, None])[:, 0]
+
+    def training_loss(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> TokenLoss:
+        terms = self.training_terms(network, sentences, draw)
+        return TokenLoss(terms.loss, self.num_scored(sentences.layout).sum().clamp(min=1))
+
+    def training_terms(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> BlockTerms:
+        """The terms of `training_loss`, with the block of each."""
+        sentences, draw = self.filled(sentences, draw)
+        maskable, blocks = ~sentences.is_bos, self.blocks(sentences.layout)
+        scored = sum_over_rows(maskable, blocks.row, len(blocks.lengths)).long()
+        place = sentences.layout.position[blocks.position == 0] // self.block_size
+        if self.exact:
+            loss = -self.token_log_probs(network, sentences, maskable)
+            return BlockTerms(loss, blocks.row[maskable], scored, place)
+        uniform = self.block_uniforms(sentences.layout, blocks, draw, stratified=self.antithetic_sampling)
+        low = max(self.sampling_eps, self.sampling_min)
+        t = low + (self.sampling_max - low) * uniform
+        rho = self.noise.mask_probability(t)
+        masked = (draw.keep < rho[blocks.row]) & maskable
+        if self.resample:
+            masked = self._resampled(masked, rho, sentences, blocks, scored, draw)
+        # Nearly everything is masked above one half, and the original drops the weight there.
+        weight = self.noise.weight(t) if self.sampling_min <= 0.5 else torch.ones_like(t)
+        block = blocks.row[masked]
+        loss = -weight[block] * self.token_log_probs(network, sentences, masked)
+        return BlockTerms(loss, block, scored, place)
+
+    def _resampled(
+        self, masked: Tensor, rho: Tensor, sentences: Sentences, blocks: Layout, scored: Tensor, draw: NoiseDraw
+    ) -> Tensor:
+        """[N] masks as if redrawn until each block's masked share lies in the clip interval.
+
+        Without the loop: a block's count is binomial given that it fits, and its places are a uniform subset. An end of the interval that is
+        the usual one is not enforced. Where no count fits (a short block), the first draw stays.
+        """
+        counts = torch.arange(self.block_size + 1, device=rho.device, dtype=torch.float64)
+        total, p = scored.double()[:, None], rho.double()[:, None]
+        choices = torch.lgamma(total + 1) - torch.lgamma(counts + 1) - torch.lgamma((total - counts).clamp(min=0) + 1)
+        log_prob = choices + torch.special.xlogy(counts, p) + torch.special.xlog1py((total - counts).clamp(min=0), -p)
+        share = counts / total.clamp(min=1)
+        fits = (counts <= total) & (total > 0)
+        if self.sampling_min > self.sampling_eps:
+            fits &= share >= self.sampling_min
+        if self.sampling_max < 1:
+            fits &= share <= self.sampling_max
+        cumulative = torch.where(fits, log_prob.exp(), 0.0).cumsum(1)
+        first = torch.cumsum(blocks.lengths, 0) - blocks.lengths
+        speaker = first + sentences.is_bos[first].long()
+        value = more_noise(draw.keep[speaker], torch.full_like(speaker, -1)).double()[:, None] * cumulative[:, -1:]
+        count = torch.searchsorted(cumulative, value, right=True)[:, 0].clamp(max=self.block_size)
+        possible = cumulative[:, -1] > 0
+        chosen = smallest_keys(draw.keep, count, ~sentences.is_bos, blocks)
+        return torch.where(possible[blocks.row], chosen, masked)
+
+    def nelbo(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> Tensor:
+        num_rows = len(sentences.layout.lengths)
+        if self.exact:  # nothing to draw
+            masked = ~sentences.is_bos
+            log_probs = self.token_log_probs(network, sentences, masked)
+            return -sum_over_rows(log_probs, sentences.layout.row[masked], num_rows)
+        sentences, draw = self.filled(sentences, draw)
+        layout, maskable = sentences.layout, ~sentences.is_bos
+        blocks = self.blocks(layout)
+        scored = sum_over_rows(maskable, blocks.row, len(blocks.lengths)).long()
+        uniform = self.block_uniforms(layout, blocks, draw, stratified=True)
+        count = (uniform * scored).floor().long() + 1  # uniform on 1 .. L
+        masked = smallest_keys(draw.keep, count, maskable, blocks)
+        log_probs = self.token_log_probs(network, sentences, masked)
+        weight = (scored.double() / count)[blocks.row[masked]]
+        return -sum_over_rows(weight * log_probs, layout.row[masked], num_rows)
