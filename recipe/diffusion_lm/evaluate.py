@@ -28,12 +28,13 @@ class Perplexity:
 
     nelbo: float  # nats, whole text
     standard_error: float  # nats, of `nelbo`, over masks
-    tokens: int  # scored ones (a diffusion model does not score the end of the sentence)
+    tokens: int  # scored ones (the end of a sentence is one of them if `ends`)
     words: int
     sentences: int
     unknown: int  # pieces outside the vocabulary
     exact: bool
-    passes: int  # network passes per sentence
+    ends: bool  # the ends of sentences are predicted and counted
+    passes: int  # draws per sentence
 
     @property
     def per_token(self) -> float:
@@ -41,8 +42,8 @@ class Perplexity:
 
     @property
     def per_word(self) -> float:
-        """Sentence ends count as words for an exact model (it predicts them); a bound given the length does not have them."""
-        return math.exp(self.nelbo / (self.words + (self.sentences if self.exact else 0)))
+        """Sentence ends count as words for a model that predicts them; a bound given the length does not have them."""
+        return math.exp(self.nelbo / (self.words + (self.sentences if self.ends else 0)))
 
     def summary(self) -> str:
         kind = "exact" if self.exact else f"upper bound, {self.passes} passes a sentence"
@@ -108,7 +109,9 @@ def evaluate_tokens(
     if words is None:
         words = sum(len(model.vocab.decode(row).split()) for row in encoded)
     unknown = sum(map(model.vocab.count_unknown, encoded))
-    return Perplexity(nelbo, math.sqrt(variance), tokens, words, len(encoded), unknown, family.exact, passes)
+    return Perplexity(
+        nelbo, math.sqrt(variance), tokens, words, len(encoded), unknown, family.exact, family.scores_end, passes
+    )
 
 
 def _draws(places: Sequence[int], lengths: torch.Tensor, passes: int, seed: int) -> NoiseDraw:

@@ -24,6 +24,7 @@ class AutoregressiveFamily:
 
     exact: ClassVar[bool] = True
     scoring: ClassVar[Scoring] = "exact"
+    scores_end: ClassVar[bool] = True
     runs_per_draw: ClassVar[int] = 1
     visibility: ClassVar[Literal["bidirectional", "causal"]] = "causal"
     stratified: ClassVar[bool] = False

@@ -70,6 +70,10 @@ class Family(Protocol):
         """How a score is measured: one pass ('exact'), plans of masks ('masks'), or `nelbo` with keyed draws ('noise')."""
 
     @property
+    def scores_end(self) -> bool:
+        """Whether the score counts the end of the sentence: log p(text), not log p(text | its length)."""
+
+    @property
     def runs_per_draw(self) -> int:
         """How often `nelbo` runs the network for one draw."""
 

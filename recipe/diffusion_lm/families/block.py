@@ -58,6 +58,7 @@ class BlockFamily:
     resample: bool = False  # the masked share of a block lies in the clip interval too
     time_conditioning: bool = False  # must be False: each block has its own time, a network is told one level a row
 
+    scores_end: ClassVar[bool] = True
     runs_per_draw: ClassVar[int] = 1
 
     def __post_init__(self) -> None:

@@ -122,6 +122,10 @@ class MaskedFamily:
     def stratified(self) -> bool:
         return self.antithetic_sampling
 
+    @property
+    def scores_end(self) -> bool:
+        return self.score_eos
+
     def maskable(self, sentences: Sentences) -> Tensor:
         """[N] True where a token may be masked and is scored."""
         free = ~sentences.is_bos

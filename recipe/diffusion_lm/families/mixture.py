@@ -49,6 +49,7 @@ class MixtureFamily(ABC):
 
     exact: ClassVar[bool] = False
     scoring: ClassVar[Scoring] = "noise"
+    scores_end: ClassVar[bool] = False
     runs_per_draw: ClassVar[int] = 2  # of the network, for one `nelbo`
     visibility: ClassVar[Literal["bidirectional", "causal"]] = "bidirectional"
 
