@@ -25,12 +25,12 @@ class NoiseDraw(NamedTuple):
     category: Tensor = torch.empty(
         0
     )  # [N] uniform in [0, 1): the symbol that replaces it, for families that have a choice
-    step: int = 0  # optimizer step, for a curriculum; 0 outside of training
+    step: int = -1  # optimizer step, for a curriculum; -1 outside of training
     seed: int = 0  # of what a family draws besides, on its own device
 
 
 def draw_noise(
-    lengths: Tensor, generator: torch.Generator, *, stratified: bool, step: int = 0, seed: int = 0
+    lengths: Tensor, generator: torch.Generator, *, stratified: bool, step: int = -1, seed: int = 0
 ) -> NoiseDraw:
     """Fresh noise for sentences of these lengths [B]. Drawn on the CPU, so that a seed means the same on every device."""
     num_rows, total = len(lengths), int(lengths.sum())

@@ -81,10 +81,12 @@ class DiT(nn.Module):
         sigma: Tensor | None = None,
         select: Tensor | None = None,
         context: Tensor | None = None,
+        blend: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """ids [N]; sigma [B] noise level of each row, None = level 0 for all; select [M] flat positions, None = all.
 
-        context [N]: the clean ids, for a network of blocks and for no other (ValueError).
+        context [N]: the clean ids, for a network of blocks and for no other (ValueError). blend: (flat positions [M], weights [M, n] of ids
+        0 .. n - 1) where the input is a mixture of symbols and `ids` is not looked at.
         Returns logits [M, num_outputs], float32. One shared noise level (sigma None) is much cheaper than one per row.
         """
         if isinstance(self.visibility, Blocks) != (context is not None):
@@ -99,6 +101,9 @@ class DiT(nn.Module):
         extra = _filling(len(ids), ids.device)
         row_of = None if sigma is None else F.pad(row, (0, extra))
         x = self.embedding(F.pad(ids, (0, extra)))
+        if blend is not None:
+            positions, weights = blend
+            x = x.index_copy(0, positions, (weights @ self.embedding.weight[: weights.shape[1]]).to(x.dtype))
         seen, rotation = Seen.of(layout, self.visibility), self.rotary(position)
         for block in self.blocks:
             x, _ = block(x, seen, rotation, condition, row_of)

@@ -33,12 +33,26 @@ class SpecialIds(NamedTuple):
 class Denoiser(Protocol):
     """A network: flat ids [N] and their layout -> logits [M, outputs] of the selected flat positions, float32.
 
-    A network of blocks is given the clean ids too (context [N]), any other is not.
+    A network of blocks is given the clean ids too (context [N]), any other is not. With `blend`, some positions hold no single symbol but
+    a mixture of them.
     """
 
     def __call__(
-        self, ids: Tensor, layout: Layout, sigma: Tensor | None, select: Tensor | None, context: Tensor | None = None
+        self,
+        ids: Tensor,
+        layout: Layout,
+        sigma: Tensor | None,
+        select: Tensor | None,
+        context: Tensor | None = None,
+        blend: Blend | None = None,
     ) -> Tensor: ...
+
+
+class Blend(NamedTuple):
+    """Inputs that are mixtures: the network reads the weighted mean of the symbols' embeddings."""
+
+    positions: Tensor  # [M] flat positions
+    weights: Tensor  # [M, n] of ids 0 .. n - 1, rows sum to 1
 
 
 class TokenLoss(NamedTuple):

@@ -111,7 +111,11 @@ class MixtureFamily(ABC):
 
         What is no symbol has -inf.
         """
-        logits = network(z, layout, level if self.time_conditioning else None, select - 1 if self.shift else select)
+        level = level if self.time_conditioning else None
+        return self.log_x_hat(network(z, layout, level, select - 1 if self.shift else select))
+
+    def log_x_hat(self, logits: Tensor) -> Tensor:
+        """Logits [M, outputs] normalised over the symbols: [M, num_pieces]."""
         never = torch.ones(self.special.num_pieces, dtype=torch.bool, device=logits.device)
         never[self.symbols] = False
         return torch.log_softmax(logits[:, : self.special.num_pieces].masked_fill(never, -torch.inf), dim=-1)

@@ -3,6 +3,10 @@
     q_t(z | x) = alpha(t) onehot(x) + (1 - alpha(t))/N over the N symbols
 
 The network is told -ln alpha(t). The bound in this form is the one of Duo, equation by equation (tests/test_mixture.py).
+
+Curriculum of Duo (`curriculum_steps`): in the first steps of a training the network does not read the noised symbols but softmax(w/tau) of the
+Gaussian w whose largest coordinate they are (families/gaussian.py), tau from 0.1 down to 0.01; the loss stays that of the symbols, at
+times where the Gaussian has gamma between gamma_min and gamma_max. It needs [tokens x symbols] numbers of noise in every such step.
 """
 
 from __future__ import annotations
@@ -12,7 +16,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from diffusion_lm.draws import NoiseDraw
+from diffusion_lm.families.base import Blend, Denoiser, TokenLoss
+from diffusion_lm.families.gaussian import kept_probability, noised_onehot
 from diffusion_lm.families.mixture import Mixture, MixtureFamily
+from diffusion_lm.layout import Sentences
 from diffusion_lm.schedule import Schedule, build_schedule
 
 
@@ -23,9 +31,17 @@ class UniformFamily(MixtureFamily):
     time_eps: float = 1e-3
     schedule: str = "loglinear"
     schedule_options: dict[str, float] = field(default_factory=dict)
+    curriculum_steps: int = 0  # optimizer steps with Gaussian inputs; 0: none
+    gamma_min: float = -3.5  # the Gaussian's log noise-to-signal ratio at the smallest time of the curriculum
+    gamma_max: float = -1.75
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.curriculum_steps < 0 or self.gamma_min >= self.gamma_max:
+            raise ValueError(
+                f"family.curriculum_steps {self.curriculum_steps}, gamma_min {self.gamma_min}, gamma_max {self.gamma_max}: "
+                "expected steps >= 0 and gamma_min < gamma_max"
+            )
         build_schedule(self.schedule, **self.schedule_options)
 
     @property
@@ -46,3 +62,35 @@ class UniformFamily(MixtureFamily):
 
     def level_of_time(self, t: Tensor) -> Tensor:
         return self.noise.sigma(t)
+
+    def training_loss(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> TokenLoss:
+        if not 0 <= draw.step < self.curriculum_steps:
+            return super().training_loss(network, sentences, draw)
+        scored = self.scored(sentences)
+        select, row, x = scored.nonzero()[:, 0], sentences.layout.row[scored], sentences.ids[scored]
+        symbols = torch.tensor(self.symbols, device=x.device)
+        count, width = len(symbols), self.gamma_max - self.gamma_min
+        gamma = self.gamma_min + width * draw.time.double()
+        alpha, slope = kept_probability(gamma, count)
+        mixture = Mixture(
+            alpha=alpha,
+            uniform=(1 - alpha) / count,
+            mask=torch.zeros_like(alpha),
+            rate_uniform=-width * slope / (alpha * count),
+            rate_mask=torch.zeros_like(alpha),
+        )
+        place = torch.zeros(self.special.num_pieces, dtype=torch.int64, device=x.device)
+        place[symbols] = torch.arange(count, device=x.device)
+        w = noised_onehot(place[x], gamma[row], count, torch.Generator(x.device).manual_seed(draw.seed))
+        temperature = 10 ** (-1 - draw.step / self.curriculum_steps)
+        weights = w.new_zeros(len(x), self.special.num_pieces)
+        weights[:, symbols] = torch.softmax(w / temperature, dim=-1)
+        logits = network(
+            sentences.ids,
+            sentences.layout,
+            -alpha.log().float() if self.time_conditioning else None,
+            select - 1 if self.shift else select,
+            blend=Blend(select, weights),
+        )
+        weight, divergence = self.token_terms(mixture, self.log_x_hat(logits), x, symbols[w.argmax(-1)], row)
+        return TokenLoss((weight * divergence).float(), self.num_scored(sentences.layout).sum().clamp(min=1))
