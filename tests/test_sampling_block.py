@@ -136,3 +136,12 @@ def test_bad_sampling_settings_are_named(vocab):
         sample(model, [3], predictor="ddpm")
     with pytest.raises(ValueError, match="block family"):
         sample_blocks(random_model(vocab), [3])
+
+
+def test_nucleus_is_for_block_models(vocab):
+    block = random_model(vocab, {"name": "block", "block_size": 2})
+    cut = sample(block, [6] * 8, nucleus_p=0.01)
+    assert cut.tokens == sample(block, [6] * 8, nucleus_p=0.01).tokens
+    assert cut.tokens != sample(block, [6] * 8).tokens
+    with pytest.raises(ValueError, match="only a block model"):
+        sample(random_model(vocab), [3], nucleus_p=0.5)

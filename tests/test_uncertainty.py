@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from conftest import random_model
+from diffusion_lm.sampling import sample
 from diffusion_lm.uncertainty import FIRST, entropy, fill_by_entropy
 from test_sampling import LENGTH, MASK, SIZE, model_of, p_value
 from tiny_world import random_joint
@@ -81,3 +82,13 @@ def test_what_can_not_be_filled_is_refused(vocab):
     for options in ({"name": "autoregressive"}, {"name": "masked", "score_eos": True}):
         with pytest.raises(ValueError, match="only a masked model"):
             fill_by_entropy(random_model(vocab, options), [[1]])
+
+
+def test_sampling_by_entropy_is_a_predictor_of_the_command(vocab):
+    """In batches of any size the same; one pass a token."""
+    model = random_model(vocab)
+    for predictor, first in (("certain-first", "certain"), ("uncertain-first", "uncertain")):
+        drawn = sample(model, [3, 5, 2], predictor=predictor, seed=4, batch_size=2)
+        rows = [[vocab.mask_id] * length for length in (3, 5, 2)]
+        assert drawn.tokens == fill_by_entropy(model, rows, first=first, seed=4).tokens
+        assert drawn.passes == 10

@@ -243,11 +243,14 @@ def sample(
     predictor: Annotated[
         str | None,
         typer.Option(
-            help="Masked model: ddpm_cache (default), ddpm or analytic. Uniform or hybrid: ancestral (default) or greedy-tail. "
-            "Block: first-hitting (default) or ancestral."
+            help="Masked model: ddpm_cache (default), ddpm, analytic, certain-first or uncertain-first. "
+            "Uniform or hybrid: ancestral (default) or greedy-tail. Block: first-hitting (default) or ancestral."
         ),
     ] = None,
     steps: Annotated[int, typer.Option(help="Reverse steps of a diffusion model.")] = 1000,
+    nucleus: Annotated[
+        float, typer.Option(help="Block model: draw from the most probable pieces with this much probability.")
+    ] = 1.0,
     self_correct: Annotated[
         int, typer.Option(help="Uniform or hybrid model: at most that many rounds of correcting its own samples.")
     ] = 0,
@@ -272,7 +275,7 @@ def sample(
     if like is not None:
         known = [len(ids) for ids in trained.vocab.encode_batch(list(read_lines([like])))]
         lengths = draw_lengths(known, count, seed=seed)
-    drawn = sampling.sample(trained, lengths, predictor=predictor, steps=steps, seed=seed)
+    drawn = sampling.sample(trained, lengths, predictor=predictor, steps=steps, nucleus_p=nucleus, seed=seed)
     if self_correct:
         from diffusion_lm.self_correction import self_correct as correct
 

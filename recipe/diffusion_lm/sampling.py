@@ -31,8 +31,11 @@ from diffusion_lm.model import LanguageModel
 from diffusion_lm.samples import Samples, categorical, generators
 from diffusion_lm.sampling_block import draw_blocks
 from diffusion_lm.sampling_noise import draw_from_noise
+from diffusion_lm.uncertainty import fill_by_entropy
 
 LAST_TIME = 1e-5  # where the reverse process ends; what is masked then is left to noise removal
+
+BY_ENTROPY = {"certain-first": "certain", "uncertain-first": "uncertain"}
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,16 @@ def sample(
     steps: int = 1000,
     seed: int = 1,
     noise_removal: bool = True,
+    nucleus_p: float = 1.0,
     batch_size: int = 64,
 ) -> Samples:
     """One sentence for each of `lengths`: that many pieces; for an autoregressive or a block model, at most that many.
 
-    predictor: of a masked model one of PREDICTORS (None: ddpm_cache); of a uniform or hybrid one "ancestral" (None) or "greedy-tail", whose
+    predictor: of a masked model one of PREDICTORS (None: ddpm_cache), or "certain-first" or "uncertain-first", which reveal one token a pass in
+    the order of the network's entropy and have no steps; of a uniform or hybrid one "ancestral" (None) or "greedy-tail", whose
     last step takes the best symbol; of a block model "first-hitting" (None) or "ancestral". steps: of the reverse process (of one block).
-    noise_removal: whether what is masked in the end is drawn too (masked models). ValueError for what does not fit, and for a length or
+    noise_removal: whether what is masked in the end is drawn too (masked models). nucleus_p: of a block model, draw from the most probable
+    symbols with this much probability. ValueError for what does not fit, and for a length or
     steps below 1.
     """
     if any(length < 1 for length in lengths) or batch_size < 1:
@@ -72,19 +78,24 @@ def sample(
             f"sampling lengths {sorted(lengths)[:3]}, batch size {batch_size}: expected numbers of at least 1"
         )
     family = model.family
+    if nucleus_p != 1 and not isinstance(family, BlockFamily):
+        raise ValueError(f"nucleus_p {nucleus_p}: only a block model is drawn from with it; expected 1")
     process = None
-    if isinstance(family, MaskedFamily):
+    if isinstance(family, MaskedFamily) and predictor not in BY_ENTROPY:
         process = _Reverse(model, predictor or "ddpm_cache", steps, noise_removal)
-    elif predictor is not None and not isinstance(family, MixtureFamily | BlockFamily):
+    elif predictor is not None and not isinstance(family, MaskedFamily | MixtureFamily | BlockFamily):
         raise ValueError(f"predictor {predictor!r}: this model draws from left to right; expected none")
     tokens, passes, unfinished = [], 0, 0
     with torch.inference_mode():
         for start in range(0, len(lengths), batch_size):
             part = list(lengths[start : start + batch_size])
             if isinstance(family, BlockFamily):
-                drawn = draw_blocks(model, part, predictor or "first-hitting", steps, seed, start)
+                drawn = draw_blocks(model, part, predictor or "first-hitting", steps, seed, start, nucleus_p)
             elif isinstance(family, MixtureFamily):
                 drawn = draw_from_noise(model, family, part, predictor or "ancestral", steps, seed, start)
+            elif isinstance(family, MaskedFamily) and process is None:
+                rows = [[family.special.mask_id] * length for length in part]
+                drawn = fill_by_entropy(model, rows, first=BY_ENTROPY[str(predictor)], seed=seed, offset=start)
             elif process is None:
                 drawn = _left_to_right(model, part, seed, start)
             else:
@@ -150,7 +161,8 @@ class _Reverse:
 
     def __init__(self, model: LanguageModel, predictor: str, steps: int, noise_removal: bool):
         if predictor not in PREDICTORS:
-            raise ValueError(f"predictor {predictor!r} is unknown; expected one of {', '.join(PREDICTORS)}")
+            known = ", ".join([*PREDICTORS, *BY_ENTROPY])
+            raise ValueError(f"predictor {predictor!r} is unknown; expected one of {known}")
         if steps < 1:
             raise ValueError(f"sampling steps {steps}: expected at least 1")
         if not isinstance(model.family, MaskedFamily):

@@ -53,12 +53,19 @@ def sample_blocks(
 
 
 def draw_blocks(
-    model: LanguageModel, limits: Sequence[int], predictor: str, steps: int, seed: int, first: int
+    model: LanguageModel,
+    limits: Sequence[int],
+    predictor: str,
+    steps: int,
+    seed: int,
+    first: int,
+    nucleus_p: float = 1.0,
 ) -> Samples:
     """`sample_blocks` by the name of its sampler: "first-hitting", or "ancestral" in so many steps a block. ValueError for another."""
     if predictor not in ("first-hitting", "ancestral"):
         raise ValueError(f"predictor {predictor!r} of a block model; expected first-hitting or ancestral")
-    return sample_blocks(model, limits, steps=steps if predictor == "ancestral" else None, seed=seed, first=first)
+    own_steps = steps if predictor == "ancestral" else None
+    return sample_blocks(model, limits, steps=own_steps, nucleus_p=nucleus_p, seed=seed, first=first)
 
 
 def nucleus(log_probs: Tensor, p: float) -> Tensor:

@@ -19,18 +19,24 @@ from diffusion_lm.draws import step_seed
 from diffusion_lm.families.masked import MaskedFamily, smallest_keys
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.model import LanguageModel
-from diffusion_lm.sampling import Samples, categorical
+from diffusion_lm.samples import Samples, categorical
 
 FIRST = {"certain": 1.0, "uncertain": -1.0}  # sign of the entropy in the sorting key: the smallest are revealed
 
 
 def fill_by_entropy(
-    model: LanguageModel, rows: Sequence[Sequence[int]], *, first: str = "certain", share: float = 0.0, seed: int = 1
+    model: LanguageModel,
+    rows: Sequence[Sequence[int]],
+    *,
+    first: str = "certain",
+    share: float = 0.0,
+    seed: int = 1,
+    offset: int = 0,
 ) -> Samples:
     """Draw the masked positions of piece ids `rows`; `share` 0 is one position a pass. What is not masked stays.
 
-    A row's text depends on (seed, its place in `rows`, the row) alone. ValueError for a family without masks, one that scores EOS, an unknown
-    `first`, or a share outside [0, 1].
+    A row's text depends on (seed, its number, the row) alone; the first row is number `offset`.
+    ValueError for a family without masks, one that scores EOS, an unknown `first`, or a share outside [0, 1].
     """
     family = model.family
     if not isinstance(family, MaskedFamily) or family.score_eos:
@@ -41,7 +47,7 @@ def fill_by_entropy(
         raise ValueError(f"share {share}: expected 0 (one position a pass) to 1 (all at once)")
     sentences = Sentences.of(rows, bos_id=family.special.bos_id, eos_id=family.special.eos_id).to(model.device)
     ids, layout, passes = sentences.ids.clone(), sentences.layout, 0
-    keys = _uniform(layout, seed).to(model.device)
+    keys = _uniform(layout, seed, offset).to(model.device)
     free = family.maskable(sentences)
     with torch.inference_mode():
         while True:
@@ -72,10 +78,10 @@ def entropy(log_probs: Tensor) -> Tensor:
     return torch.special.entr(log_probs.exp()).sum(-1)
 
 
-def _uniform(layout: Layout, seed: int) -> Tensor:
+def _uniform(layout: Layout, seed: int, offset: int) -> Tensor:
     """[N] float64; those of a row from (seed, its number)."""
     parts = []
-    for place, length in enumerate(layout.lengths.tolist()):
+    for place, length in enumerate(layout.lengths.tolist(), start=offset):
         generator = torch.Generator().manual_seed(step_seed(seed, "entropy", place, 0))
         parts.append(torch.rand(length, generator=generator, dtype=torch.float64))
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
