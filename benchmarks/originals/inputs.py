@@ -13,6 +13,7 @@ from diffusion_lm.draws import NoiseDraw
 from diffusion_lm.families import SpecialIds
 from diffusion_lm.import_mdlm import parameter_names
 from diffusion_lm.layout import Layout, Sentences
+from diffusion_lm.visibility import Visibility
 from originals.imports import Settings, shared_weights
 
 ROWS, LENGTH, PIECES, MASK = 16, 12, 20, 20
@@ -77,15 +78,15 @@ def special() -> SpecialIds:
     return SpecialIds(PIECES, MASK, bos_id=PIECES + 2, eos_id=PIECES + 3, num_inputs=PIECES + 1)
 
 
-def our_network(theirs: nn.Module, *, causal: bool = False) -> dit.DiT:
+def our_network(theirs: nn.Module, *, visibility: Visibility = "bidirectional") -> dit.DiT:
     """Our network with their weights."""
-    weights = shared_weights(theirs, parameter_names(BLOCKS, conditioned=not causal))
+    weights = shared_weights(theirs, parameter_names(BLOCKS, conditioned=visibility != "causal"))
     symbols = len(weights["embedding.weight"])
     network = dit.DiT(
         dit.BackboneConfig(WIDTH, BLOCKS, HEADS, COND),
         num_inputs=symbols,
         num_outputs=symbols,
-        visibility="causal" if causal else "bidirectional",
+        visibility=visibility,
     )
     network.load_state_dict(weights)
     return network.eval()

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffusion_lm.backbones import dit
 from diffusion_lm.families import SpecialIds
 from diffusion_lm.families.autoregressive import AutoregressiveFamily
 from diffusion_lm.families.masked import MaskedFamily
 from diffusion_lm.import_mdlm import network_weights
 from diffusion_lm.layout import Layout, Sentences
+from diffusion_lm.visibility import Blocks, doubled_mask
 from originals.imports import Fixed, Settings, Tokenizer, drawing, imported, randomise
 from originals.inputs import (
     EPS,
@@ -155,7 +153,7 @@ def _autoregressive(model: nn.Module) -> Line:
     model.backbone.output_layer.linear.bias[0] = -1e4
     found = model._loss(ids.clone(), torch.ones_like(ids)).nlls
     family = AutoregressiveFamily(SpecialIds(PIECES, MASK, bos_id=0, eos_id=PIECES + 3, num_inputs=PIECES + 1))
-    network = our_network(model.backbone, causal=True)
+    network = our_network(model.backbone, visibility="causal")
     mine = family.training_loss(network, Sentences(ids.flatten(), LAYOUT), noise.draw()).loss
     return Line("MDLM", "autoregressive baseline", relative(found, mine))
 
@@ -182,7 +180,8 @@ def compare_bd3lms(path: Path) -> Iterator[Line]:
         index = torch.arange(2 * LENGTH)
         for block_size in (1, 4, LENGTH):
             found = network.block_diff_mask(None, None, index[:, None], index[None], block_size, LENGTH)
-            assert torch.equal(found, attention_of_blocks(block_size)), f"attention mask of blocks of {block_size}"
+            ours = doubled_mask(LENGTH, block_size)
+            assert torch.equal(found, ours), f"attention mask of blocks of {block_size}"
         yield Line("BD3-LM", "attention mask of the doubled input, blocks of 1, 4 and 12", 0.0, 0.0)
 
         family = MaskedFamily(special(), schedule_options={"eps": 0.0})
@@ -201,37 +200,12 @@ def compare_bd3lms(path: Path) -> Iterator[Line]:
         found = loss_of(model, time, noise.keep, noise.ids)
         t = squeezed(time).repeat_interleave(4, dim=1)
         masked = noise.keep <= t
-        log_p = torch.log_softmax(doubled(our_network(model.backbone), noise.ids, masked, 4)[..., :PIECES], -1)
+        ours = our_network(model.backbone, visibility=Blocks(4))
+        z = torch.where(masked, MASK, noise.ids).flatten()
+        logits = ours(z, Layout(torch.full((ROWS,), LENGTH)), context=noise.ids.flatten()).view(ROWS, LENGTH, -1)
+        log_p = torch.log_softmax(logits[..., :PIECES], -1)
         mine = -log_p.gather(-1, noise.ids[..., None])[..., 0] / t
-        yield Line("BD3-LM", "blocks of 4, our network with the doubled input", relative(found[masked], mine[masked]))
+        yield Line("BD3-LM", "blocks of 4, against our network of blocks", relative(found[masked], mine[masked]))
         yield Line("BD3-LM", "blocks of 4, mean of all tokens", figure=f"{found.mean().item():.6f} nats")
         row = ", ".join(f"{value:.4f}" for value in found[-1].abs().tolist())
         yield Line("BD3-LM", "blocks of 4, tokens of the last sentence", figure=row)
-
-
-def attention_of_blocks(block_size: int) -> Tensor:
-    """[2 L, 2 L] who sees whom in [noised; clean], from the rule: a noised token sees its own noised block and the clean ones before it,
-    a clean token the clean blocks up to its own."""
-    sees = torch.zeros(2 * LENGTH, 2 * LENGTH, dtype=torch.bool)
-    for query in range(LENGTH):
-        first = query // block_size * block_size
-        end = min(first + block_size, LENGTH)
-        sees[query, first:end] = True
-        sees[query, LENGTH : LENGTH + first] = True
-        sees[LENGTH + query, LENGTH : LENGTH + end] = True
-    return sees
-
-
-def doubled(network: dit.DiT, ids: Tensor, masked: Tensor, block_size: int) -> Tensor:
-    """Logits [ROWS, LENGTH, symbols] of the noised half; both halves count positions from 0."""
-    layout = Layout(torch.full((ROWS,), 2 * LENGTH))
-    object.__setattr__(layout, "position", layout.position % LENGTH)
-    sees = attention_of_blocks(block_size)
-
-    def attend(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> Tensor:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=sees)
-
-    both = torch.cat([torch.where(masked, MASK, ids), ids], dim=1)
-    with mock.patch.object(dit, "_attend", attend):
-        logits = network(both.flatten(), layout)
-    return logits.view(ROWS, 2 * LENGTH, -1)[:, :LENGTH]
