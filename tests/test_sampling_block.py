@@ -12,6 +12,7 @@ from scipy.stats import chisquare
 
 from block_world import EOS, MASK, SPECIAL, Language, family_of, noise
 from conftest import TINY, random_model
+from diffusion_lm.clip_command import clip
 from diffusion_lm.clip_search import candidates, search_clip
 from diffusion_lm.layout import Layout
 from diffusion_lm.model import LanguageModel
@@ -145,3 +146,14 @@ def test_nucleus_is_for_block_models(vocab):
     assert cut.tokens != sample(block, [6] * 8).tokens
     with pytest.raises(ValueError, match="only a block model"):
         sample(random_model(vocab), [3], nucleus_p=0.5)
+
+
+def test_the_command_prints_the_best_interval_as_settings(vocab, text_file, tmp_path, capsys):
+    folder = random_model(vocab, {"name": "block", "block_size": 3}).save(tmp_path / "block")
+    clip(folder, [text_file], width=[0.5, 0.8], delta=0.25, sentences=30)
+    shown = capsys.readouterr().out.strip().splitlines()
+    assert len(shown) == 2 + len(candidates(1e-3, [0.5, 0.8], 0.25)) + 2
+    low, high = (setting.partition("=")[2] for setting in shown[-1].split())
+    assert shown[2].startswith(f"| {low} to {high} |")
+    with pytest.raises(ValueError, match="no block model"):
+        clip(random_model(vocab).save(tmp_path / "masked"), [text_file])

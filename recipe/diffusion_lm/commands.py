@@ -10,6 +10,7 @@ from typing import Annotated, Protocol
 import typer
 
 from diffusion_lm.cli import Command
+from diffusion_lm.clip_command import clip
 
 
 class RescoreMode(Protocol):
@@ -317,4 +318,4 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-COMMANDS: list[Command] = [vocab, tokenize, bliss, oggzip, train, perplexity, sample]
+COMMANDS: list[Command] = [vocab, tokenize, bliss, oggzip, train, perplexity, sample, clip]
