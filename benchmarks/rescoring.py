@@ -54,7 +54,7 @@ def read_lists(path: str, top: int) -> list[NBestList]:
     return [dataclasses.replace(utterance, hypotheses=utterance.hypotheses[:top]) for utterance in lists]
 
 
-def tasks(seeds: int) -> Iterator[tuple[str, int, int, str]]:
+def tasks(seeds: int, long_seeds: int) -> Iterator[tuple[str, int, int, str]]:
     """(estimator, passes, seed, set); nested estimators stand for all numbers of passes up to theirs."""
     for part, own_seeds in (("tune", [TUNE_SEED]), ("eval", list(range(seeds)))):
         for name, counts in DESIGNS.items():
@@ -63,7 +63,8 @@ def tasks(seeds: int) -> Iterator[tuple[str, int, int, str]]:
                     yield name, count, seed, part
         for name in NESTED:
             for seed in own_seeds:
-                yield name, max(*SHORT, *LONG.get(name, ())), seed, part
+                long = LONG.get(name, ()) if part == "tune" or seed < long_seeds else ()
+                yield name, max(*SHORT, *long), seed, part
         for name, counts in DESIGNS_LONG.items():
             for count in counts:
                 yield name, count, own_seeds[0], part
@@ -80,7 +81,7 @@ def score(options: argparse.Namespace) -> None:
     scorer = NetworkScorer(options.model, name="lm", precision=options.precision, device=options.device)
     lists = {part: read_lists(getattr(options, part), options.top) for part in ("tune", "eval")}
     number, count = map(int, options.part.split("/"))
-    for name, passes, seed, part in list(tasks(options.seeds))[number - 1 :: count]:
+    for name, passes, seed, part in list(tasks(options.seeds, options.long_seeds))[number - 1 :: count]:
         target = file_of(out, name, passes, seed, part)
         if target.exists():
             continue
@@ -138,7 +139,7 @@ def summary(options: argparse.Namespace) -> list[dict[str, Any]]:
     lists = {part: read_lists(getattr(options, part), options.top) for part in ("tune", "eval")}
     tables = {part: error_table(found) for part, found in lists.items()}
     runs: dict[tuple[str, int, str], dict[int, tuple[Any, float]]] = {}
-    for name, passes, seed, part in tasks(options.seeds):
+    for name, passes, seed, part in tasks(options.seeds, options.long_seeds):
         facts = json.loads(file_of(folder, name, passes, seed, part).read_text())
         for size, scores in facts["scores"].items():
             cost = facts["rows"] / sum(map(len, scores))
@@ -350,6 +351,12 @@ def main() -> None:
     parser.add_argument("--out", default="bench")
     parser.add_argument("--top", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument(
+        "--long-seeds",
+        type=int,
+        default=5,
+        help="seeds of the runs with 32 passes and more, which take most of the time",
+    )
     parser.add_argument("--utterances", type=int, default=12)
     parser.add_argument("--part", default="1/1")
     parser.add_argument("--precision", default="bf16")
