@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from diffusion_lm.draws import NoiseDraw
+from diffusion_lm.families import MixtureFamily
 from diffusion_lm.model import LanguageModel
 from rescore.alignment import Tokens, leader_of, slots_of
 from rescore.drawn import Draw, Drawn, Draws, OnePass
@@ -41,9 +42,9 @@ def score_drawn(
     if not isinstance(estimator, OnePass):
         assert isinstance(estimator, Draws), "the only other kind"
         return _draws(model, estimator, tags, encoded, seed, batches)
-    if not hasattr(family, "one_pass"):
+    if not isinstance(family, MixtureFamily) or not family.sees_errors:
         raise ValueError(
-            f"estimator {OnePass.name} is for models that see errors (uniform, hybrid); family {name} does not"
+            f"estimator {OnePass.name} is for models that see errors (uniform, hybrid with p_uniform); family {name} does not"
         )
     unique = list(dict.fromkeys(tokens for utterance in encoded for tokens in utterance))
     values = np.zeros(len(unique))

@@ -45,6 +45,10 @@ class HybridFamily(MixtureFamily):
             )
 
     @property
+    def sees_errors(self) -> bool:
+        return self.p_uniform > 0
+
+    @property
     def scale(self) -> float:
         """B"""
         share = max(self.p_uniform, LEAST)

@@ -66,6 +66,11 @@ class MixtureFamily(ABC):
         """What the network is conditioned on at times t [B]."""
 
     @property
+    def sees_errors(self) -> bool:
+        """Whether a visible token can be a wrong one: only then has the network learned to doubt it, and `one_pass` means something."""
+        return True
+
+    @property
     def symbols(self) -> list[int]:
         """The ids that noise can put in: all pieces but the mask, BOS and EOS, which may be pieces of the vocabulary."""
         special = self.special
