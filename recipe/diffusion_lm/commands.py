@@ -1,4 +1,4 @@
-"""The verbs that make models: `dlm vocab`, `dlm bliss`, `dlm oggzip`, `dlm train`, `dlm perplexity`, `dlm sample`. Each is a plain function."""
+"""The verbs that make models: `dlm vocab`, `dlm bliss`, `dlm oggzip`, `dlm train`, `dlm pretrained` ... Each is a plain function."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated, Protocol
 import typer
 
 from diffusion_lm.cli import Command
+from diffusion_lm.pretrained_command import pretrained
 
 
 class RescoreMode(Protocol):
@@ -314,4 +315,4 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-COMMANDS: list[Command] = [vocab, tokenize, bliss, oggzip, train, perplexity, sample]
+COMMANDS: list[Command] = [vocab, tokenize, bliss, oggzip, train, pretrained, perplexity, sample]

@@ -114,7 +114,7 @@ def _from_pretrained(reading: Reading, key: str, value: Any) -> tuple[str, str]:
         refuse(
             key,
             value,
-            "no such folder, and nothing is downloaded; expected a model folder, or null",
+            "no such folder, and nothing is downloaded; expected a model folder (`dlm pretrained` makes one), or null",
         )
     reading.put("init_from", value, key)
     return HONOURED, "init_from"

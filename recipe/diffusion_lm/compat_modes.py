@@ -25,6 +25,7 @@ from diffusion_lm.evaluate import Perplexity, evaluate_packed, evaluate_tokens
 from diffusion_lm.families import BlockFamily
 from diffusion_lm.model import LanguageModel
 from diffusion_lm.packing import pack
+from diffusion_lm.pretrained import is_pretrained, open_pretrained
 from diffusion_lm.samples import Samples, draw_lengths, sample_entropy
 from diffusion_lm.sampling import sample, sample_semi_autoregressive
 from diffusion_lm.sampling_block import sample_blocks
@@ -203,7 +204,11 @@ def _model(made: Translation) -> LanguageModel:
         raise FileNotFoundError(
             f"{path}: no such folder (eval.checkpoint_path), and nothing is downloaded; expected a model folder"
         )
-    model = LanguageModel.load(path, device=_device(made))
+    if is_pretrained(path):
+        vocab = given("data.tokenizer_name_or_path", made.config.data.vocab)
+        model = open_pretrained(path, vocab, device=_device(made))
+    else:
+        model = LanguageModel.load(path, device=_device(made))
     wanted = made.config.family
     if "block_size" in wanted or model.family_options["name"] == "block":  # a network of blocks knows one size
         for key, name in (("algo.name", "name"), ("block_size", "block_size")):
