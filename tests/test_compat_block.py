@@ -18,9 +18,10 @@ from conftest import random_model, random_text
 from diffusion_lm import compat
 from diffusion_lm.compat_block import KEYS, MOVED
 from diffusion_lm.compat_rules import HONOURED, NO_EFFECT
-from diffusion_lm.evaluate import evaluate_packed, evaluate_tokens
+from diffusion_lm.evaluate import evaluate_packed, evaluate_text, evaluate_tokens
 from diffusion_lm.model import LanguageModel
 from diffusion_lm.packing import Packing, pack
+from returnn_bridge.vocab import train_vocab
 
 REFERENCE = Path(__file__).parent.parent.parent / "shared" / "reference" / "bd3lm_ppl_eval.yaml"
 CHECKPOINT = "lightning.pytorch.callbacks.ModelCheckpoint"
@@ -322,6 +323,7 @@ def test_allowed_values(inside, settings, key, verdict, text):
     [
         (["algo.name=udlm"], r"algo\.name: got 'udlm'; expected one of bd3lm, mdlm, sedd, ar"),
         (["algo.name=null"], r"algo\.name: got None"),
+        (["mode=rescore"], "mode: got 'rescore'; BD3-LM has train, ppl_eval and sample_eval; `dlm score`"),
         (["algo=bd3lm"], "algo: got 'bd3lm'; expected a section"),
         (["block_size=3"], r"block_size: got 3; expected a divisor of model\.length 1024"),
         (["block_size=0"], "block_size: got 0"),
@@ -459,9 +461,23 @@ def test_perplexity_of_packed_rows_and_of_sentences(inside, trained, capsys):
 
 
 def test_perplexity_with_blocks_of_one_token_is_exact(inside, vocab):
-    random_model(vocab, {"name": "block", "block_size": 1}).save("single")
-    compat.run("tree.yaml", [*SMALL, "block_size=1", "eval.checkpoint_path=single"], out="exact")
+    model = random_model(vocab, {"name": "block", "block_size": 1})
+    model.save("single")
+    options = [*SMALL, "block_size=1", "eval.checkpoint_path=single"]
+    compat.run("tree.yaml", options, out="exact")
     assert json.loads(Path("exact/perplexity.json").read_text())["valid"]["exact"]
+    compat.run("tree.yaml", [*options, "data.wrap=false"], out="lines")
+    lines, whole = json.loads(Path("lines/perplexity.json").read_text())["valid"], evaluate_text(model, ["valid.txt"])
+    assert lines["nelbo"] == pytest.approx(whole.nelbo, rel=1e-6)
+    assert (lines["tokens"], lines["words"], lines["sentences"]) == (whole.tokens, whole.words, whole.sentences)
+
+
+def test_another_vocabulary_is_refused(inside, trained, text_file, tmp_path):
+    train_vocab([text_file], size=40, out=tmp_path)
+    options = [*SMALL, f"eval.checkpoint_path={trained}", f"data.tokenizer_name_or_path={tmp_path}"]
+    with pytest.raises(ValueError, match=r"data\.valid\.valid\.\S+: .* is not the vocabulary of the model"):
+        compat.run("tree.yaml", options, out="no")
+    assert not Path("no").exists()
 
 
 def test_samples(inside, trained, capsys):

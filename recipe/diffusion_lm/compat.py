@@ -93,6 +93,7 @@ class Translation:
     judge_wanted: bool
     resume: bool
     packing: Packing | None  # how validation documents become rows; None: one a row
+    origin: Mapping[str, str]  # our setting -> the key that it came from
 
 
 def is_foreign(tree: Mapping[str, Any]) -> bool:
@@ -143,6 +144,7 @@ def translate(tree: Mapping[str, Any]) -> Translation:
         judge_wanted=bool(reading.leaves.get("eval.compute_generative_perplexity")),
         resume=run_settings.get("resume", True),
         packing=_packing(config, run_settings),
+        origin=reading.origin,
     )
 
 

@@ -53,10 +53,16 @@ def has_algo(reading: Reading) -> bool:
 
 
 def check_algo(reading: Reading) -> None:
-    """ValueError for a tree of BD3-LM without a known algo.name, or with keys of MDLM's trees beside it."""
+    """ValueError for a tree of BD3-LM without a known algo.name, in a mode of the fork, or with keys of MDLM's trees beside it."""
     name = reading.leaves.get("algo.name")
     if not isinstance(name, str) or name not in FAMILIES:
         refuse("algo.name", name, f"expected one of {', '.join(FAMILIES)}")
+    if reading.mode == "rescore":
+        refuse(
+            "mode",
+            "rescore",
+            "BD3-LM has train, ppl_eval and sample_eval; `dlm score` scores hypotheses with its models",
+        )
     for key, instead in MOVED.items():
         if key in reading.leaves:
             refuse(key, reading.leaves[key], f"it has no place beside algo.name; expected {instead} to say it")

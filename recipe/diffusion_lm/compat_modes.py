@@ -42,7 +42,7 @@ def prepare(made: Translation, folder: Path, rescore: RescoreMode | None) -> Job
 
 
 def _train(made: Translation, folder: Path, rescore: RescoreMode | None) -> Job:
-    _check_files({"data.returnn_train_config": made.config.data.train, **_valid_sets(made)})
+    _check_files({made.origin.get("data.train", "data.train"): made.config.data.train, **_valid_sets(made)})
     if not made.resume and (folder / "checkpoints" / "last.ckpt").exists():
         raise ValueError(
             f"checkpointing.resume_from_ckpt: got false, but {folder} holds a run; expected true, or a new folder"
@@ -59,7 +59,9 @@ def _train(made: Translation, folder: Path, rescore: RescoreMode | None) -> Job:
 
 def _perplexity(made: Translation, folder: Path, rescore: RescoreMode | None) -> Job:
     if not made.config.data.valid:
-        raise ValueError("data.returnn_valid_config: got no set; expected one for mode ppl_eval")
+        raise ValueError(
+            "data.returnn_valid_config: got no set; expected one for mode ppl_eval, or text as data.valid=FILE"
+        )
     model = _model(made)
     _check_files(_valid_sets(made), model)
 
@@ -202,7 +204,8 @@ def _model(made: Translation) -> LanguageModel:
     path = given("eval.checkpoint_path", made.model)
     if not Path(path).is_dir():
         raise FileNotFoundError(
-            f"{path}: no such folder (eval.checkpoint_path), and nothing is downloaded; expected a model folder"
+            f"{path}: no such folder (eval.checkpoint_path), and nothing is downloaded; "
+            "expected a model folder, or the folder of a published model"
         )
     if is_pretrained(path):
         vocab = given("data.tokenizer_name_or_path", made.config.data.vocab)
@@ -221,7 +224,8 @@ def _model(made: Translation) -> LanguageModel:
 
 
 def _valid_sets(made: Translation) -> dict[str, Any]:
-    return {f"data.returnn_valid_config.{name}": opts for name, opts in made.config.data.valid.items()}
+    key = made.origin.get("data.valid", "data.valid")
+    return {f"{key}.{name}": opts for name, opts in made.config.data.valid.items()}
 
 
 def _check_files(sets: Mapping[str, Any], model: LanguageModel | None = None) -> None:
