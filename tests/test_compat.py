@@ -253,14 +253,6 @@ def test_the_reference_file_has_these_keys_and_a_verdict_for_each():
     assert made.absent == ()
 
 
-@pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference files are not here")
-def test_the_block_reference_file_is_refused_by_name():
-    path = REFERENCE / "bd3lm_ppl_eval.yaml"
-    assert compat.is_foreign(yaml.safe_load(path.read_text()))
-    with pytest.raises(ValueError, match=r"algo\.name: got 'bd3lm'"):
-        compat.run(path, ["checkpointing.save_dir=run"])
-
-
 def test_our_own_configurations_are_not_foreign():
     assert not compat.is_foreign({"data": {}, "model": {}, "family": {}, "optim": {}, "trainer": {}, "seed": 1})
 

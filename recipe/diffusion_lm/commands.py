@@ -1,4 +1,4 @@
-"""The verbs that make models: `dlm vocab`, `dlm bliss`, `dlm oggzip`, `dlm train`, `dlm perplexity`, `dlm sample`. Each is a plain function."""
+"""The verbs that make models: `dlm vocab`, `dlm bliss`, `dlm oggzip`, `dlm train`, `dlm pretrained` ... Each is a plain function."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 
 from diffusion_lm.cli import Command
 from diffusion_lm.clip_command import clip
+from diffusion_lm.pretrained_command import pretrained
 
 
 class RescoreMode(Protocol):
@@ -318,4 +319,4 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-COMMANDS: list[Command] = [vocab, tokenize, bliss, oggzip, train, perplexity, sample, clip]
+COMMANDS: list[Command] = [vocab, tokenize, bliss, oggzip, train, pretrained, perplexity, sample, clip]

@@ -1,4 +1,4 @@
-"""Run the configuration tree of an MDLM / ASR-fork run as it stands: one translator, four modes.
+"""Run the configuration tree of an MDLM, ASR-fork or BD3-LM run as it stands: one translator, four modes.
 
     run("mdlm_returnn_asr.yaml", ["checkpointing.save_dir=run", "model.hidden_size=32", "trainer.accelerator=cpu"])
     run("mdlm_returnn_asr.yaml", ["mode=ppl_eval", "eval.checkpoint_path=run/model", ...])
@@ -22,19 +22,31 @@ from rich.syntax import Syntax
 from rich.tree import Tree
 
 from diffusion_lm.commands import RescoreMode, read_yaml, write_whole
+from diffusion_lm.compat_block import not_missed
 from diffusion_lm.compat_keys import KEYS, OPTIONAL, SECTIONS, read
 from diffusion_lm.compat_rules import HONOURED, NO_EFFECT, Note, Reading
 from diffusion_lm.config import TrainConfig, from_dict, override_tree
 from diffusion_lm.families import SpecialIds, build_family
+from diffusion_lm.packing import Packing
 
-FOREIGN = {"mode", "diffusion", "backbone", "parameterization", "noise", "checkpointing", "callbacks", "algo"}
+FOREIGN = {
+    "mode",
+    "diffusion",
+    "backbone",
+    "parameterization",
+    "noise",
+    "checkpointing",
+    "callbacks",
+    "algo",
+    "block_size",
+}
 
 
 @dataclass(frozen=True)
 class SamplingSettings:
     """Section `sampling` of the tree, and the batch size of its loader."""
 
-    predictor: str = "ddpm_cache"
+    predictor: str | None = None  # that of the family
     steps: int = 128
     noise_removal: bool = True
     batch_size: int = 64
@@ -43,6 +55,8 @@ class SamplingSettings:
     semi_autoregressive: bool = False
     stride: int = 1
     num_strides: int = 1
+    first_hitting: bool = True  # of blocks: one run for every token, else `steps` for a block
+    nucleus_p: float = 1.0  # of blocks
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("batch_size", 1), ("num_batches", 1), ("num_shown", 0), ("stride", 1)):
@@ -78,6 +92,8 @@ class Translation:
     judge: str  # folder of the model for generative perplexity, or ""
     judge_wanted: bool
     resume: bool
+    packing: Packing | None  # how validation documents become rows; None: one a row
+    origin: Mapping[str, str]  # our setting -> the key that it came from
 
 
 def is_foreign(tree: Mapping[str, Any]) -> bool:
@@ -101,13 +117,15 @@ def translate(tree: Mapping[str, Any]) -> Translation:
         if name:
             (parts | others)[section][name] = value
     try:
-        config = from_dict({**parts, "seed": reading.settings.get("seed", 1)})
+        whole: dict[str, Any] = {name: reading.settings[name] for name in reading.settings if "." not in name}
+        config = from_dict({**parts, **whole})
         # A trial build: what two options can not mean together is said now, not after the data is read.
         build_family(config.family, SpecialIds(num_pieces=1, mask_id=1, bos_id=2, eos_id=3, num_inputs=4))
         sampling, rescore = SamplingSettings(**others["sampling"]), RescoreSettings(**others["rescore"])
     except ValueError as error:
         raise ValueError(_with_origin(str(error), reading)) from None
     run_settings = others["run"]
+    unneeded = {*OPTIONAL, *not_missed(reading)}
     quiet = {"wandb", "callbacks", "rescore", "eval", "checkpointing"}  # parts that may be left out without a word
     return Translation(
         mode=reading.mode,
@@ -118,13 +136,15 @@ def translate(tree: Mapping[str, Any]) -> Translation:
         absent=tuple(
             key
             for key in KEYS
-            if key not in reading.leaves and quiet.isdisjoint(key.split(".")) and key not in OPTIONAL
+            if key not in reading.leaves and quiet.isdisjoint(key.split(".")) and key not in unneeded
         ),
         save_dir=run_settings.get("save_dir", ""),
         model=run_settings.get("model", ""),
         judge=run_settings.get("judge", ""),
         judge_wanted=bool(reading.leaves.get("eval.compute_generative_perplexity")),
         resume=run_settings.get("resume", True),
+        packing=_packing(config, run_settings),
+        origin=reading.origin,
     )
 
 
@@ -190,6 +210,11 @@ def given(key: str, value: str) -> str:
     if not value or "/PLACEHOLDER" in value:
         raise ValueError(f"{key}: got {value!r}; expected a path of yours, e.g. {key}=PATH behind the file's name")
     return value
+
+
+def _packing(config: TrainConfig, settings: Mapping[str, Any]) -> Packing | None:
+    how = {name: settings[name] for name in ("insert_eos", "insert_special") if name in settings}
+    return Packing(config.data.max_seq_length + 2, **how) if settings.get("wrap") else None
 
 
 def _with_origin(message: str, reading: Reading) -> str:

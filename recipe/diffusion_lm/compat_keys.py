@@ -3,15 +3,20 @@
     reading = read(tree)
     reading.settings["optim.lr"], reading.notes[0].verdict
 
-Meaning of the keys: MDLM (Sahoo et al., arXiv 2406.07524), its configuration, and the fork of it that reads RETURNN datasets.
+Meaning of the keys: MDLM (Sahoo et al., arXiv 2406.07524), its configuration, and the fork of it that reads RETURNN datasets; what BD3-LM
+adds to them is in compat_block.py.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from diffusion_lm.compat_algo import is_exact
+from diffusion_lm.compat_block import KEYS as BLOCK_KEYS
+from diffusion_lm.compat_block import by_algo, check_algo, has_algo, noise_removal, tied
+from diffusion_lm.compat_data import text_or_returnn, tokenizer, wrap
 from diffusion_lm.compat_rules import (
     HONOURED,
     NO_EFFECT,
@@ -55,7 +60,6 @@ from diffusion_lm.compat_special import (
 from diffusion_lm.sampling import PREDICTORS
 
 MODES = ("train", "ppl_eval", "sample_eval", "rescore")
-_NOT_YET = "not yet in this version"
 _UNREAD = "the reference network never reads it, nor does this one"
 _CHECKPOINT = "lightning.pytorch.callbacks.ModelCheckpoint"
 _OWN_FILES = "checkpoints/last.ckpt, best/ and model/ in checkpointing.save_dir, whole or not at all"
@@ -86,7 +90,7 @@ KEYS: dict[str, Rule] = {
         "sample_eval", only({name: name for name in PREDICTORS}, target="sampling.predictor")
     ),
     "sampling.steps": in_mode("sample_eval", to("sampling.steps", int)),
-    "sampling.noise_removal": in_mode("sample_eval", to("sampling.noise_removal", bool)),
+    "sampling.noise_removal": by_algo(in_mode("sample_eval", to("sampling.noise_removal", bool)), noise_removal),
     "sampling.num_sample_batches": in_mode(
         "sample_eval", to("sampling.num_batches", int, "batches of loader.eval_batch_size samples")
     ),
@@ -151,7 +155,7 @@ KEYS: dict[str, Rule] = {
         for name in ("fixed_padding", "full_length", "normalize_per_sample", "zero_include")
     },
     "callbacks.checkpoint_every_n_steps._target_": target_class({_CHECKPOINT: "the rolling checkpoint"}),
-    "callbacks.checkpoint_every_n_steps.save_top_k": only(_ONE, _KEPT),
+    "callbacks.checkpoint_every_n_steps.save_top_k": by_algo(only(_ONE, _KEPT), only(_ONE | _KEPT)),
     "callbacks.checkpoint_every_n_steps.save_last": only({True: "always"}, {False: "a run must be able to go on"}),
     "callbacks.checkpoint_every_n_steps.every_n_train_steps": to("trainer.save_every", int),
     "callbacks.checkpoint_monitor._target_": target_class({_CHECKPOINT: "the best model"}),
@@ -173,13 +177,11 @@ KEYS: dict[str, Rule] = {
     "callbacks.learning_rate_monitor.logging_interval": nothing(
         "the learning rate stands in scores.tsv, one line a validation", str
     ),
-    "data.train": only({"returnn": "data.returnn_train_config"}, target="run.train_data"),
-    "data.valid": only({"returnn": "data.returnn_valid_config"}, target="run.valid_data"),
-    "data.tokenizer_name_or_path": nothing("the vocabulary is the SentencePiece model of the RETURNN dataset"),
+    "data.train": text_or_returnn("train", "laplace:.1000"),
+    "data.valid": text_or_returnn("valid", "default"),
+    "data.tokenizer_name_or_path": tokenizer,
     "data.cache_dir": nothing("RETURNN reads the text itself, nothing is cached"),
-    "data.wrap": only(
-        {False: "one sentence a row"}, {True: "RETURNN datasets give sentences, which are scored one by one"}
-    ),
+    "data.wrap": wrap,
     "data.streaming": only(
         {False: "RETURNN datasets are read as they are"}, {True: "it is for data sets that are downloaded"}
     ),
@@ -196,9 +198,12 @@ KEYS: dict[str, Rule] = {
     "model.n_heads": to("model.num_heads", int),
     "model.scale_by_sigma": nothing(_UNREAD, bool),
     "model.dropout": to("model.dropout", float),
-    "model.tie_word_embeddings": only(
-        {False: "the reference network never ties them, nor does this one"},
-        {True: "the reference network ignores it and this one has no tied form"},
+    "model.tie_word_embeddings": by_algo(
+        only(
+            {False: "the reference network never ties them, nor does this one"},
+            {True: "the reference network ignores it and this one has no tied form"},
+        ),
+        tied,
     ),
     "strategy._target_": strategy,
     "strategy.find_unused_parameters": only({False: "every parameter is used"}, {True: "every parameter is used"}),
@@ -227,6 +232,7 @@ KEYS: dict[str, Rule] = {
     ),
     "returnn_batching.batch_size": batching(to("data.batch_size", int), enabled=True),
     "returnn_batching.max_seqs": batching(to("data.max_seqs", int), enabled=True),
+    **BLOCK_KEYS,
 }
 OPAQUE = ("data.returnn_train_config", "data.returnn_valid_config")  # RETURNN's own dicts: checked by the bridge
 OPTIONAL = ("lr_scheduler.num_training_steps", "lr_scheduler.num_cycles")  # they say nothing new
@@ -235,16 +241,11 @@ SECTIONS = {key[:place] for key in KEYS for place, letter in enumerate(key) if l
 
 def read(tree: Mapping[str, Any]) -> Reading:
     """Run the table over a tree. ValueError naming the key for an unknown key or a refused value."""
-    if "algo" in tree or "block_size" in tree:
-        algo = tree.get("algo")
-        name = algo.get("name") if isinstance(algo, dict) else algo
-        raise ValueError(
-            f"algo.name: got {name!r}; trees of BD3-LM are refused, the block family (bd3lm) is {_NOT_YET}; "
-            "possible: a tree of MDLM or its RETURNN fork, with parameterization 'subs' or 'ar' at the top"
-        )
     reading = Reading(dict(_leaves(tree, "")))
     if reading.leaves.get("mode") not in MODES:
         refuse("mode", reading.leaves.get("mode"), f"expected one of {', '.join(MODES)}")
+    if has_algo(reading):
+        check_algo(reading)
     for key, value in reading.leaves.items():
         if isinstance(value, str) and "${" in value:
             refuse(key, value, "expected a resolved tree, as the run printed it")
@@ -256,8 +257,12 @@ def read(tree: Mapping[str, Any]) -> Reading:
             unread = inner.rpartition(".")[2] in ("seq_end_symbol", "unknown_symbol")
             own = (NO_EFFECT, "RETURNN ignores it beside orth_vocab") if unread else (HONOURED, text)
             reading.notes.append(Note(inner, item, *own))
-    if reading.leaves.get("parameterization") == "ar":
-        _without_noise(reading)
+    if "ar" in (reading.leaves.get("parameterization"), reading.leaves.get("algo.name")):
+        _without_noise(reading, ["family.name"], "an autoregressive model has no noise")
+    elif is_exact(reading):
+        _without_noise(
+            reading, ["family.name", "family.block_size"], "with block_size 1 every token is masked, nothing is drawn"
+        )
     return reading
 
 
@@ -278,14 +283,13 @@ def _leaves(tree: Mapping[str, Any], prefix: str, *, known: bool = True) -> Iter
             raise ValueError(f"unknown key {key!r}; the nearest known one is {near!r}")
 
 
-def _without_noise(reading: Reading) -> None:
-    """An autoregressive model has none of the masked family's settings."""
-    dropped = {target for target in reading.settings if target.startswith("family.") and target != "family.name"}
+def _without_noise(reading: Reading, kept: Sequence[str], reason: str) -> None:
+    """Drop the settings of a noise that there is not."""
+    dropped = {target for target in reading.settings if target.startswith("family.") and target not in kept}
     dropped |= {"sampling.predictor", "sampling.steps", "sampling.noise_removal"} & reading.settings.keys()
-    keys = {reading.origin[target] for target in dropped}
+    keys = {reading.origin[target] for target in dropped} - {reading.origin[target] for target in kept}
     for target in dropped:
         del reading.settings[target]
     reading.notes = [
-        note._replace(verdict=NO_EFFECT, text="an autoregressive model has no noise") if note.key in keys else note
-        for note in reading.notes
+        note._replace(verdict=NO_EFFECT, text=reason) if note.key in keys else note for note in reading.notes
     ]

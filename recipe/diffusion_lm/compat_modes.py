@@ -1,10 +1,10 @@
-"""What the four modes of an MDLM / ASR-fork tree do (compat.py reads the tree).
+"""What the four modes of an MDLM, ASR-fork or BD3-LM tree do (compat.py reads the tree).
 
 job = prepare(translate(tree), Path("run"), rescore=None)      # everything that can be wrong is said here
 job()                                                           # and only this writes
 
 train        as `dlm train`
-ppl_eval     perplexity bound with its error bar on each validation set; perplexity.json
+ppl_eval     perplexity bound with its error bar on each validation set, of sentences or of packed rows; perplexity.json
 sample_eval  samples, their entropy, and their perplexity under a local autoregressive model; samples.txt
 rescore      scores for an N-best list, `sampling_number` passes of the reference run's estimator; lm_scores.py.gz
 """
@@ -21,10 +21,14 @@ import torch
 from diffusion_lm.commands import RescoreMode, open_judge, write_whole
 from diffusion_lm.compat import Translation, given
 from diffusion_lm.compat_special import files_of
-from diffusion_lm.evaluate import evaluate_tokens
+from diffusion_lm.evaluate import Perplexity, evaluate_packed, evaluate_tokens
+from diffusion_lm.families import BlockFamily
 from diffusion_lm.model import LanguageModel
+from diffusion_lm.packing import pack
+from diffusion_lm.pretrained import is_pretrained, open_pretrained
 from diffusion_lm.samples import Samples, draw_lengths, sample_entropy
 from diffusion_lm.sampling import sample, sample_semi_autoregressive
+from diffusion_lm.sampling_block import sample_blocks
 from diffusion_lm.train import train
 from returnn_bridge.batching import ReturnnBatches
 
@@ -38,7 +42,7 @@ def prepare(made: Translation, folder: Path, rescore: RescoreMode | None) -> Job
 
 
 def _train(made: Translation, folder: Path, rescore: RescoreMode | None) -> Job:
-    _check_files({"data.returnn_train_config": made.config.data.train, **_valid_sets(made)})
+    _check_files({made.origin.get("data.train", "data.train"): made.config.data.train, **_valid_sets(made)})
     if not made.resume and (folder / "checkpoints" / "last.ckpt").exists():
         raise ValueError(
             f"checkpointing.resume_from_ckpt: got false, but {folder} holds a run; expected true, or a new folder"
@@ -55,19 +59,33 @@ def _train(made: Translation, folder: Path, rescore: RescoreMode | None) -> Job:
 
 def _perplexity(made: Translation, folder: Path, rescore: RescoreMode | None) -> Job:
     if not made.config.data.valid:
-        raise ValueError("data.returnn_valid_config: got no set; expected one for mode ppl_eval")
+        raise ValueError(
+            "data.returnn_valid_config: got no set; expected one for mode ppl_eval, or text as data.valid=FILE"
+        )
     model = _model(made)
     _check_files(_valid_sets(made), model)
 
     def job() -> None:
         results = {}
         for name in made.config.data.valid:
-            result = evaluate_tokens(model, list(_sentences(made, name, model)), seed=made.config.seed)
+            result = _evaluate(made, name, model)
             print(f"{name}: {result.summary()}")
             results[name] = result.to_dict()
         write_whole(folder / "perplexity.json", json.dumps(results, indent=1) + "\n")
 
     return job
+
+
+def _evaluate(made: Translation, name: str, model: LanguageModel) -> Perplexity:
+    sentences = list(_sentences(made, name, model))
+    if made.packing is None:
+        return evaluate_tokens(model, sentences, seed=made.config.seed)
+    packed = pack(sentences, made.packing, bos_id=model.vocab.bos_id, eos_id=model.vocab.eos_id)
+    print(
+        f"{name}: {packed.documents} documents in {len(packed.rows)} rows of {made.packing.length} tokens, "
+        f"{packed.left_over} tokens left over"
+    )
+    return evaluate_packed(model, packed, seed=made.config.seed)
 
 
 def _samples(made: Translation, folder: Path, rescore: RescoreMode | None) -> Job:
@@ -78,7 +96,7 @@ def _samples(made: Translation, folder: Path, rescore: RescoreMode | None) -> Jo
         raise ValueError("eval.compute_generative_perplexity: got true without eval.gen_ppl_eval_model_name_or_path")
     count = settings.num_batches * settings.batch_size
     lengths = [made.config.data.max_seq_length] * count
-    if not model.family.exact:
+    if not model.family.exact and not isinstance(model.family, BlockFamily):
         if not made.config.data.valid:
             raise ValueError("data.returnn_valid_config: got no set; samples take their lengths from the first one")
         first = next(iter(made.config.data.valid))
@@ -111,11 +129,13 @@ def _draw(made: Translation, model: LanguageModel, lengths: list[int]) -> Sample
             lengths,
             stride=settings.stride,
             num_strides=settings.num_strides,
-            predictor=settings.predictor,
+            predictor=settings.predictor or "ddpm_cache",
             steps=settings.steps,
             noise_removal=settings.noise_removal,
             seed=seed,
         )
+    if made.config.family["name"] == "block":
+        return _draw_blocks(made, model, lengths)
     return sample(
         model,
         lengths,
@@ -125,6 +145,23 @@ def _draw(made: Translation, model: LanguageModel, lengths: list[int]) -> Sample
         seed=seed,
         batch_size=settings.batch_size,
     )
+
+
+def _draw_blocks(made: Translation, model: LanguageModel, lengths: list[int]) -> Samples:
+    settings = made.sampling
+    parts = [
+        sample_blocks(
+            model,
+            lengths[start : start + settings.batch_size],
+            steps=None if settings.first_hitting else settings.steps,
+            nucleus_p=settings.nucleus_p,
+            seed=made.config.seed,
+            first=start,
+        )
+        for start in range(0, len(lengths), settings.batch_size)
+    ]
+    tokens = [row for part in parts for row in part.tokens]
+    return Samples(tokens, sum(part.passes for part in parts), sum(part.unfinished for part in parts))
 
 
 def _rescore(made: Translation, folder: Path, rescore: RescoreMode | None) -> Job:
@@ -164,11 +201,31 @@ def _device(made: Translation) -> str:
 
 
 def _model(made: Translation) -> LanguageModel:
-    return LanguageModel.load(given("eval.checkpoint_path", made.model), device=_device(made))
+    path = given("eval.checkpoint_path", made.model)
+    if not Path(path).is_dir():
+        raise FileNotFoundError(
+            f"{path}: no such folder (eval.checkpoint_path), and nothing is downloaded; "
+            "expected a model folder, or the folder of a published model"
+        )
+    if is_pretrained(path):
+        vocab = given("data.tokenizer_name_or_path", made.config.data.vocab)
+        model = open_pretrained(path, vocab, device=_device(made))
+    else:
+        model = LanguageModel.load(path, device=_device(made))
+    wanted = made.config.family
+    if "block_size" in wanted or model.family_options["name"] == "block":  # a network of blocks knows one size
+        for key, name in (("algo.name", "name"), ("block_size", "block_size")):
+            found = model.family_options.get(name)
+            if wanted.get(name) != found:
+                raise ValueError(
+                    f"{key}: got family.{name} {wanted.get(name)!r}, but {path} has {found!r}; expected that"
+                )
+    return model
 
 
 def _valid_sets(made: Translation) -> dict[str, Any]:
-    return {f"data.returnn_valid_config.{name}": opts for name, opts in made.config.data.valid.items()}
+    key = made.origin.get("data.valid", "data.valid")
+    return {f"{key}.{name}": opts for name, opts in made.config.data.valid.items()}
 
 
 def _check_files(sets: Mapping[str, Any], model: LanguageModel | None = None) -> None:

@@ -18,7 +18,9 @@ import torch
 from rich.progress import track
 
 from diffusion_lm.draws import NoiseDraw, step_seed
+from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.model import LanguageModel
+from diffusion_lm.packing import Packed
 from returnn_bridge.vocab import read_lines
 
 
@@ -84,8 +86,12 @@ def evaluate_tokens(
     passes: int = 8,
     seed: int = 1,
     batch_tokens: int = 2048,
+    framed: bool = False,
 ) -> Perplexity:
-    """Score sentences given as piece ids. words: how many they hold (default: counted in their text). ValueError if nothing is scored."""
+    """Score sentences given as piece ids. words: how many they hold (default: counted in their text). ValueError if nothing is scored.
+
+    framed: the rows are complete, nothing is put around them; their ends are no sentence ends.
+    """
     family = model.family
     passes = 1 if family.exact else passes
     if passes < 2 and not family.exact:
@@ -97,7 +103,7 @@ def evaluate_tokens(
             list(_batches(order, encoded, max(1, batch_tokens // passes))), description="perplexity", transient=True
         ):
             rows = [encoded[place] for place in start for _ in range(passes)]
-            sentences = model.frame(rows)
+            sentences = _complete(rows, model.device) if framed else model.frame(rows)
             draw = _draws(start, sentences.layout.lengths, passes, seed)
             values = family.nelbo(model.network, sentences, draw).reshape(len(start), passes).double()
             nelbo += float(values.mean(1).sum())
@@ -109,9 +115,30 @@ def evaluate_tokens(
     if words is None:
         words = sum(len(model.vocab.decode(row).split()) for row in encoded)
     unknown = sum(map(model.vocab.count_unknown, encoded))
-    return Perplexity(
-        nelbo, math.sqrt(variance), tokens, words, len(encoded), unknown, family.exact, family.scores_end, passes
+    ends = family.scores_end and not framed
+    return Perplexity(nelbo, math.sqrt(variance), tokens, words, len(encoded), unknown, family.exact, ends, passes)
+
+
+def evaluate_packed(model: LanguageModel, packed: Packed, *, passes: int = 8, seed: int = 1) -> Perplexity:
+    """Score packed rows, all tokens of each but the first. Ends of documents count as words. ValueError for a model that does not fit.
+
+    What counts as a sentence in the result is a row.
+    """
+    family, eos = model.family, model.vocab.eos_id
+    if not family.scores_end:
+        raise ValueError(
+            "packed rows hold ends of documents, which this model does not predict; expected data.wrap=false"
+        )
+    words = sum(
+        len(model.vocab.decode([token for token in row[1:] if token != eos]).split()) + row[1:].count(eos)
+        for row in packed.rows
     )
+    return evaluate_tokens(model, packed.rows, words=words, passes=passes, seed=seed, framed=True)
+
+
+def _complete(rows: Sequence[Sequence[int]], device: torch.device) -> Sentences:
+    ids = torch.tensor([token for row in rows for token in row], dtype=torch.int64)
+    return Sentences(ids, Layout(torch.tensor([len(row) for row in rows], dtype=torch.int64))).to(device)
 
 
 def _draws(places: Sequence[int], lengths: torch.Tensor, passes: int, seed: int) -> NoiseDraw:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -69,20 +70,21 @@ def parameter_names(num_blocks: int, *, conditioned: bool = True) -> dict[str, s
 
 
 def network_weights(
-    state: Mapping[str, Tensor], *, num_heads: int | None = None
+    state: Mapping[str, Tensor], *, num_heads: int | None = None, conditioned: bool = True
 ) -> tuple[BackboneConfig, dict[str, Tensor]]:
     """Size and weights (float32) of our DiT from the state dict of theirs; names may start with "backbone.".
 
-    The number of heads follows from the rotary frequencies, which their checkpoints hold; without them it must be given.
+    The number of heads follows from the rotary frequencies, which their checkpoints hold; without them it must be given. conditioned: the
+    network has a noise embedding.
     """
     state = {name.removeprefix("backbone."): value for name, value in state.items()}
     blocks = {int(match[1]) for name in state if (match := re.match(r"blocks\.(\d+)\.", name))}
-    names = parameter_names(len(blocks))
+    names = parameter_names(len(blocks), conditioned=conditioned)
     surplus = sorted(state.keys() - names.keys() - {FREQUENCIES})
     missing = [name for name in names if name not in state]
     if surplus or missing:
         raise ValueError(
-            f"not the weights of an MDLM DiT with noise embedding: unknown {_few(surplus)}; missing {_few(missing)}"
+            f"not the weights of an MDLM DiT with{'' if conditioned else 'out'} noise embedding: unknown {_few(surplus)}; missing {_few(missing)}"
         )
     width = state["vocab_embed.embedding"].shape[1]
     if FREQUENCIES in state:
@@ -94,7 +96,9 @@ def network_weights(
         num_heads = found
     if num_heads is None:
         raise ValueError(f"no {FREQUENCIES} in this state dict: give num_heads")
-    config = BackboneConfig(width, len(blocks), num_heads, cond_dim=state["sigma_map.mlp.0.weight"].shape[0])
+    config = BackboneConfig(width, len(blocks), num_heads, adaln=conditioned)
+    if conditioned:
+        config = replace(config, cond_dim=state["sigma_map.mlp.0.weight"].shape[0])
     weights = {ours: state[theirs].detach().float() for theirs, ours in names.items()}
     _check_shapes(config, weights, {ours: theirs for theirs, ours in names.items()})
     return config, weights
