@@ -17,9 +17,11 @@ from safetensors.torch import load_file
 
 from conftest import random_text
 from diffusion_lm import presets
+from diffusion_lm.backbones.dit import DiT
 from diffusion_lm.config import apply_overrides, from_dict, to_dict
 from diffusion_lm.model import LanguageModel
 from diffusion_lm.train import train
+from returnn_bridge.vocab import Vocab
 
 SMALL = [
     "data.batch_size=300",
@@ -223,3 +225,40 @@ def test_config_file_says_everything(vocab_folder, text_file, tmp_path):
     config = config_of(vocab_folder, text_file)
     train(config, tmp_path / "run", stop_after=1)
     assert from_dict(json.loads((tmp_path / "run" / "config.json").read_text())) == config
+
+
+def test_a_loss_that_is_no_number_stops_with_the_batch_saved(vocab_folder, text_file, tmp_path, monkeypatch):
+    forward = DiT.forward
+
+    def broken(self, ids, *args, **kwargs):
+        return forward(self, ids, *args, **kwargs) * torch.nan
+
+    monkeypatch.setattr(DiT, "forward", broken)
+    with pytest.raises(ValueError, match=r"training loss is nan at step 0 .*bad_batch.json"):
+        train(config_of(vocab_folder, text_file), tmp_path / "run")
+    saved = json.loads((tmp_path / "run" / "bad_batch.json").read_text())
+    assert saved["step"] == 0 and len(saved["seq_tags"]) == len(saved["tokens"]) > 0
+    lines = text_file.read_text().splitlines()
+    number = int(saved["seq_tags"][0].removeprefix("line-"))
+    assert Vocab.load(vocab_folder).decode(saved["tokens"][0]) == lines[number]
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_out_of_memory_names_the_batch_and_what_to_set(vocab_folder, text_file, tmp_path, monkeypatch, error):
+    def full(self, ids, *args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(DiT, "forward", full)
+    with pytest.raises(ValueError, match=r"out of memory at step 0, a batch of \d+ sentences .*data.batch_size below"):
+        train(config_of(vocab_folder, text_file), tmp_path / "run")
+
+
+def test_other_errors_stay_what_they_are(vocab_folder, text_file, tmp_path, monkeypatch):
+    def broken(self, ids, *args, **kwargs):
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(DiT, "forward", broken)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        train(config_of(vocab_folder, text_file), tmp_path / "run")

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
 from torch import Tensor
 
+from diffusion_lm import bad_batch
 from diffusion_lm.config import TrainConfig
 from diffusion_lm.draws import draw_noise, step_seed
 from diffusion_lm.families import PolicyFamily
@@ -37,6 +39,8 @@ class TrainingModule(lightning.LightningModule):
         self.dropped = 0
         self._validation: dict[str, list[float]] = {}
         self.batches_done = 0
+        self.current: bad_batch.Current | None = None  # what is worked on
+        self.folder: Path | None = None  # where a batch that fails is saved
         self.after_validation: Callable[[lightning.Trainer, TrainingModule], None] | None = None
 
     def on_train_start(self) -> None:
@@ -46,6 +50,7 @@ class TrainingModule(lightning.LightningModule):
     def training_step(self, batch: TokenBatch, index: int) -> Tensor:
         # The count of micro-batches, not global_step: with accumulation one step has several draws.
         seed = step_seed(self.config.seed, "train", self.batches_done, self.global_rank)
+        self.current = bad_batch.Current(batch, self.global_step, seed)
         torch.manual_seed(seed)  # dropout
         sentences = self._framed(batch)
         draw = draw_noise(
@@ -65,10 +70,7 @@ class TrainingModule(lightning.LightningModule):
             terms = family.training_loss(self.network, sentences, draw)
             loss = terms.loss.sum() / terms.weight
         if not torch.isfinite(loss + own):
-            raise ValueError(
-                f"training loss is {float(loss)} at step {self.global_step} (sub-epoch {batch.position.sub_epoch}, "
-                f"sequence {batch.position.seqs_done}); try a lower optim.lr or trainer.precision=32"
-            )
+            raise ValueError(bad_batch.not_finite(self.current, float((loss + own).detach()), self.folder))
         self.log("train/loss", loss, prog_bar=True)
         self.tokens_seen += int(batch.lengths.sum())
         self.dropped += batch.num_dropped

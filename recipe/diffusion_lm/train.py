@@ -24,6 +24,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
+from diffusion_lm.bad_batch import is_out_of_memory, out_of_memory
 from diffusion_lm.config import TrainConfig, to_dict
 from diffusion_lm.interruption import StopRequest
 from diffusion_lm.lit_module import TrainingModule
@@ -83,7 +84,7 @@ def train(
         flush=True,
     )
     keeper = Keeper(folder, config, stop)
-    module.after_validation = keeper.after_validation
+    module.after_validation, module.folder = keeper.after_validation, folder
     options = config.trainer
     _quiet()
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, tells nothing
@@ -114,7 +115,12 @@ def train(
     )
     start = time.monotonic()
     resume = folder / "checkpoints" / "last.ckpt"
-    trainer.fit(module, datamodule=data, ckpt_path=str(resume) if resume.is_file() else None, weights_only=True)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=str(resume) if resume.is_file() else None, weights_only=True)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ValueError(out_of_memory(module.current, config.data.batch_size, error)) from error
     keeper.finish(trainer, module)
     if module.dropped:
         print(
