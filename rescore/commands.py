@@ -100,12 +100,12 @@ def perplexity(
 
 def estimators() -> None:
     """List the ways to measure a diffusion score, their targets and whether they are unbiased."""
-    from rescore.estimators import ESTIMATORS, Exact
+    from rescore.estimators import ESTIMATORS
 
     for name, kind in ESTIMATORS.items():
         bias = "unbiased" if kind.unbiased else "biased"
         first = " ".join((kind.__doc__ or "").split("\n\n")[0].split())
-        passes = "one pass per mask" if kind is Exact else kind.usual_passes or "one pass per token"
+        passes = kind.usual_passes or kind.cost
         print(f"{name:16s} target {kind.target}, {bias}, passes: {passes}. {first}")
 
 

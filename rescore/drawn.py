@@ -52,3 +52,4 @@ class OnePass(Drawn):
     """For models with uniform noise: log p of every token in one run over the whole text, each as if it were left out. Deterministic, no bound."""
 
     name, target, unbiased, usual_passes = "one-pass", "one-pass pll", True, None
+    cost = "one"

@@ -188,6 +188,7 @@ class Exact(Estimator):
     """Every mask once, weight 1/(k C(L, k)): the bound itself. 2^L - 1 rows, for short hypotheses and tests."""
 
     name, target, unbiased, usual_passes = "exact", "elbo", True, None
+    cost = "one pass per mask"
     LONGEST = 16
 
     def _plan(self, length: int, keys: Keys) -> Plan:
@@ -232,5 +233,5 @@ def build_estimator(name: str, *, passes: int | None = None, replicates: int = 4
         raise ValueError(f"estimator {name!r} is unknown; expected one of {', '.join(ESTIMATORS)}")
     kind = ESTIMATORS[name]
     if kind.usual_passes is None and passes is not None:
-        raise ValueError(f"estimator {name} with {passes} passes; the length of a text decides: expected none given")
+        raise ValueError(f"estimator {name} with {passes} passes: it takes {kind.cost}; expected no number")
     return kind(passes=(kind.usual_passes or 1) if passes is None else passes, replicates=replicates)

@@ -144,7 +144,8 @@ class Estimator(ABC):
     target: ClassVar[str]  # "elbo", "pll", "order" or the name of another functional
     unbiased: ClassVar[bool]  # whether the mean over seeds is the target
     shares_keys: ClassVar[bool] = True  # common random numbers between the hypotheses of an utterance
-    usual_passes: ClassVar[int | None] = 16  # None: the length of the text decides
+    usual_passes: ClassVar[int | None] = 16  # None: not a choice, see `cost`
+    cost: ClassVar[str] = "one pass per token"  # where passes are no choice
     replicated: ClassVar[bool] = False  # whether `replicates` has an effect
     measures: ClassVar[Literal["masks", "noise"]] = (
         "masks"  # what it is made of: plans of masks, or noise that a family draws itself

@@ -64,6 +64,13 @@ def race(
     if getattr(scorer, "estimator", None) is None or scorer.model.family.exact:
         raise ValueError(f"{model}: scores a text in one pass; a race is for diffusion models")
     stages = [scorer.with_estimator(how) for how in parse_ladder(ladder, replicates)]
+    kind = "masks" if scorer.model.family.scoring == "masks" else "noise"
+    for how_measured in [scorer.estimator, *(stage.estimator for stage in stages)]:
+        if how_measured.measures != kind or how_measured.name == "one-pass":
+            raise ValueError(
+                f"{model}: {how_measured.name} is no step of a race for this model; expected --estimator and --ladder of "
+                f"{'masks, such as strided' if kind == 'masks' else 'draws, such as --estimator draws --ladder draws:2,draws:4'}"
+            )
     learned = out.with_name(f"{out.name}.race.json")
     if calibration is not None:
         how = Race.load(calibration)

@@ -106,7 +106,7 @@ def test_aligned_files_with_other_texts_are_refused(files, model_folder, capsys)
         (["--precision", "fp8"], "'32' or 'bf16'"),
         (["--out", "scores.csv"], "scores.csv"),
         (["--device", "abacus"], "'abacus' can not be used here"),
-        (["--estimator", "pll", "--passes", "4"], "expected none given"),
+        (["--estimator", "pll", "--passes", "4"], "expected no number"),
     ],
 )
 def test_wrong_score_options_are_one_line(files, model_folder, capsys, monkeypatch, arguments, message):

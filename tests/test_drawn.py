@@ -12,6 +12,7 @@ from conftest import random_model
 from diffusion_lm.draws import draw_noise
 from rescore.estimators import build_estimator
 from rescore.open_scorer import open_scorer
+from rescore.race_command import race
 from rescore.scorer import NetworkScorer
 
 TEXTS = ["the king said", "the king went", "the old king said", "a king", "", "the king said"]
@@ -94,3 +95,11 @@ def test_what_does_not_fit_is_refused(folder, model_folder, family, vocab, tmp_p
     with pytest.raises(ValueError, match="see errors"):
         scorer_of(blind, "one-pass").score_texts("utt", TEXTS)
     assert json.dumps(scorer_of(folder).describe())
+
+
+@pytest.mark.parametrize("family", FAMILIES[:1], ids=str)
+def test_a_race_of_what_is_no_ladder_is_refused_before_anything_is_scored(folder, tmp_path, family):
+    options = {"calibrate": ["none.jsonl"], "scales": tmp_path / "none.json", "out": tmp_path / "out.jsonl"}
+    for estimator, ladder in (("auto", "draws:2"), ("draws", "strided:2")):
+        with pytest.raises(ValueError, match="draws:2,draws:4"):
+            race(["none.jsonl"], model=str(folder), estimator=estimator, ladder=ladder, **options)
