@@ -1,4 +1,4 @@
-"""Tokens a second of a training step (forward and backward, bf16, one thread) of every family, and its ratio to the masked one.
+"""Tokens a second of a training step (forward and backward, bf16, one thread) of the families, and its ratio to the masked one.
 
 python benchmarks/families.py --vocab vocab --text train.txt.gz
 """
@@ -22,7 +22,6 @@ from returnn_bridge.vocab import Vocab, read_lines
 FAMILIES: dict[str, dict[str, Any]] = {
     "masked": {"name": "masked"},
     "autoregressive": {"name": "autoregressive"},
-    "adaptive (without its policy)": {"name": "adaptive"},
     "hybrid": {"name": "hybrid"},
     "uniform": {"name": "uniform"},
     "block 4": {"name": "block", "block_size": 4},
