@@ -56,6 +56,13 @@ LAPTOP = (
     "html_report",
     "overview",
 )
+TRAINERS = (
+    "diffusion_lm.keeper",
+    "diffusion_lm.lit_module",
+    "diffusion_lm.progress",
+    "diffusion_lm.train",
+    "returnn_bridge.datamodule",
+)
 HEAVY = {"torch", "lightning", "returnn", "kenlm", "transformers", "matplotlib", "sentencepiece"}
 
 
@@ -85,7 +92,7 @@ def test_imports_keep_to_the_layers(module):
         assert not [name for name in found if starts(name, PLUMBING)]
     if starts(module, ("diffusion_lm.backbones",)):
         assert not [name for name in found if starts(name, ("diffusion_lm.families",))]
-    if module not in ("diffusion_lm.lit_module", "diffusion_lm.train", "returnn_bridge.datamodule"):
+    if module not in TRAINERS:
         assert not [name for name in found if starts(name, ("lightning",))]
     if not module.endswith(".jobs"):
         assert not [name for name in found if starts(name, ("sisyphus", "i6_core"))]

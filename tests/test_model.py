@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from conftest import TINY, random_model
+from diffusion_lm.averaging import ExponentialMovingAverage
 from diffusion_lm.backbones.dit import BackboneConfig, DiT
 from diffusion_lm.draws import NoiseDraw, draw_noise
 from diffusion_lm.families import FAMILIES as REGISTRY
 from diffusion_lm.layout import Sentences
-from diffusion_lm.lit_module import ExponentialMovingAverage
 from diffusion_lm.model import LanguageModel, fingerprint
 from returnn_bridge.vocab import Vocab
 

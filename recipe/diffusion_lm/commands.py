@@ -210,8 +210,18 @@ def train(
         raise ValueError("--out is missing; expected a folder for the run")
     from diffusion_lm.train import train as run_training
 
-    result = run_training(settings, out, max_seconds=max_seconds)
-    print(f"{result.model}: {result.steps} steps, {result.tokens:,} tokens, {result.seconds:.0f} s")
+    run_training(settings, out, max_seconds=max_seconds)
+
+
+def average(
+    models: Annotated[list[Path], typer.Argument(help="Model folders of one training, such as RUN/kept/*.")],
+    out: Annotated[Path, typer.Option(help="Folder of the averaged model.")],
+) -> None:
+    """Average the weights of models, checkpoints of one training for instance."""
+    from diffusion_lm.averaging import average_models
+
+    average_models(models, out)
+    print(f"{out}: mean of the weights of {len(models)} models")
 
 
 def perplexity(
@@ -319,4 +329,4 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-COMMANDS: list[Command] = [vocab, tokenize, bliss, oggzip, train, pretrained, perplexity, sample, clip]
+COMMANDS: list[Command] = [vocab, tokenize, bliss, oggzip, train, average, pretrained, perplexity, sample, clip]

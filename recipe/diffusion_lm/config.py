@@ -88,7 +88,14 @@ class TrainerConfig:
     accelerator: str = "auto"
     devices: int = 1
     num_nodes: int = 1
-    strategy: str = "auto"  # "auto" or "ddp"
+    strategy: str = (
+        "auto"  # "auto", "ddp" (a copy of the network in every process) or "fsdp" (its weights cut up over them)
+    )
+    activation_checkpointing: bool = (
+        False  # compute each block again in the backward pass instead of keeping what it needs
+    )
+    keep_last: int = 0  # models of that many last validations in kept/, beside best/ and model/
+    keep_best: int = 0  # and of that many best ones
     log_every: int = 50
     monitor: str = "val/nll"  # what makes a model the best one, lower is better
     logger: str = "tensorboard"  # "tensorboard", "wandb" or "none"
@@ -98,8 +105,12 @@ class TrainerConfig:
             raise ValueError(f"trainer.precision {self.precision!r}; expected '32' or 'bf16'")
         if self.logger not in ("tensorboard", "wandb", "none"):
             raise ValueError(f"trainer.logger {self.logger!r}; expected 'tensorboard', 'wandb' or 'none'")
-        if self.strategy not in ("auto", "ddp"):  # averaging and clipping need whole weights
-            raise ValueError(f"trainer.strategy {self.strategy!r}; expected 'auto' or 'ddp'")
+        if self.strategy not in ("auto", "ddp", "fsdp"):
+            raise ValueError(f"trainer.strategy {self.strategy!r}; expected 'auto', 'ddp' or 'fsdp'")
+        if self.keep_last < 0 or self.keep_best < 0:
+            raise ValueError(
+                f"trainer.keep_last {self.keep_last}, trainer.keep_best {self.keep_best}: expected numbers of models"
+            )
         if not 0 <= self.ema < 1:
             raise ValueError(f"trainer.ema {self.ema}: expected a decay in [0, 1)")
         for name in (
@@ -125,6 +136,9 @@ class TrainConfig:
     optim: OptimConfig = OptimConfig()
     trainer: TrainerConfig = TrainerConfig()
     init_from: str = ""  # model folder whose weights to start from; what it lacks (adaLN, say) keeps its own start
+    preload_from_files: dict[str, Any] = field(
+        default_factory=dict
+    )  # as RETURNN's: parts of other models, see preload.py
     seed: int = 1
 
 
@@ -150,7 +164,9 @@ def apply_overrides(config: TrainConfig, overrides: Sequence[str]) -> TrainConfi
     """A copy with `section.key=value` settings; values are read as YAML. Later ones win."""
     return from_dict(
         override_tree(
-            to_dict(config), overrides, open_sections=("family", "data.train", "data.valid", "data.valid_text")
+            to_dict(config),
+            overrides,
+            open_sections=("family", "preload_from_files", "data.train", "data.valid", "data.valid_text"),
         )
     )
 

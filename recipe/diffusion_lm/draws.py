@@ -28,6 +28,11 @@ class NoiseDraw(NamedTuple):
     step: int = -1  # optimizer step, for a curriculum; -1 outside of training
     seed: int = 0  # of what a family draws besides, on its own device
 
+    def to(self, device: torch.device | str) -> NoiseDraw:
+        """The same numbers on `device`."""
+        time, keep, category = (value.to(device, non_blocking=True) for value in (self.time, self.keep, self.category))
+        return self._replace(time=time, keep=keep, category=category)
+
 
 def draw_noise(
     lengths: Tensor, generator: torch.Generator, *, stratified: bool, step: int = -1, seed: int = 0

@@ -11,6 +11,7 @@ another row: a row's result does not depend on its batch mates.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 
 import torch
@@ -36,6 +37,13 @@ class Layout:
         object.__setattr__(self, "position", torch.arange(len(row), device=device) - starts[row])
         object.__setattr__(self, "longest", int(lengths.max()) if len(lengths) else 0)
         object.__setattr__(self, "equal", bool((lengths == self.longest).all()))
+
+    def to(self, device: torch.device | str) -> Layout:
+        """The same on `device`. Nothing is worked out there again, which would mean to wait for it."""
+        moved = copy(self)
+        for name in ("lengths", "row", "position"):
+            object.__setattr__(moved, name, getattr(self, name).to(device, non_blocking=True))
+        return moved
 
     @property
     def slot(self) -> Tensor:
@@ -75,7 +83,7 @@ class Sentences:
     def to(self, device: torch.device | str) -> Sentences:
         if self.ids.device == torch.device(device):
             return self
-        return Sentences(self.ids.to(device), Layout(self.layout.lengths.to(device)))
+        return Sentences(self.ids.to(device, non_blocking=True), self.layout.to(device))
 
     @property
     def is_bos(self) -> Tensor:

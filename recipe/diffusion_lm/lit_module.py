@@ -2,6 +2,9 @@
 
 All randomness of a step is seeded by (seed, step, rank), not carried along: a resumed run repeats the interrupted one bit for bit.
 A family with a policy gets its second network here: trained and kept in the checkpoint, and no part of the model that is exported.
+
+The mean of a step is over what all its micro-batches and all ranks have to predict, not a mean of their means: tokens count alike, wherever
+they are. Nothing in a step waits for the device: whether a loss was a number is looked up one step later, when that is known anyway.
 """
 
 from __future__ import annotations
@@ -16,11 +19,13 @@ import torch
 from torch import Tensor
 
 from diffusion_lm import bad_batch
+from diffusion_lm.averaging import ExponentialMovingAverage
 from diffusion_lm.config import TrainConfig
 from diffusion_lm.draws import draw_noise, step_seed
 from diffusion_lm.families import PolicyFamily
 from diffusion_lm.layout import Sentences
 from diffusion_lm.model import LanguageModel
+from diffusion_lm.sharding import mean_gradient_scale, shard, whole
 from returnn_bridge.batching import TokenBatch
 
 
@@ -37,11 +42,23 @@ class TrainingModule(lightning.LightningModule):
         self.ema = ExponentialMovingAverage(self.network, config.trainer.ema) if config.trainer.ema else None
         self.tokens_seen = 0
         self.dropped = 0
+        self._sharded = False
         self._validation: dict[str, list[float]] = {}
         self.batches_done = 0
         self.current: bad_batch.Current | None = None  # what is worked on
+        self._unchecked: tuple[bad_batch.Current, Tensor] | None = None  # the last loss
+        self._sub_epoch_loss = torch.zeros(2, dtype=torch.float64)  # sum and weight
+        self._weight: Tensor | float = 0.0  # of this optimizer step so far
         self.folder: Path | None = None  # where a batch that fails is saved
         self.after_validation: Callable[[lightning.Trainer, TrainingModule], None] | None = None
+
+    def configure_model(self) -> None:
+        if self.config.trainer.strategy == "fsdp" and not self._sharded:
+            assert self.device_mesh is not None
+            shard(self.network, self.device_mesh["data_parallel"])
+            self._sharded = True
+            if self.ema is not None:
+                self.ema.start(self.network)
 
     def on_train_start(self) -> None:
         if self.ema is not None:
@@ -60,24 +77,70 @@ class TrainingModule(lightning.LightningModule):
             step=self.global_step,
             seed=seed,
         )
+        sentences, draw = sentences.to(self.device), draw.to(self.device)
         family = self.model.family
+        penalty: Tensor | float = 0.0
         own: Tensor | float = 0.0  # of the policy
         if isinstance(family, PolicyFamily):
             terms, penalty, own = family.policy_loss(self.network, self._importance, sentences, draw)
-            loss = terms.loss.sum() / terms.weight + penalty
             self.log("train/policy_loss", own)
         else:
             terms = family.training_loss(self.network, sentences, draw)
-            loss = terms.loss.sum() / terms.weight
-        if not torch.isfinite(loss + own):
-            raise ValueError(bad_batch.not_finite(self.current, float((loss + own).detach()), self.folder))
-        self.log("train/loss", loss, prog_bar=True)
-        self.tokens_seen += int(batch.lengths.sum())
+        loss = terms.loss.sum() / terms.weight
+        self._watch(loss + penalty + own)
+        self.log("train/loss", loss + penalty, prog_bar=True)
+        self._sub_epoch_loss = self._sub_epoch_loss.to(self.device) + torch.stack(
+            [terms.loss.detach().sum().double(), torch.as_tensor(terms.weight, device=self.device).double()]
+        )
+        tokens = int(batch.lengths.sum())
+        self.tokens_seen += tokens
+        self.log("train/filled", tokens / batch.tokens.numel())  # of the batch's places: the rest is padding
         self.dropped += batch.num_dropped
         self.log("train/dropped_sentences", float(self.dropped))
         self.batches_done += 1
         self.data.consumed(batch)  # here: the checkpoint callback runs before this module's on_train_batch_end
-        return loss + own
+        if self._shares_step:
+            self._weight = self._weight + torch.as_tensor(terms.weight, dtype=torch.float64, device=self.device)
+            # Divided by a constant for now: what to divide by is known when the last batch of the step is.
+            loss = terms.loss.sum() / self.config.data.batch_size
+        return loss + penalty + own
+
+    @property
+    def _shares_step(self) -> bool:
+        """Whether an optimizer step has several batches."""
+        return self.trainer.world_size * self.config.trainer.accumulate_grad_batches > 1
+
+    def take_mean_loss(self) -> float:
+        """Mean training loss (nats, what was minimised) since the last call."""
+        loss, weight = self._sub_epoch_loss.tolist()
+        self._sub_epoch_loss = torch.zeros(2, dtype=torch.float64)
+        return float(loss / max(weight, 1.0))
+
+    def total(self, count: int) -> int:
+        """Sum over all ranks, which have to call this together."""
+        return sum(self._of_all_ranks(count))
+
+    def _of_all_ranks(self, count: int) -> list[int]:
+        if self.trainer.world_size == 1:
+            return [count]
+        counts: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(counts, count)
+        return counts
+
+    def _watch(self, loss: Tensor) -> None:
+        """Look at the loss before this one: the device has long had it, so nobody waits."""
+        assert self.current is not None
+        before, self._unchecked = self._unchecked, (self.current, loss.detach())
+        self._check(before)
+
+    def check_loss(self) -> None:
+        """ValueError if the last loss is no number; the batch is saved. To be called before weights are written anywhere."""
+        last, self._unchecked = self._unchecked, None
+        self._check(last)
+
+    def _check(self, watched: tuple[bad_batch.Current, Tensor] | None) -> None:
+        if watched is not None and not math.isfinite(float(watched[1])):
+            raise ValueError(bad_batch.not_finite(watched[0], float(watched[1]), self.folder))
 
     def _importance(self, sentences: Sentences) -> Tensor:
         """The policy's scores [N] of clean text. Its gradients end at the network's embedding."""
@@ -87,10 +150,20 @@ class TrainingModule(lightning.LightningModule):
         return scores
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self._shares_step:
+            total = torch.as_tensor(self._weight)
+            self._weight = 0.0
+            world = self.trainer.world_size
+            if world > 1:
+                torch.distributed.all_reduce(total)
+            # Lightning has divided by the number of micro-batches, and the ranks' gradients were averaged.
+            parts = world * self.config.trainer.accumulate_grad_batches
+            scale = self.config.data.batch_size * parts / total.clamp(min=1)
+            mean_gradient_scale(self.network, scale.float())
         # Here and not by Lightning, which refuses to clip for a fused optimizer under mixed precision.
         limit = self.config.trainer.gradient_clip
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit or torch.inf, foreach=True)
-        self.log("train/gradient_norm", norm)
+        self.log("train/gradient_norm", whole(norm))
         if self.policy is not None:  # apart, so that it never changes the network's step
             torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit or torch.inf, foreach=True)
 
@@ -100,6 +173,7 @@ class TrainingModule(lightning.LightningModule):
             self.ema.update(self.network)
 
     def on_validation_start(self) -> None:
+        self.check_loss()
         self._validation = {}
         if self.ema is not None:
             self.ema.to(self.device)
@@ -111,6 +185,7 @@ class TrainingModule(lightning.LightningModule):
         sentences = self._framed(batch)
         family = self.model.family
         draw = draw_noise(sentences.layout.lengths, torch.Generator().manual_seed(seed), stratified=True)
+        sentences, draw = sentences.to(self.device), draw.to(self.device)
         # The same draws at every validation, so that two validations differ by the model alone.
         nelbo = family.nelbo(self.network, sentences, draw)
         terms = family.training_loss(self.network, sentences, draw)
@@ -153,9 +228,7 @@ class TrainingModule(lightning.LightningModule):
 
     def _framed(self, batch: TokenBatch) -> Sentences:
         vocab = self.model.vocab
-        return Sentences.of_padded(batch.tokens, batch.lengths, bos_id=vocab.bos_id, eos_id=vocab.eos_id).to(
-            self.device
-        )
+        return Sentences.of_padded(batch.tokens, batch.lengths, bos_id=vocab.bos_id, eos_id=vocab.eos_id)
 
     def transfer_batch_to_device(self, batch: TokenBatch, device: torch.device, dataloader_idx: int) -> TokenBatch:
         """Left where it is: only its framed, padding-free form goes to the device."""
@@ -187,18 +260,25 @@ class TrainingModule(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["progress"] = {
-            "tokens_seen": self.tokens_seen,
-            "dropped": self.dropped,
+            "tokens_seen": self._of_all_ranks(self.tokens_seen),
+            "dropped": self._of_all_ranks(self.dropped),
             "batches_done": self.batches_done,
+            "sub_epoch_loss": self._sub_epoch_loss.cpu(),
             "data": self.data.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         progress = checkpoint["progress"]
-        self.tokens_seen, self.dropped = progress["tokens_seen"], progress["dropped"]
         self.batches_done = progress["batches_done"]
+        self._sub_epoch_loss = progress.get(
+            "sub_epoch_loss", self._sub_epoch_loss
+        )  # runs of earlier versions have none
         self.data.load_state_dict(progress["data"])
+        rank = self.global_rank  # as many as now: the data module has an error for others
+        for name in ("tokens_seen", "dropped"):
+            counts = progress[name]  # a single number in runs of earlier versions
+            setattr(self, name, counts if isinstance(counts, int) else counts[rank])
         if self.ema is not None and progress["ema"] is not None:
             self.ema.load_state_dict(progress["ema"])
 
@@ -210,36 +290,3 @@ def _policy(model: LanguageModel, config: TrainConfig) -> torch.nn.Module | None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step_seed(config.seed, "policy", 0, 0))
         return model.family.build_policy(model.network.embedding.embedding_dim)
-
-
-class ExponentialMovingAverage:
-    """Average of the weights with a warm-up of the decay: d = min(decay, (1 + n) / (10 + n)) at update n."""
-
-    def __init__(self, network: torch.nn.Module, decay: float):
-        self.decay = decay
-        self.num_updates = 0
-        self.shadow = [parameter.detach().clone() for parameter in network.parameters()]
-
-    def to(self, device: torch.device) -> None:
-        self.shadow = [value.to(device) for value in self.shadow]
-
-    @torch.no_grad()
-    def update(self, network: torch.nn.Module) -> None:
-        self.num_updates += 1
-        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
-        torch._foreach_lerp_(self.shadow, [parameter.detach() for parameter in network.parameters()], 1 - decay)
-
-    @torch.no_grad()
-    def swap(self, network: torch.nn.Module) -> None:
-        """Exchange the network's weights and the average; a second call puts both back."""
-        for parameter, average in zip(network.parameters(), self.shadow):
-            keep = parameter.detach().clone()
-            parameter.copy_(average)
-            average.copy_(keep)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"decay": self.decay, "num_updates": self.num_updates, "shadow": self.shadow}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.num_updates = state["num_updates"]
-        self.shadow = list(state["shadow"])

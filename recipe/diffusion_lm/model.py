@@ -69,19 +69,27 @@ class LanguageModel:
         return Sentences.of(tokens, bos_id=self.vocab.bos_id, eos_id=self.vocab.eos_id).to(self.device)
 
     def save(
-        self, folder: str | os.PathLike[str], *, dtype: str = "float32", facts: Mapping[str, Any] | None = None
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        dtype: str = "float32",
+        facts: Mapping[str, Any] | None = None,
+        weights: Mapping[str, torch.Tensor] | None = None,
     ) -> Path:
-        """Write the folder whole or not at all (an older one at its place is replaced). dtype 'bfloat16' halves its size."""
+        """Write the folder whole or not at all (an older one at its place is replaced). dtype 'bfloat16' halves its size.
+
+        weights: instead of the network's own, where these are cut up over several processes.
+        """
         target = Path(folder)
         temporary = target.with_name(f".{target.name}.{os.getpid()}")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        weights = {
+        stored = {
             name: value.detach().cpu().to(STORED_TYPES[dtype]).contiguous()
-            for name, value in self.network.state_dict().items()
+            for name, value in (weights or self.network.state_dict()).items()
         }
         # Not save_file: its files are for the owner only, ours get the rights that the umask gives.
-        (temporary / WEIGHTS).write_bytes(serialize(weights))
+        (temporary / WEIGHTS).write_bytes(serialize(stored))
         config = {
             "format": FORMAT,
             "version": 1,

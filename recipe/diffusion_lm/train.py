@@ -3,8 +3,8 @@
     result = train(config, "run")          # again with the same folder: continues where it was, to the same weights
     result.model                            # run/model, the self-contained folder
 
-What a run leaves: `model/` (averaged weights of the last step), `best/` (of the best validation), `checkpoints/last.ckpt` (to resume),
-`config.json`, `progress.json`, `scores.tsv` (one line a validation) and `tensorboard/`.
+What a run leaves: `model/` (averaged weights of the last step), `best/` (of the best validation), `kept/` (of others, where asked for),
+`checkpoints/last.ckpt` (to resume), `config.json`, `progress.json`, `scores.tsv` (one line a validation), `sub_epochs.tsv` and `tensorboard/`.
 """
 
 from __future__ import annotations
@@ -21,15 +21,19 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from diffusion_lm.bad_batch import is_out_of_memory, out_of_memory
-from diffusion_lm.config import TrainConfig, to_dict
+from diffusion_lm.config import TrainConfig, TrainerConfig, from_dict, to_dict
 from diffusion_lm.interruption import StopRequest
+from diffusion_lm.keeper import Keeper, write_whole
 from diffusion_lm.lit_module import TrainingModule
 from diffusion_lm.model import LanguageModel
-from returnn_bridge.batching import Position
+from diffusion_lm.preload import preload, start_from
+from diffusion_lm.progress import Progress
 from returnn_bridge.datamodule import ReturnnDataModule
 from returnn_bridge.datasets import lm_dataset_dict
 from returnn_bridge.vocab import MODEL_FILE, Vocab
@@ -64,7 +68,9 @@ def train(
     torch.manual_seed(config.seed)
     model = LanguageModel.build(config.family, config.model, vocab)
     if config.init_from:
-        _start_from(model, config.init_from)
+        _say(start_from(model, config.init_from))
+    for line in preload(model, config.preload_from_files):
+        _say(line)
     data = ReturnnDataModule(
         train_opts,
         valid_opts,
@@ -79,20 +85,26 @@ def train(
     _claim(folder, config)
     vocab.save(folder / "vocab")
     module = TrainingModule(model, config, data)
-    print(
-        f"{config.family['name']}: {model.num_parameters / 1e6:.1f} M parameters, {vocab.num_pieces} pieces",
-        flush=True,
-    )
+    _say(f"{config.family['name']}: {model.num_parameters / 1e6:.1f} M parameters, {vocab.num_pieces} pieces")
     keeper = Keeper(folder, config, stop)
     module.after_validation, module.folder = keeper.after_validation, folder
+    if config.trainer.strategy == "fsdp" and module.policy is not None:
+        raise ValueError(
+            f"family {config.family['name']!r} trains a second network; expected trainer.strategy 'auto' or 'ddp', got 'fsdp'"
+        )
+    model.network.recompute = config.trainer.activation_checkpointing
     options = config.trainer
+    terminal = sys.stderr.isatty()
+    callbacks = [keeper, Progress(options.log_every, say=not terminal)]
+    if terminal:
+        callbacks.append(RichProgressBar(leave=True))
     _quiet()
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, tells nothing
     trainer = lightning.Trainer(
         accelerator=options.accelerator,
         devices=options.devices,
         num_nodes=options.num_nodes,
-        strategy=options.strategy,
+        strategy=_strategy(options),
         # Of several CPU threads that add to one place the order is left to chance otherwise.
         deterministic=options.accelerator == "cpu" or not torch.cuda.is_available(),
         precision="bf16-mixed" if options.precision == "bf16" else "32-true",
@@ -108,9 +120,9 @@ def train(
         log_every_n_steps=options.log_every,
         enable_checkpointing=False,  # Keeper writes them, whole or not at all
         enable_model_summary=False,
-        enable_progress_bar=sys.stderr.isatty(),
+        enable_progress_bar=terminal,
         logger=_logger(config, folder),
-        callbacks=[keeper, RichProgressBar(leave=True) if sys.stderr.isatty() else PlainProgress(options.log_every)],
+        callbacks=callbacks,
         use_distributed_sampler=False,
     )
     start = time.monotonic()
@@ -121,12 +133,23 @@ def train(
         if not is_out_of_memory(error):
             raise
         raise ValueError(out_of_memory(module.current, config.data.batch_size, error)) from error
+    module.check_loss()
     keeper.finish(trainer, module)
     if module.dropped:
-        print(
+        _say(
             f"{module.dropped} training sentences longer than data.max_seq_length {config.data.max_seq_length} were dropped"
         )
-    return TrainResult(folder / "model", trainer.global_step, module.tokens_seen, time.monotonic() - start)
+    result = TrainResult(
+        folder / "model", trainer.global_step, module.total(module.tokens_seen), time.monotonic() - start
+    )
+    _say(f"{result.model}: {result.steps} steps, {result.tokens:,} tokens, {result.seconds:.0f} s")
+    return result
+
+
+def _say(line: str) -> None:
+    """Once, however many processes train together."""
+    if getattr(rank_zero_only, "rank", 0) == 0:  # Lightning hangs it on the function
+        print(line, flush=True)
 
 
 def dataset_dicts(config: TrainConfig, vocab: Vocab) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -151,153 +174,12 @@ def dataset_dicts(config: TrainConfig, vocab: Vocab) -> tuple[dict[str, Any], di
     return train_opts, valid_opts
 
 
-class Keeper(Callback):
-    """Writes the resume checkpoint, the model folders and the scores file, each whole or not at all."""
-
-    def __init__(self, folder: Path, config: TrainConfig, stop: StopRequest):
-        self.folder, self.config, self.stop = folder, config, stop
-        self.best = float("inf")
-        self.saved_step = -1
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best = state_dict["best"]
-
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        self.stop.listen()
-
-    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
-        step, options = trainer.global_step, self.config.trainer
-        if pl_module.batches_done % options.accumulate_grad_batches:
-            return  # gradients of half a step would be lost
-        # When a validation comes now, the checkpoint comes after it: a resume must not lose or repeat it.
-        if pl_module.data.valid_names and options.limit_val_batches and step % options.val_check_interval == 0:
-            return
-        # All ranks have to leave at the same step; the signal may have reached one of them.
-        leaving = (
-            trainer.strategy.reduce_boolean_decision(bool(self.stop.reason), all=False) and step < trainer.max_steps
-        )
-        if leaving or step % options.save_every == 0:
-            self._save(trainer, pl_module)
-        if leaving:
-            raise self.stop.leave(step, say=trainer.is_global_zero)
-
-    def after_validation(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
-        """Called by the module once the training weights are back in place."""
-        self._save(trainer, module)
-
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val")}
-        monitor = self.config.trainer.monitor
-        if monitor not in metrics:
-            raise ValueError(f"trainer.monitor {monitor!r} is not measured; known: {', '.join(sorted(metrics))}")
-        if trainer.is_global_zero:
-            self._append_scores(trainer, pl_module, metrics)
-        if metrics[monitor] < self.best:
-            self.best = metrics[monitor]
-            self._export(trainer, pl_module, "best")  # the module has the averaged weights in place during validation
-
-    def finish(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
-        """After the last step: the checkpoint and `model/`."""
-        if trainer.global_step != self.saved_step:
-            self._save(trainer, module)
-        if module.ema is not None:
-            module.ema.swap(module.network)
-        self._export(trainer, module, "model")
-
-    def _save(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
-        self.saved_step = trainer.global_step
-        target = self.folder / "checkpoints" / "last.ckpt"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(".last.ckpt.writing")
-        trainer.save_checkpoint(temporary)
-        if trainer.is_global_zero:
-            os.replace(temporary, target)
-            progress = {"step": trainer.global_step, "max_steps": self.config.trainer.max_steps}
-            _write_whole(self.folder / "progress.json", json.dumps(progress) + "\n")
-
-    def _export(self, trainer: lightning.Trainer, module: TrainingModule, name: str) -> None:
-        """A model folder. The caller sees to it that the averaged weights are in place: those are the ones to score with."""
-        if not trainer.is_global_zero:
-            return
-        facts = {
-            "steps": trainer.global_step,
-            "tokens": module.tokens_seen * trainer.world_size,
-            "seed": self.config.seed,
-            "ema": self.config.trainer.ema,
-            "torch": torch.__version__,
-        }
-        module.model.save(self.folder / name, facts=facts)
-
-    def _append_scores(self, trainer: lightning.Trainer, module: TrainingModule, metrics: dict[str, float]) -> None:
-        """One line a validation, in the manner of RETURNN's score file. A step measured again after a resume is replaced."""
-        path = self.folder / "scores.tsv"
-        names = sorted(key for key in metrics if key.startswith("val_"))
-        header = "\t".join(["step", "sub_epoch", "tokens", "learning_rate", *names])
-        position: Position = module.data.position
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        fields = [str(trainer.global_step), str(position.sub_epoch), str(module.tokens_seen), f"{rate:.6g}"]
-        line = "\t".join(fields + [f"{metrics[name]:.6f}" for name in names])
-        lines = path.read_text().splitlines()[1:] if path.is_file() else []
-        kept = [old for old in lines if int(old.split("\t", 1)[0]) < trainer.global_step]
-        _write_whole(path, "\n".join([header, *kept, line]) + "\n")
-
-
-class PlainProgress(Callback):
-    """A line now and then where there is no terminal to draw a bar on."""
-
-    def __init__(self, every: int):
-        self.every = every
-        self.start = time.monotonic()
-        self.tokens = 0
-
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        self.start, self.tokens = time.monotonic(), pl_module.tokens_seen
-
-    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, *_: Any) -> None:
-        if trainer.global_step % self.every == 0 and trainer.is_global_zero:
-            rate = (pl_module.tokens_seen - self.tokens) / (time.monotonic() - self.start)
-            loss = float(trainer.callback_metrics.get("train/loss", float("nan")))
-            print(f"step {trainer.global_step}/{trainer.max_steps}  loss {loss:.3f}  {rate:,.0f} tokens/s", flush=True)
-
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        if trainer.is_global_zero and not trainer.sanity_checking:
-            values = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
-            print(
-                f"step {trainer.global_step}  "
-                + "  ".join(f"{key} {value:.4f}" for key, value in sorted(values.items())),
-                flush=True,
-            )
-
-
-def _start_from(model: LanguageModel, folder: str) -> None:
-    """Weights of another model under the same names and shapes; the vocabularies must agree."""
-    source = LanguageModel.load(folder)
-    if source.vocab.model_proto != model.vocab.model_proto:
-        raise ValueError(f"init_from {folder}: its vocabulary is another one; expected the vocabulary of data.vocab")
-    own, other = model.network.state_dict(), source.network.state_dict()
-    shared = {name: value for name, value in other.items() if name in own and own[name].shape == value.shape}
-    if not shared:
-        raise ValueError(
-            f"init_from {folder}: no weight has the name and shape of one here; expected a network of the same size"
-        )
-    fresh = sorted(set(own) - set(shared))
-    model.network.load_state_dict(shared, strict=False)
-    if not any("modulation" in name for name in shared):
-        model.network.open_gates()  # closed, as they are at random weights, they would hide what was taken
-    print(
-        f"started from {folder}: {len(shared)} weights taken, {len(fresh)} fresh {fresh[:3] if fresh else ''}".rstrip()
-    )
-
-
 def _claim(folder: Path, config: TrainConfig) -> None:
     """Write config.json, or check that the run already there, if it has come to a checkpoint, has the same one."""
     path = folder / "config.json"
     tree = to_dict(config)
     if path.is_file() and (folder / "checkpoints" / "last.ckpt").is_file():
-        old = json.loads(path.read_text())
+        old = to_dict(from_dict(json.loads(path.read_text())))  # keys that are newer than the run have their defaults
         if old != tree:
             changed = [
                 key for key in sorted(set(_flat(old)) | set(_flat(tree))) if _flat(old).get(key) != _flat(tree).get(key)
@@ -307,7 +189,7 @@ def _claim(folder: Path, config: TrainConfig) -> None:
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
-    _write_whole(path, json.dumps(tree, indent=1) + "\n")
+    write_whole(path, json.dumps(tree, indent=1) + "\n")
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -315,6 +197,17 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         items.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
     return items
+
+
+def _strategy(options: TrainerConfig) -> str | Strategy:
+    if options.strategy != "fsdp":
+        return options.strategy
+    # One file for the whole run, as without it: a resume checkpoint is read by any number of tools, and by as many processes.
+    return ModelParallelStrategy(
+        data_parallel_size=options.devices * options.num_nodes,
+        tensor_parallel_size=1,
+        save_distributed_checkpoint=False,
+    )
 
 
 def _logger(config: TrainConfig, folder: Path) -> Logger | bool:
@@ -334,15 +227,12 @@ def _quiet() -> None:
     """Lightning's hints about worker counts and hardware; our own lines say what matters."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings(
+        "ignore", message=".*returned a view tensor"
+    )  # FSDP, of operations in place that we have none of
 
 
 def _required(value: str, key: str) -> str:
     if not value:
         raise ValueError(f"{key} is empty; expected a vocabulary folder, e.g. one that `dlm vocab` wrote")
     return value
-
-
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, path)

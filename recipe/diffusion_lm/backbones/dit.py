@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from diffusion_lm.backbones.attention import KeyValue, Past, Rotary, Seen, attend, rotate
 from diffusion_lm.layout import Layout
@@ -56,6 +57,9 @@ class DiT(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.visibility = visibility
+        self.recompute = (
+            False  # in training, run each block again in the backward pass instead of keeping what it needs
+        )
         conditioned = config.adaln and visibility != "causal"
         self.embedding = nn.Embedding(num_inputs, width)
         nn.init.kaiming_uniform_(self.embedding.weight, a=math.sqrt(5))
@@ -106,7 +110,10 @@ class DiT(nn.Module):
             x = x.index_copy(0, positions, (weights @ self.embedding.weight[: weights.shape[1]]).to(x.dtype))
         seen, rotation = Seen.of(layout, self.visibility), self.rotary(position)
         for block in self.blocks:
-            x, _ = block(x, seen, rotation, condition, row_of)
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(_output, block, x, seen, rotation, condition, row_of, use_reentrant=False)
+            else:
+                x, _ = block(x, seen, rotation, condition, row_of)
         return self._logits(x, count, select, condition, row_of)
 
     def extend(
@@ -155,6 +162,12 @@ class DiT(nn.Module):
             shift, scale = _per_position(self.final_modulation(condition), None if row is None else row[chosen], 2)
             x = x * (1 + scale) + shift
         return self.head(x)[:wanted].float()
+
+
+def _output(block: nn.Module, *inputs: object) -> Tensor:
+    """A block without its keys and values, which only a sampler wants."""
+    output: Tensor = block(*inputs)[0]
+    return output
 
 
 class Block(nn.Module):

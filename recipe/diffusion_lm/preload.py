@@ -1,0 +1,106 @@
+"""Weights of other models to start a training from: a whole model, or parts of several by RETURNN's rules.
+
+    start_from(model, "ar/model")                                       # what has the same name and shape
+    preload(model, {"body": {"filename": "ar/model", "prefix": "blocks.", "ignore_missing": True}})
+
+`preload_from_files` of RETURNN, with its keys: `filename` (a model folder or a .safetensors file), `prefix` (of the parameters here that
+take part; in the file their names lack it), `ignore_missing` (parameters with the prefix that the file has not keep their start),
+`ignore_params_prefixes` (names here that are left alone) and `var_name_mapping` ({name here: name in the file}).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from diffusion_lm.model import WEIGHTS, LanguageModel
+
+_KEYS = ("filename", "prefix", "ignore_missing", "ignore_params_prefixes", "var_name_mapping", "init_for_train")
+
+
+def start_from(model: LanguageModel, folder: str) -> str:
+    """Weights of another model under the same names and shapes; the vocabularies must agree. Returns a line that says what was taken."""
+    source = LanguageModel.load(folder)
+    if source.vocab.model_proto != model.vocab.model_proto:
+        raise ValueError(f"init_from {folder}: its vocabulary is another one; expected the vocabulary of data.vocab")
+    own, other = model.network.state_dict(), source.network.state_dict()
+    shared = {name: value for name, value in other.items() if name in own and own[name].shape == value.shape}
+    if not shared:
+        raise ValueError(
+            f"init_from {folder}: no weight has the name and shape of one here; expected a network of the same size"
+        )
+    fresh = sorted(set(own) - set(shared))
+    model.network.load_state_dict(shared, strict=False)
+    _open(model, shared)
+    return (
+        f"started from {folder}: {len(shared)} weights taken, {len(fresh)} fresh {fresh[:3] if fresh else ''}".rstrip()
+    )
+
+
+def preload(model: LanguageModel, entries: Mapping[str, Any]) -> list[str]:
+    """Weights by the entries, in their order. Returns a line for each. ValueError names the entry and the parameter that does not fit."""
+    own = model.network.state_dict()
+    taken: dict[str, torch.Tensor] = {}
+    lines = []
+    for key, entry in entries.items():
+        found = _of_entry(f"preload_from_files.{key}", entry, own)
+        lines.append(f"preload_from_files.{key}: {len(found)} weights of {entry['filename']}")
+        taken |= found
+    model.network.load_state_dict(taken, strict=False)
+    _open(model, taken)
+    return lines
+
+
+def _of_entry(where: str, entry: Any, own: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("filename"), str):
+        raise ValueError(f"{where}: got {entry!r}; expected a section with a filename")
+    unknown = sorted(set(entry) - set(_KEYS))
+    if unknown:
+        raise ValueError(f"{where}: unknown key {unknown[0]!r}; known here: {', '.join(_KEYS)}")
+    if entry.get("init_for_train", True) is not True:
+        raise ValueError(
+            f"{where}.init_for_train {entry['init_for_train']!r}; expected true, a continued run has its own weights"
+        )
+    path = Path(entry["filename"])
+    file = path / WEIGHTS if path.is_dir() else path
+    try:
+        stored = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{where}.filename {file}: not readable ({error}); expected a model folder or a .safetensors file"
+        ) from None
+    prefix, mapping = str(entry.get("prefix", "")), dict(entry.get("var_name_mapping", {}))
+    ignored = tuple(entry.get("ignore_params_prefixes", ()))
+    found = {}
+    for name, value in own.items():
+        if not name.startswith(prefix) or name.startswith(ignored):
+            continue
+        source = mapping.get(name, name.removeprefix(prefix))
+        if source not in stored:
+            if not entry.get("ignore_missing", False):
+                raise ValueError(
+                    f"{where}: no {source!r} in {file} for {name!r}, but {', '.join(sorted(stored)[:4])} ...; expected it, or ignore_missing: true"
+                )
+            continue
+        if stored[source].shape != value.shape:
+            raise ValueError(
+                f"{where}: {source!r} in {file} has the shape {list(stored[source].shape)}; expected {list(value.shape)} for {name!r},"
+                f" or ignore_params_prefixes: [{name}]"
+            )
+        found[name] = stored[source].float()
+    if not found:
+        raise ValueError(
+            f"{where}: no weight taken; expected parameters with the prefix {prefix!r}, here are {', '.join(sorted(own)[:4])} ..."
+        )
+    return found
+
+
+def _open(model: LanguageModel, taken: Mapping[str, torch.Tensor]) -> None:
+    """Closed, as they are at random weights, the gates of adaLN would hide what was taken from a network without."""
+    if any(name.startswith("blocks.") for name in taken) and not any("modulation" in name for name in taken):
+        model.network.open_gates()
