@@ -167,3 +167,16 @@ def test_sub_epochs_have_their_mean_training_loss(vocab_folder, text_file, tmp_p
     assert [line[0] for line in lines] == ["1"] and len(losses) == 20
     step = int(lines[0][1])
     assert 7 < step < 20 and min(losses[:step]) < float(lines[0][4]) < max(losses[:step])
+
+
+@pytest.mark.slow
+def test_compiled_blocks_train_to_the_same_weights(vocab_folder, text_file, tmp_path):
+    # Without dropout: compiled code draws other numbers.
+    options = ["trainer.max_steps=3", "data.valid_text={}", "model.num_blocks=1", "model.dropout=0"]
+    config = config_of(vocab_folder, text_file, *options)
+    compiled = config_of(vocab_folder, text_file, *options, "trainer.compile=true")
+    plain, fast = (
+        weights(train(run, tmp_path / name).model) for run, name in ((config, "plain"), (compiled, "compiled"))
+    )
+    for name, value in plain.items():
+        assert torch.allclose(value, fast[name], atol=1e-5), name

@@ -94,6 +94,9 @@ class TrainerConfig:
     activation_checkpointing: bool = (
         False  # compute each block again in the backward pass instead of keeping what it needs
     )
+    compile: bool = (
+        False  # torch.compile of the blocks; no gain on a CPU, where it takes half a minute and is a little slower
+    )
     keep_last: int = 0  # models of that many last validations in kept/, beside best/ and model/
     keep_best: int = 0  # and of that many best ones
     log_every: int = 50

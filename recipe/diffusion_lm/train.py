@@ -94,6 +94,9 @@ def train(
         )
     model.network.recompute = config.trainer.activation_checkpointing
     options = config.trainer
+    if options.compile:
+        for block in model.network.blocks:  # block by block: one compilation serves all of them, and any number of rows
+            block.compile(dynamic=True)
     terminal = sys.stderr.isatty()
     callbacks = [keeper, Progress(options.log_every, say=not terminal)]
     if terminal:
