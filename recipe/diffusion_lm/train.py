@@ -32,6 +32,7 @@ from diffusion_lm.model import LanguageModel
 from returnn_bridge.batching import Position
 from returnn_bridge.datamodule import ReturnnDataModule
 from returnn_bridge.datasets import lm_dataset_dict
+from returnn_bridge.token_store import find_store
 from returnn_bridge.vocab import MODEL_FILE, Vocab
 
 
@@ -61,6 +62,7 @@ def train(
     folder = Path(out)
     vocab = Vocab.load(_required(config.data.vocab, "data.vocab"))
     train_opts, valid_opts = dataset_dicts(config, vocab)
+    store = find_store(train_opts, config.data.vocab, config.data.store)
     torch.manual_seed(config.seed)
     model = LanguageModel.build(config.family, config.model, vocab)
     if config.init_from:
@@ -73,7 +75,7 @@ def train(
         max_seq_length=config.data.max_seq_length,
         num_tokens=vocab.num_pieces,
         num_workers=config.data.num_workers,
-        store=config.data.store or None,
+        store=None if store is None else str(store.path),
     )
     # Last of all that can be wrong: a folder with a configuration in it takes no other.
     _claim(folder, config)
@@ -83,6 +85,8 @@ def train(
         f"{config.family['name']}: {model.num_parameters / 1e6:.1f} M parameters, {vocab.num_pieces} pieces",
         flush=True,
     )
+    if store is not None:
+        print(f"token store {store.path}: {len(store)} sentences, {len(store.ids)} tokens", flush=True)
     keeper = Keeper(folder, config, stop)
     module.after_validation, module.folder = keeper.after_validation, folder
     options = config.trainer
@@ -297,17 +301,20 @@ def _claim(folder: Path, config: TrainConfig) -> None:
     path = folder / "config.json"
     tree = to_dict(config)
     if path.is_file() and (folder / "checkpoints" / "last.ckpt").is_file():
-        old = json.loads(path.read_text())
-        if old != tree:
-            changed = [
-                key for key in sorted(set(_flat(old)) | set(_flat(tree))) if _flat(old).get(key) != _flat(tree).get(key)
-            ]
+        old, new = _deciding(json.loads(path.read_text())), _deciding(tree)
+        if old != new:
+            changed = [key for key in sorted({**old, **new}) if old.get(key) != new.get(key)]
             raise ValueError(
                 f"{folder} holds a run of another configuration ({', '.join(changed[:5])} differ); expected the same one, or a new folder"
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
     _write_whole(path, json.dumps(tree, indent=1) + "\n")
+
+
+def _deciding(tree: dict[str, Any]) -> dict[str, Any]:
+    """The settings, by dotted name, that a run can not change: batches are the same bit for bit with and without a token store."""
+    return {key: value for key, value in _flat(tree).items() if key != "data.store"}
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
