@@ -25,6 +25,7 @@ from returnn_bridge.datasets import init_dataset, plain_opts
 from returnn_bridge.token_store import TokenStore, check_kind, store_of
 
 _BLOCK = 128  # sequences to ask RETURNN for at once
+_LOOKED_UP = 1 << 14  # sentences whose length is looked up at once
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class ReturnnBatches(IterableDataset[TokenBatch]):
             order = dataset.order(start.sub_epoch, self.opts, shard=self.shard)
             check_position(start, len(order))
             order = order[start.seqs_done :]
-            for places, position, dropped in self._groups(dataset.lengths(order).tolist(), start):
+            for places, position, dropped in self._groups(_lengths(dataset, order), start):
                 members = order[places]
                 tags = [f"{self.opts.get('tag_prefix') or 'line-'}{number}" for number in members]
                 yield self._collate(dataset.gather(members), dataset.lengths(members), tags, position, dropped)
@@ -205,6 +206,12 @@ class ReturnnBatches(IterableDataset[TokenBatch]):
         tokens = np.zeros(valid.shape, dtype=np.int64)
         tokens[valid] = flat
         return TokenBatch(torch.from_numpy(tokens), torch.from_numpy(lengths), tuple(tags), position, num_dropped)
+
+
+def _lengths(store: TokenStore, order: np.ndarray) -> Iterator[int]:
+    """Tokens of each sentence, looked up as they are needed: a sub-epoch may have millions."""
+    for place in range(0, len(order), _LOOKED_UP):
+        yield from store.lengths(order[place : place + _LOOKED_UP]).tolist()
 
 
 def check_position(position: Position, count: int) -> None:
