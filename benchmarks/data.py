@@ -1,13 +1,16 @@
 """How fast batches come, against RETURNN's own pipes (length filter, batching, collation) over the same dataset in the same run.
 
     PYTHONPATH=recipe python benchmarks/data.py [TEXT]
+    PYTHONPATH=recipe python benchmarks/data.py [TEXT] --grow --plot data_growth.svg     # the start, up to 40 million sentences
 
 TEXT: sentences, plain or .gz; without it the demo text. One sub-epoch each, twice in turn, in CPU seconds of this one process; the
 batches of all must be equal. The goals are 2.5 times the speed of RETURNN's pipes, and 20 times with a token store.
+--grow: see data_growth.py; minutes, and 4 GB of disk in the folder for temporary files.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 import time
@@ -16,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from data_growth import grow
 
 from returnn_bridge.batching import ReturnnBatches
 from returnn_bridge.datasets import init_dataset, lm_dataset_dict
@@ -45,8 +49,18 @@ def timed(batches: Callable[[], Iterable[Any]]) -> tuple[float, list[Any]]:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("text", nargs="?", type=Path, default=ROOT / "data" / "demo" / "train.txt.gz")
+    parser.add_argument("--grow", action="store_true", help="the start of training, with more and more sentences")
+    parser.add_argument("--plot", type=Path, help="with --grow: SVG to write")
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    text = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "data" / "demo" / "train.txt.gz"
+    text = options.text
+    if options.grow:
+        with tempfile.TemporaryDirectory() as folder:
+            train_vocab([text], size=NUM_PIECES, out=folder)
+            grow(text, Path(folder), Path(folder), options.plot)
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         train_vocab([text], size=NUM_PIECES, out=folder)
         opts = lm_dataset_dict([text], folder)

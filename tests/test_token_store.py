@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import os
 import random
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,14 +17,18 @@ import h5py
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from conftest import random_text
+from diffusion_lm.commands import tokenize
 from diffusion_lm.train import train
+from rescore.cli import main
 from returnn_bridge import token_store
 from returnn_bridge.batching import Position, ReturnnBatches
 from returnn_bridge.datasets import init_dataset, lm_dataset_dict
-from returnn_bridge.token_store import TokenStore, build_store
+from returnn_bridge.token_store import TokenStore, build_store, default_store, find_store
+from returnn_bridge.vocab import train_vocab
 from test_train import config_of
 
 RULE = {"num_tokens": 44, "batch_size": 300, "max_seqs": 16, "max_seq_length": 24}
@@ -154,9 +160,95 @@ def test_killed_at_a_random_moment_the_command_goes_on(vocab_folder, tmp_path):
     assert len(TokenStore.open(tmp_path / "a.hdf")) == 60_000
 
 
-def test_training_from_a_store_gives_the_same_weights(vocab_folder, text_file, tmp_path):
-    build_store([text_file], vocab_folder, tmp_path / "train.hdf")
-    for name, extra in (("text", []), ("store", [f"data.store={tmp_path / 'train.hdf'}"])):
-        train(config_of(vocab_folder, text_file, "trainer.max_steps=9", *extra), tmp_path / name)
-    left, right = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("text", "store"))
-    assert all(torch.equal(left[key], right[key]) for key in left)
+def test_a_bliss_corpus_is_no_text(vocab_folder, tmp_path):
+    (tmp_path / "a.xml").write_text('<?xml version="1.0"?>\n<corpus/>\n')
+    with pytest.raises(ValueError, match="a.xml: a Bliss corpus.*dlm bliss"):
+        build_store([tmp_path / "a.xml"], vocab_folder, tmp_path / "out.hdf")
+
+
+@pytest.fixture
+def own_vocab(vocab_folder, tmp_path) -> Path:
+    """A vocabulary folder that only this test puts stores into."""
+    return Path(shutil.copytree(vocab_folder, tmp_path / "vocab"))
+
+
+def trained(vocab, text, out, *extra) -> dict[str, torch.Tensor]:
+    return load_file(train(config_of(vocab, text, "trainer.max_steps=9", *extra), out).model / "model.safetensors")
+
+
+def equal(left, right) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_training_finds_the_store_by_itself_and_gives_the_same_weights(own_vocab, text_file, tmp_path, capsys):
+    without = trained(own_vocab, text_file, tmp_path / "text")
+    assert "token store" not in capsys.readouterr().out
+    tokenize([text_file], own_vocab)
+    path = default_store([text_file], own_vocab)
+    assert path.parent == own_vocab and f"{path}: 600 sentences" in capsys.readouterr().out
+    (tmp_path / "elsewhere.hdf").write_bytes(path.read_bytes())
+    dataset = yaml.safe_dump(lm_dataset_dict([text_file], own_vocab, partition_epoch=3), default_flow_style=True)
+    for name, extra, found in (
+        ("auto", [], path),
+        ("model file", [f"data.vocab={own_vocab / 'spm.model'}"], path),
+        ("dict", ["data.text=[]", f"data.train={dataset}"], path),
+        ("given", [f"data.store={tmp_path / 'elsewhere.hdf'}"], tmp_path / "elsewhere.hdf"),
+        ("none", ["data.store=none"], None),
+    ):
+        assert equal(without, trained(own_vocab, text_file, tmp_path / name, *extra)), name
+        said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("token store")]
+        assert [line.split(": ")[0] for line in said] == ([] if found is None else [f"token store {found}"]), name
+
+
+def test_a_run_goes_on_with_and_without_a_store(own_vocab, text_file, tmp_path):
+    whole = trained(own_vocab, text_file, tmp_path / "whole")
+    for steps, extra in ((3, []), (5, ["data.store=none"]), (7, [f"data.store={tmp_path / 'given.hdf'}"])):
+        if steps == 5:
+            build_store([text_file], own_vocab, tmp_path / "given.hdf")
+            build_store([text_file], own_vocab, default_store([text_file], own_vocab))
+        config = config_of(own_vocab, text_file, "trainer.max_steps=9", *extra)
+        train(config, tmp_path / "parts", stop_after=steps)
+    assert equal(whole, trained(own_vocab, text_file, tmp_path / "parts"))
+
+
+def test_a_stale_store_stops_training_with_the_command_that_helps(own_vocab, text_file, tmp_path):
+    text = tmp_path / "own text.txt"
+    shutil.copy(text_file, text)
+    tokenize([text], own_vocab)
+    with open(text, "a") as file:
+        file.write("the king\n")
+    with pytest.raises(ValueError, match=r"other content than own text.txt has now \(\d+ bytes, now \d+\)") as caught:
+        trained(own_vocab, text, tmp_path / "run")
+    assert "\n" not in str(caught.value) and "data.store=none" in str(caught.value)
+    assert not (tmp_path / "run").exists()
+    command = str(caught.value).split("build it again: ")[1].split(" (or")[0]
+    remove, make = command.split(" && ")
+    assert shlex.split(remove) == ["rm", str(default_store([text], own_vocab))]
+    program, *arguments = shlex.split(make)
+    subprocess.run(shlex.split(remove), check=True)
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert program == "dlm" and stopped.value.code == 0
+    trained(own_vocab, text, tmp_path / "run")
+    train_vocab([text], size=40, out=own_vocab)
+    with pytest.raises(ValueError, match="other content than the vocabulary spm.model has now"):
+        trained(own_vocab, text, tmp_path / "other")
+
+
+def test_no_store_is_looked_for_where_it_could_not_stand_for_the_data(own_vocab, text_file):
+    tokenize([text_file], own_vocab)
+    opts = lm_dataset_dict([text_file], own_vocab)
+    assert find_store(opts, own_vocab) is not None
+    for more in ({"seq_list_file": "a"}, {"unique_seq_tags": True}, {"skip_empty_lines": False}):
+        assert find_store({**opts, **more}, own_vocab) is None
+        with pytest.raises(ValueError, match="stands for an LmDataset without"):
+            find_store({**opts, **more}, own_vocab, str(default_store([text_file], own_vocab)))
+    with pytest.raises(FileNotFoundError, match="missing.hdf: no such token store"):
+        find_store(opts, own_vocab, "missing.hdf")
+
+
+def test_the_default_place_follows_from_the_list_of_files(own_vocab):
+    first = default_store(["a.txt", "b.txt"], own_vocab)
+    assert first == default_store(["x/a.txt", "y/b.txt"], own_vocab / "spm.model")
+    others = [["b.txt", "a.txt"], ["a.txt"], ["a.txt", "b.txt", "b.txt"], ["a.txt\nb.txt"]]
+    assert len({first, *(default_store(files, own_vocab) for files in others)}) == 5

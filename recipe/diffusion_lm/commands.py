@@ -82,13 +82,19 @@ def tokenize(
         list[Path], typer.Argument(help="Text files (plain or .gz), one sentence a line, in the order of data.text.")
     ],
     vocab: Annotated[Path, typer.Option(help="Vocabulary folder or SentencePiece .model file.")],
-    out: Annotated[Path, typer.Option(help="Token store (.hdf) for data.store; RETURNN's HDFDataset reads it too.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Token store (.hdf) for data.store; without it, a file beside the vocabulary, which training finds by itself."
+        ),
+    ] = None,
 ) -> None:
-    """Tokenise training text once; interrupted, the same command goes on."""
+    """Tokenise training text once, for training and RETURNN's HDFDataset; interrupted, the same command goes on."""
     from rich.progress import Progress
 
-    from returnn_bridge.token_store import build_store
+    from returnn_bridge.token_store import build_store, default_store
 
+    out = out or default_store(text, vocab)
     there = out.exists()
     with Progress(transient=True) as bar:
         total = sum(path.stat().st_size for path in text if path.suffix != ".gz") if not there else 0

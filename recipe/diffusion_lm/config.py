@@ -30,7 +30,7 @@ class DataConfig:
     partition_epoch: int = 1  # for `text`: sub-epochs in one pass over it
     seq_ordering: str = "laplace:.1000"  # for `text`: RETURNN's ordering of the sentences
     train: dict[str, Any] = field(default_factory=dict)  # a RETURNN dataset dict instead of `text`
-    store: str = ""  # token store of the training text (`dlm tokenize`): the same batches from memory-mapped ids
+    store: str = ""  # token store of the training text (`dlm tokenize`), the same batches: "" = if it is there, "none", or a path
     valid: dict[str, Any] = field(default_factory=dict)  # name -> RETURNN dataset dict instead of `valid_text`
     batch_size: int = 32768  # most tokens in a batch, padding counted (RETURNN's rule)
     max_seqs: int = 256  # most sentences in a batch

@@ -28,6 +28,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from diffusion_lm.bad_batch import is_out_of_memory, out_of_memory
 from diffusion_lm.config import TrainConfig, TrainerConfig, from_dict, to_dict
+from diffusion_lm.families import PolicyFamily
 from diffusion_lm.interruption import StopRequest
 from diffusion_lm.keeper import Keeper, write_whole
 from diffusion_lm.lit_module import TrainingModule
@@ -36,6 +37,7 @@ from diffusion_lm.preload import preload, start_from
 from diffusion_lm.progress import Progress
 from returnn_bridge.datamodule import ReturnnDataModule
 from returnn_bridge.datasets import lm_dataset_dict
+from returnn_bridge.token_store import find_store
 from returnn_bridge.vocab import MODEL_FILE, Vocab
 
 
@@ -65,8 +67,13 @@ def train(
     folder = Path(out)
     vocab = Vocab.load(_required(config.data.vocab, "data.vocab"))
     train_opts, valid_opts = dataset_dicts(config, vocab)
+    store = find_store(train_opts, config.data.vocab, config.data.store)
     torch.manual_seed(config.seed)
     model = LanguageModel.build(config.family, config.model, vocab)
+    if config.trainer.strategy == "fsdp" and isinstance(model.family, PolicyFamily):
+        raise ValueError(
+            f"family {config.family['name']!r} trains a second network; expected trainer.strategy 'auto' or 'ddp', got 'fsdp'"
+        )
     if config.init_from:
         _say(start_from(model, config.init_from))
     for line in preload(model, config.preload_from_files):
@@ -79,19 +86,17 @@ def train(
         max_seq_length=config.data.max_seq_length,
         num_tokens=vocab.num_pieces,
         num_workers=config.data.num_workers,
-        store=config.data.store or None,
+        store=None if store is None else str(store.path),
     )
     # Last of all that can be wrong: a folder with a configuration in it takes no other.
     _claim(folder, config)
     vocab.save(folder / "vocab")
     module = TrainingModule(model, config, data)
     _say(f"{config.family['name']}: {model.num_parameters / 1e6:.1f} M parameters, {vocab.num_pieces} pieces")
+    if store is not None:
+        _say(f"token store {store.path}: {len(store)} sentences, {len(store.ids)} tokens")
     keeper = Keeper(folder, config, stop)
     module.after_validation, module.folder = keeper.after_validation, folder
-    if config.trainer.strategy == "fsdp" and module.policy is not None:
-        raise ValueError(
-            f"family {config.family['name']!r} trains a second network; expected trainer.strategy 'auto' or 'ddp', got 'fsdp'"
-        )
     model.network.recompute = config.trainer.activation_checkpointing
     options = config.trainer
     if options.compile:
@@ -182,17 +187,21 @@ def _claim(folder: Path, config: TrainConfig) -> None:
     path = folder / "config.json"
     tree = to_dict(config)
     if path.is_file() and (folder / "checkpoints" / "last.ckpt").is_file():
-        old = to_dict(from_dict(json.loads(path.read_text())))  # keys that are newer than the run have their defaults
-        if old != tree:
-            changed = [
-                key for key in sorted(set(_flat(old)) | set(_flat(tree))) if _flat(old).get(key) != _flat(tree).get(key)
-            ]
+        # Keys that are newer than the run have their defaults.
+        old, new = _deciding(to_dict(from_dict(json.loads(path.read_text())))), _deciding(tree)
+        if old != new:
+            changed = [key for key in sorted({**old, **new}) if old.get(key) != new.get(key)]
             raise ValueError(
                 f"{folder} holds a run of another configuration ({', '.join(changed[:5])} differ); expected the same one, or a new folder"
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(tree, indent=1) + "\n")
+
+
+def _deciding(tree: dict[str, Any]) -> dict[str, Any]:
+    """The settings, by dotted name, that a run can not change: batches are the same bit for bit with and without a token store."""
+    return {key: value for key, value in _flat(tree).items() if key != "data.store"}
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

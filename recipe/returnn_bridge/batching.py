@@ -22,9 +22,10 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from returnn_bridge.datasets import init_dataset, plain_opts
-from returnn_bridge.token_store import TokenStore
+from returnn_bridge.token_store import TokenStore, check_kind, store_of
 
 _BLOCK = 128  # sequences to ask RETURNN for at once
+_LOOKED_UP = 1 << 14  # sentences whose length is looked up at once
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,8 @@ class ReturnnBatches(IterableDataset[TokenBatch]):
         if not 0 <= shard[0] < shard[1]:
             raise ValueError(f"shard {shard}: expected (index, count) with 0 <= index < count")
         self.opts, self.store = plain_opts(opts), store
-        if store is not None and (self.opts["class"] != "LmDataset" or self.opts.get("seq_list_file")):
-            raise ValueError(
-                f"{store}: a token store stands for an LmDataset without seq_list_file; expected no store for others"
-            )
+        if store is not None:
+            check_kind(self.opts, store)
         self.num_tokens, self.data_key = num_tokens, data_key
         self.batch_size, self.max_seqs, self.max_seq_length = batch_size, max_seqs, max_seq_length
         self.endless, self.start, self.shard = endless, start, shard
@@ -133,12 +132,7 @@ class ReturnnBatches(IterableDataset[TokenBatch]):
             dataset = init_dataset(self.opts, num_tokens=self.num_tokens, data_key=self.data_key)
             dataset.set_sharding(shard_index=self.shard[0], num_shards=self.shard[1])
             return dataset
-        files = self.opts["corpus_file"]
-        store = TokenStore.open(
-            self.store,
-            corpus_files=[files] if isinstance(files, str) else files,
-            spm_model=self.opts["orth_vocab"]["model_file"],
-        )
+        store = store_of(self.opts, self.store)
         if store.num_pieces != self.num_tokens:
             raise ValueError(
                 f"{self.store}: {store.num_pieces} pieces; expected the {self.num_tokens} of the model's vocabulary"
@@ -151,7 +145,7 @@ class ReturnnBatches(IterableDataset[TokenBatch]):
             order = dataset.order(start.sub_epoch, self.opts, shard=self.shard)
             check_position(start, len(order))
             order = order[start.seqs_done :]
-            for places, position, dropped in self._groups(dataset.lengths(order).tolist(), start):
+            for places, position, dropped in self._groups(_lengths(dataset, order), start):
                 members = order[places]
                 tags = [f"{self.opts.get('tag_prefix') or 'line-'}{number}" for number in members]
                 yield self._collate(dataset.gather(members), dataset.lengths(members), tags, position, dropped)
@@ -212,6 +206,12 @@ class ReturnnBatches(IterableDataset[TokenBatch]):
         tokens = np.zeros(valid.shape, dtype=np.int64)
         tokens[valid] = flat
         return TokenBatch(torch.from_numpy(tokens), torch.from_numpy(lengths), tuple(tags), position, num_dropped)
+
+
+def _lengths(store: TokenStore, order: np.ndarray) -> Iterator[int]:
+    """Tokens of each sentence, looked up as they are needed: a sub-epoch may have millions."""
+    for place in range(0, len(order), _LOOKED_UP):
+        yield from store.lengths(order[place : place + _LOOKED_UP]).tolist()
 
 
 def check_position(position: Position, count: int) -> None:

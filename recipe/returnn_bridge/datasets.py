@@ -328,10 +328,11 @@ def check_corpora(opts: Mapping[str, Any]) -> dict[str, CorpusReport]:
     files = [
         path for _, node in _walk(opts) if node["class"] == "LmDataset" for path in _file_list(node["corpus_file"])
     ]
-    return {path: check_corpus(path) for path in files if not _is_xml(path)}
+    return {path: check_corpus(path) for path in files if not is_xml(path)}
 
 
-def _is_xml(path: str) -> bool:
+def is_xml(path: str) -> bool:
+    """Whether LmDataset takes the file for a Bliss corpus."""
     try:
         with gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb") as file:
             return file.read(6) == b"<?xml "

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from returnn_bridge.datasets import plain_opts
+from returnn_bridge.shuffle import shuffled
 
 _OPTIONS = ("seq_ordering", "partition_epoch", "repeat_epoch", "fixed_random_seed", "random_seed_offset")
 
@@ -65,30 +66,25 @@ def _laplace_part(empty: Any, lengths: NDArray[Any], sub_epoch: int, shard: tupl
     seed = empty._get_random_seed_for_epoch(
         epoch=sub_epoch, num_epochs_fixed=int(arguments[1]) if len(arguments) > 1 else 1
     )
-    shuffled = np.random.RandomState(seed).permutation(size)
     parts = (empty.partition_epoch or 1) * shard[1]
     part = (sub_epoch - 1) % (empty.partition_epoch or 1) * shard[1] + shard[0]
     whole, rest = divmod(size, parts)
     first = part * whole + min(part, rest)
     last = first + whole + (part < rest)
-    found, start = _sorted_bins(shuffled, lengths, bins, first, last)
+    if first == last:
+        return np.zeros(0, np.int64)
+    return _sorted_bins(shuffled(seed, size), lengths, bins, first, last)
+
+
+def _sorted_bins(members: NDArray[Any], lengths: NDArray[Any], bins: int, first: int, last: int) -> NDArray[np.int64]:
+    """The members at the places first .. last - 1 when each bin is sorted; only bins that hold such places are."""
+    size = len(members)
+    # Bin b begins at b * size // bins; a place is in the last bin that begins there or before.
+    numbers = range(((first + 1) * bins - 1) // size, (last * bins - 1) // size + 1)
+    start, end = numbers.start * size // bins, numbers.stop * size // bins
+    found = members[start:end].astype(np.int64)
+    keys = np.asarray(lengths).view(np.ndarray)[found]  # a memory map would look at every slice taken below
+    for number in numbers:
+        own = slice(number * size // bins - start, (number + 1) * size // bins - start)
+        found[own] = found[own][np.argsort(-keys[own] if number % 2 else keys[own], kind="stable")]
     return found[first - start : last - start]
-
-
-def _sorted_bins(
-    shuffled: NDArray[np.int64], lengths: NDArray[Any], bins: int, first: int, last: int
-) -> tuple[NDArray[np.int64], int]:
-    """The bins that hold the places first .. last - 1, each sorted, and the place of the first of them."""
-    size = len(shuffled)
-    ends = [number * size // bins for number in range(bins + 1)]
-    found: list[NDArray[np.int64]] = []
-    start = first
-    for number in range(bins):
-        if ends[number + 1] <= first or ends[number] >= last:
-            continue
-        if not found:
-            start = ends[number]
-        members = shuffled[ends[number] : ends[number + 1]]
-        keys = lengths[members]
-        found.append(members[np.argsort(-keys if number % 2 else keys, kind="stable")])
-    return (np.concatenate(found) if found else shuffled[:0]), start

@@ -1,7 +1,8 @@
 """A corpus tokenised once: ids in one HDF file that RETURNN's HDFDataset reads as it is and that we map into memory.
 
-    build_store(["novels.txt.gz", "transcripts.txt"], "vocab", "corpus.hdf")     # killed at any moment, the same call goes on
-    store = TokenStore.open("corpus.hdf", corpus_files=[...], spm_model="vocab")  # ValueError if it is not that of these files
+    files = ["novels.txt.gz", "transcripts.txt"]
+    build_store(files, "vocab", default_store(files, "vocab"))                  # killed at any moment, the same call goes on
+    store = find_store(lm_dataset_dict(files, "vocab"), "vocab")                # None without one, ValueError if it is of other content
     order = store.order(sub_epoch, lm_dataset_opts, shard=(0, 1))                # RETURNN's own, from the stored line lengths
     ids, lengths = store.gather(order[:256])
 
@@ -19,6 +20,7 @@ import gzip
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from returnn_bridge.datasets import check_corpus
+from returnn_bridge.datasets import check_corpus, is_xml, plain_opts
 from returnn_bridge.ordering import sub_epoch_order
 from returnn_bridge.vocab import MODEL_FILE, Vocab
 
@@ -57,6 +59,8 @@ class TokenStore:
         import h5py
 
         file = Path(path)
+        if not file.is_file():
+            raise FileNotFoundError(f"{file}: no such token store; expected one that `dlm tokenize` wrote")
         try:
             with h5py.File(file, "r") as stored:
                 if stored.attrs.get("format") != FORMAT:
@@ -64,21 +68,13 @@ class TokenStore:
                 sources = json.loads(stored.attrs["sources"])
                 places = {name: (stored[name].id.get_offset(), stored[name].shape, stored[name].dtype) for name in _OWN}
                 num_pieces = int(stored.attrs["inputPattSize"])
-        except FileNotFoundError:
-            raise
         except (OSError, KeyError, ValueError) as error:
             raise ValueError(f"{file}: {error}; expected a token store that `dlm tokenize` wrote") from None
-        if corpus_files:
-            now = describe_sources(corpus_files, spm_model)
-            for old, new in zip(sources, now):
-                if old != new:
-                    raise ValueError(
-                        f"{file}: made from other content than {new['file']} has now; build it again: remove it and run `dlm tokenize`"
-                    )
-            if len(sources) != len(now):
-                raise ValueError(
-                    f"{file}: made from {len(sources) - 1} corpus files; expected {len(now) - 1}: remove it and run `dlm tokenize`"
-                )
+        if corpus_files and (difference := _difference(sources, describe_sources(corpus_files, spm_model))):
+            command = _rebuild_command(file, corpus_files, spm_model)
+            raise ValueError(
+                f"{file}: made from {difference}; build it again: {command} (or train with data.store=none)"
+            )
         ids, starts, line_bytes = (
             np.memmap(file, dtype=dtype, mode="r", offset=offset, shape=shape) if shape[0] else np.zeros(shape, dtype)
             for offset, shape, dtype in places.values()
@@ -111,6 +107,59 @@ class TokenStore:
 _OWN = ("inputs", "starts", "lineBytes")
 
 
+def default_store(corpus_files: Sequence[str | os.PathLike[str]], vocab: str | os.PathLike[str]) -> Path:
+    """Where the store of these files is unless one says otherwise: beside the SentencePiece model, named by the files' base names."""
+    names = [Path(path).name for path in corpus_files]
+    digest = hashlib.sha256("\n".join([str(len(names)), *names]).encode()).hexdigest()
+    return _model_file(vocab).parent / f"tokens.{digest[:8]}.hdf"
+
+
+def find_store(opts: Mapping[str, Any], vocab: str | os.PathLike[str], wish: str = "") -> TokenStore | None:
+    """The store to read instead of the text of a training dataset dict, or None.
+
+    wish: "" for the one at its default place, if there is one and the dict is of a kind that a store stands for; "none"; or a path.
+    FileNotFoundError if there is none at that path; ValueError for one that was made from something else.
+    """
+    if wish == "none":
+        return None
+    if wish:
+        return store_of(opts, wish)
+    opts = plain_opts(opts)
+    if not _stands_for(opts):
+        return None
+    path = default_store(_corpus_files(opts), vocab)
+    return store_of(opts, path) if path.exists() else None
+
+
+def store_of(opts: Mapping[str, Any], path: str | os.PathLike[str]) -> TokenStore:
+    """The store at `path`, which has to be that of the LmDataset of the dict `opts`."""
+    opts = plain_opts(opts)
+    check_kind(opts, path)
+    return TokenStore.open(path, corpus_files=_corpus_files(opts), spm_model=opts["orth_vocab"]["model_file"])
+
+
+def check_kind(opts: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """ValueError for a dataset dict that no store can stand for."""
+    if not _stands_for(opts):
+        raise ValueError(
+            f"{path}: a token store stands for an LmDataset without {', '.join(_CHOOSING)} and with skip_empty_lines;"
+            " expected no store for others"
+        )
+
+
+_CHOOSING = ("seq_list_file", "seq_list_filter_file", "unique_seq_tags")  # they choose sentences, or name them
+
+
+def _stands_for(opts: Mapping[str, Any]) -> bool:
+    plain = opts["class"] == "LmDataset" and not any(opts.get(name) for name in _CHOOSING)
+    return plain and bool(opts.get("skip_empty_lines", True))
+
+
+def _corpus_files(opts: Mapping[str, Any]) -> list[str]:
+    files = opts["corpus_file"]
+    return [files] if isinstance(files, str) else list(files)
+
+
 def build_store(
     corpus_files: Sequence[str | os.PathLike[str]],
     spm_model: str | os.PathLike[str],
@@ -131,6 +180,8 @@ def build_store(
     vocab = Vocab.load(_model_file(spm_model))
     sources = describe_sources(files, spm_model)
     for path in files:
+        if is_xml(path):
+            raise ValueError(f"{path}: a Bliss corpus; expected text, which `dlm bliss` makes of it")
         check_corpus(path)
     partial = target.with_name(target.name + ".partial")
     partial.mkdir(parents=True, exist_ok=True)
@@ -172,6 +223,21 @@ def describe_sources(corpus_files: Sequence[str], spm_model: str | os.PathLike[s
                 state.update(file.read(1 << 16))
         found.append({"file": path.name, "bytes": size, "sha256 of samples": state.hexdigest()})
     return found
+
+
+def _difference(then: list[dict[str, Any]], now: list[dict[str, Any]]) -> str:
+    """What a store was made from that is not what there is now; "" if it is. A file may have got another name."""
+    for number, (old, new) in enumerate(zip(then, now)):
+        if {**old, "file": ""} != {**new, "file": ""}:
+            sizes = f"{old['bytes']} bytes, now {new['bytes']}" if old["bytes"] != new["bytes"] else "as many bytes"
+            return f"other content than {'' if number else 'the vocabulary '}{new['file']} has now ({sizes})"
+    return f"{len(then) - 1} corpus files; expected {len(now) - 1}" if len(then) != len(now) else ""
+
+
+def _rebuild_command(path: Path, corpus_files: Sequence[str], spm_model: str | os.PathLike[str]) -> str:
+    out = [] if path == default_store(corpus_files, spm_model) else ["--out", str(path)]
+    words = ["dlm", "tokenize", *corpus_files, "--vocab", os.fspath(spm_model), *out]
+    return f"rm {shlex.quote(str(path))} && {shlex.join(words)}"
 
 
 def _model_file(spm_model: str | os.PathLike[str]) -> Path:

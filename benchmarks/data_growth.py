@@ -1,0 +1,186 @@
+"""How the start of training grows with the text: `python benchmarks/data.py --grow`, its sizes, processes, table and plot.
+
+Every figure comes from a process of its own. The text is repeated up to the size wanted; a store is not tokenised again for that,
+its arrays are repeated. Files are in the page cache, having just been written. What `dlm train` does besides is not in it: without a store
+it reads the text through for bad lines.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+SIZES = (200_000, 2_000_000, 20_000_000, 40_000_000)
+LONGEST_TEXT = 20_000_000  # sentences up to which LmDataset is measured: 140 bytes and 0.7 us each
+READERS = ("token store", "LmDataset")
+ORDER: dict[str, Any] = {"partition_epoch": 20, "seq_ordering": "laplace:.1000"}
+SECONDS = 5.0  # of batches after the first, to count tokens per second
+COLUMNS = (
+    "reader",
+    "sentences",
+    "s to the first batch",
+    "CPU s of it",
+    "private MiB",
+    "of it before",
+    "tokens/s of batches",
+)
+
+
+def grow(text: Path, folder: Path, vocab: Path, plot: Path | None) -> None:
+    """Measure all sizes in `folder`, print the table and draw the plot. The vocabulary is that of the text."""
+    from returnn_bridge.token_store import build_store
+
+    small = build_store([text], vocab, folder / "small.hdf")
+    found = []
+    for size in SIZES:
+        stored = folder / "repeated.hdf"
+        repeat_store(small.path, size, stored)
+        found.append(measured(READERS[0], size, text, vocab, stored))
+        stored.unlink()
+        if size <= LONGEST_TEXT:
+            repeat_text(text, size, folder / "repeated.txt")
+            found.append(measured(READERS[1], size, folder / "repeated.txt", vocab))
+            (folder / "repeated.txt").unlink()
+    print(table(found))
+    if plot is not None:
+        draw(found, plot)
+
+
+def measured(reader: str, size: int, text: Path, vocab: Path, store: Path | None = None) -> dict[str, Any]:
+    """The figures of one process."""
+    command = [sys.executable, __file__, str(text), str(vocab), str(store or "")]
+    run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return {"reader": reader, "sentences": size, **json.loads(run.stdout.splitlines()[-1])}
+
+
+def start_and_read(text: str, vocab: str, store: str) -> dict[str, float]:
+    """Seconds from the open file to the first batch of sub-epoch 1, the peak of private memory until then, tokens per second after."""
+    import h5py  # noqa: F401
+    import returnn.datasets.basic  # noqa: F401
+    import torch
+
+    from returnn_bridge.batching import ReturnnBatches
+    from returnn_bridge.datasets import lm_dataset_dict
+    from returnn_bridge.vocab import Vocab
+
+    torch.set_num_threads(1)
+    num_tokens = Vocab.load(vocab).num_pieces
+    batches = ReturnnBatches(
+        lm_dataset_dict([text], vocab, **ORDER), num_tokens=num_tokens, max_seq_length=128, store=store or None
+    )
+    with PrivateMemory() as memory:
+        began, began_cpu = time.perf_counter(), time.process_time()
+        stream = iter(batches)
+        next(stream)
+        first, first_cpu = time.perf_counter() - began, time.process_time() - began_cpu
+    began, tokens = time.perf_counter(), 0
+    for batch in stream:
+        tokens += int(batch.lengths.sum())
+        if time.perf_counter() - began > SECONDS:
+            break
+    rate = tokens / (time.perf_counter() - began)
+    return {"seconds": first, "cpu": first_cpu, "private": memory.peak, "before": memory.before, "rate": rate}
+
+
+class PrivateMemory:
+    """Peak of the anonymous memory of this process in MiB while it lasts; pages of mapped files, which processes share, are not in it."""
+
+    def __enter__(self) -> PrivateMemory:
+        self.before = self.peak = self.now()
+        self._done = threading.Event()
+        self._watcher = threading.Thread(target=self._watch)
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._watcher.join()
+        self.peak = max(self.peak, self.now())
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.01):
+            self.peak = max(self.peak, self.now())
+
+    @staticmethod
+    def now() -> float:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
+
+
+def repeat_text(text: Path, size: int, out: Path) -> None:
+    """`size` sentences, those of the text over and over, in a plain file."""
+    with gzip.open(text, "rt") if text.suffix == ".gz" else open(text) as file:
+        lines = [line for line in file.read().splitlines() if line.strip()]
+    with open(out, "w") as file:
+        for start in range(0, size, len(lines)):
+            file.write("\n".join(lines[: size - start]) + "\n")
+
+
+def repeat_store(small: Path, size: int, out: Path) -> None:
+    """A store of `size` sentences, those of a small one over and over. It passes for one of the small one's text, and has no tags."""
+    import h5py
+
+    with h5py.File(small) as source:
+        ids, starts, line_bytes = (source[name][...] for name in ("inputs", "starts", "lineBytes"))
+        attributes = dict(source.attrs)
+    times, rest = divmod(size, len(line_bytes))
+    tokens = times * len(ids) + int(starts[rest])
+    with h5py.File(out, "w") as file:
+        file.attrs.update({**attributes, "numTimesteps": tokens, "numSeqs": size})
+        for name, values, total in (("inputs", ids, tokens), ("lineBytes", line_bytes, size)):
+            data = file.create_dataset(name, (total,), values.dtype)
+            for place in range(0, total, len(values)):
+                data[place : place + len(values)] = values[: total - place]
+        data = file.create_dataset("starts", (size + 1,), starts.dtype)
+        for number in range(times + 1):
+            part = starts[: rest + 1] if number == times else starts[:-1]
+            place = number * len(line_bytes)
+            data[place : place + len(part)] = part + number * len(ids)
+
+
+def table(found: Sequence[dict[str, Any]]) -> str:
+    """Markdown."""
+    rows = ["| " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * (len(COLUMNS) - 1)]
+    by_place = {(row["reader"], row["sentences"]): row for row in found}
+    for reader in READERS:
+        for size in SIZES:
+            row = by_place.get((reader, size))
+            figures = ["not run"] * (len(COLUMNS) - 2)
+            if row is not None:
+                rounded = [f"{row[key]:.0f}" for key in ("private", "before")]
+                figures = [f"{row['seconds']:.2f}", f"{row['cpu']:.2f}", *rounded, f"{row['rate']:,.0f}"]
+            rows.append(f"| {reader} | {size:,} | {' | '.join(figures)} |")
+    return "\n".join(rows)
+
+
+def draw(found: Sequence[dict[str, Any]], out: Path) -> None:
+    """Seconds and memory against sentences, as SVG."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    figure, (seconds, memory) = pyplot.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
+    for reader, colour in zip(READERS, ("tab:blue", "tab:orange")):
+        rows = [row for row in found if row["reader"] == reader]
+        sizes = [row["sentences"] / 1e6 for row in rows]
+        seconds.plot(sizes, [row["seconds"] for row in rows], "o-", color=colour, label=reader)
+        memory.plot(sizes, [row["private"] for row in rows], "o-", color=colour, label=reader)
+    seconds.axhline(2, color="grey", linestyle=":", linewidth=1)  # the goals
+    memory.axhline(1024, color="grey", linestyle=":", linewidth=1)
+    for axes, label in ((seconds, "seconds to the first batch"), (memory, "private memory of the process (MiB)")):
+        axes.set(xscale="log", yscale="log", xlabel="million sentences", ylabel=label)
+        axes.grid(True, which="major", alpha=0.3)
+    seconds.legend(frameon=False)
+    figure.savefig(out)
+
+
+if __name__ == "__main__":
+    print(json.dumps(start_and_read(*sys.argv[1:])))
