@@ -11,7 +11,6 @@ import torch
 
 from conftest import TINY, random_model
 from diffusion_lm.averaging import ExponentialMovingAverage
-from diffusion_lm.backbones import dit
 from diffusion_lm.backbones.dit import BackboneConfig, DiT
 from diffusion_lm.draws import NoiseDraw, draw_noise
 from diffusion_lm.families import FAMILIES as REGISTRY
@@ -208,32 +207,3 @@ def test_vocabulary_without_bos_and_eos_gets_its_own_ids(text_file, tmp_path):
     model = random_model(vocab, {"name": "autoregressive"})
     draw = NoiseDraw(torch.empty(0), torch.empty(0))
     assert float(model.family.nelbo(model.network, model.sentences(["the king"]), draw)) > 0
-
-
-@pytest.mark.parametrize("family", ["masked", "autoregressive", "block"])
-def test_logits_in_slices_give_the_same_gradients_for_less_memory(vocab, monkeypatch, family):
-    """However few at once; and scoring, which keeps nothing, does not slice."""
-    model = random_model(vocab, {"name": family})
-    model.network.requires_grad_(True)
-    sentences = model.sentences(["the king said", "a cat sat on the mat and the dog", "of"] * 8)
-    draw = draw_noise(sentences.layout.lengths, torch.Generator().manual_seed(1), stratified=True)
-    widths, found = [(vocab.num_pieces,), (model.family.num_outputs,)], []
-    for most in (dit.MOST_LOGITS, 3 * model.family.num_outputs):
-        monkeypatch.setattr(dit, "MOST_LOGITS", most)
-        model.network.zero_grad()
-        own, wide = {parameter.data_ptr() for parameter in model.network.parameters()}, []
-
-        def pack(value, own=own, wide=wide):
-            if value.shape[1:] in widths and value.data_ptr() not in own:
-                wide.append(value.numel())
-            return value
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
-            terms = model.family.training_loss(model.network, sentences, draw)
-        (terms.loss.sum() / terms.weight).backward()
-        gradients = [parameter.grad.clone() for parameter in model.network.parameters() if parameter.grad is not None]
-        found.append((terms.loss.detach(), gradients, sum(wide)))
-    whole, sliced = found
-    assert torch.allclose(whole[0], sliced[0], rtol=1e-5)
-    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(whole[1], sliced[1], strict=True))
-    assert sliced[2] == 0 < whole[2], "no logits are kept"

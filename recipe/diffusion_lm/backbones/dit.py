@@ -13,7 +13,6 @@ Parameters with adaLN: blocks * (12 d^2 + 13 d + 6 d c) + 2 V' d + V' + d + 2 c 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +25,6 @@ from diffusion_lm.layout import Layout
 from diffusion_lm.visibility import Blocks, Visibility
 
 FREQUENCIES = 256  # sinusoids of the noise embedding
-MOST_LOGITS = 1 << 27  # kept at once for the backward pass (512 MiB in float32, and as much again for their gradient)
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,6 @@ class BackboneConfig:
 
 class DiT(nn.Module):
     """Flat ids [N] in, logits of selected positions out."""
-
-    reduces = True
 
     def __init__(self, config: BackboneConfig, *, num_inputs: int, num_outputs: int, visibility: Visibility):
         super().__init__()
@@ -90,15 +86,12 @@ class DiT(nn.Module):
         select: Tensor | None = None,
         context: Tensor | None = None,
         blend: tuple[Tensor, Tensor] | None = None,
-        reduce: Callable[[Tensor, slice], Tensor] | None = None,
     ) -> Tensor:
         """ids [N]; sigma [B] noise level of each row, None = level 0 for all; select [M] flat positions, None = all.
 
         context [N]: the clean ids, for a network of blocks and for no other (ValueError). blend: (flat positions [M], weights [M, n] of ids
         0 .. n - 1) where the input is a mixture of symbols and `ids` is not looked at.
-        Returns logits [M, num_outputs], float32, or what `reduce(logits, which)` makes of them [M]: in slices `which` of the M positions where
-        training would otherwise hold gigabytes of logits, which are then computed again for the backward pass. One shared noise level
-        (sigma None) is much cheaper than one per row.
+        Returns logits [M, num_outputs], float32. One shared noise level (sigma None) is much cheaper than one per row.
         """
         if isinstance(self.visibility, Blocks) != (context is not None):
             raise ValueError(
@@ -121,18 +114,7 @@ class DiT(nn.Module):
                 x = checkpoint(_output, block, x, seen, rotation, condition, row_of, use_reentrant=False)
             else:
                 x, _ = block(x, seen, rotation, condition, row_of)
-        if reduce is None:
-            return self._logits(x, count, select, condition, row_of)
-        chosen = torch.arange(count, device=x.device) if select is None else select
-        step = max(1, MOST_LOGITS // self.head.out_features)
-        if len(chosen) <= step or not torch.is_grad_enabled():
-            return reduce(self._logits(x, count, chosen, condition, row_of), slice(None))
-
-        def part(x: Tensor, which: slice) -> Tensor:
-            return reduce(self._logits(x, count, chosen[which], condition, row_of), which)
-
-        slices = [slice(first, first + step) for first in range(0, len(chosen), step)]
-        return torch.cat([checkpoint(part, x, which, use_reentrant=False) for which in slices])
+        return self._logits(x, count, select, condition, row_of)
 
     def extend(
         self, ids: Tensor, layout: Layout, past: Past | None = None, select: Tensor | None = None

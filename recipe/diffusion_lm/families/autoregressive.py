@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lm.draws import NoiseDraw
-from diffusion_lm.families.base import Denoiser, Scoring, SpecialIds, TokenLoss, reduced, sum_over_rows
+from diffusion_lm.families.base import Denoiser, Scoring, SpecialIds, TokenLoss, sum_over_rows
 from diffusion_lm.layout import Layout, Sentences
 
 
@@ -41,15 +41,11 @@ class AutoregressiveFamily:
     def token_log_probs(self, network: Denoiser, sentences: Sentences) -> Tensor:
         """[N - B] log p of every position but the BOS, in flat order, nats."""
         select = (~sentences.is_eos).nonzero()[:, 0]
-        targets = sentences.ids[select + 1]
-        forbidden = torch.zeros(self.num_outputs, dtype=torch.bool, device=targets.device)
+        logits = network(sentences.ids, sentences.layout, None, select)
+        forbidden = torch.zeros(self.num_outputs, dtype=torch.bool, device=logits.device)
         forbidden[[self.special.mask_id, self.special.bos_id]] = True
-
-        def log_prob(logits: Tensor, which: slice) -> Tensor:
-            log_probs = torch.log_softmax(logits.masked_fill(forbidden, -torch.inf), dim=-1)
-            return log_probs.gather(1, targets[which, None])[:, 0]
-
-        return reduced(network, log_prob, sentences.ids, sentences.layout, None, select)
+        log_probs = torch.log_softmax(logits.masked_fill(forbidden, -torch.inf), dim=-1)
+        return log_probs.gather(1, sentences.ids[select + 1][:, None])[:, 0]
 
     def training_loss(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> TokenLoss:
         """Cross-entropy per token; the draw is not used."""

@@ -48,18 +48,6 @@ class Denoiser(Protocol):
     ) -> Tensor: ...
 
 
-def reduced(
-    network: Denoiser, reduce: Callable[[Tensor, slice], Tensor], *inputs: Tensor | Layout | None, **more: Tensor
-) -> Tensor:
-    """`reduce(logits, which)` of all selected positions [M], where logits [m, outputs] are those of the slice `which` of them.
-
-    A backbone that can do it (`reduces`) never holds the logits of all of them at once when there are many.
-    """
-    if getattr(network, "reduces", False):
-        return network(*inputs, **more, reduce=reduce)  # type: ignore[arg-type, call-arg]
-    return reduce(network(*inputs, **more), slice(None))  # type: ignore[arg-type]
-
-
 class Blend(NamedTuple):
     """Inputs that are mixtures: the network reads the weighted mean of the symbols' embeddings."""
 

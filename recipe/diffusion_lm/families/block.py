@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lm.draws import NoiseDraw, more_noise
-from diffusion_lm.families.base import Denoiser, Scoring, SpecialIds, TokenLoss, reduced, sum_over_rows
+from diffusion_lm.families.base import Denoiser, Scoring, SpecialIds, TokenLoss, sum_over_rows
 from diffusion_lm.families.masked import smallest_keys
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.schedule import Schedule, build_schedule
@@ -185,12 +185,8 @@ class BlockFamily:
         """log p(x_i | visible rest of its block, clean blocks before) of the positions in masked [N], nats [M]."""
         z = sentences.ids.masked_fill(masked, self.special.mask_id)
         select = masked.nonzero()[:, 0]
-        targets = sentences.ids[select]
-
-        def log_prob(logits: Tensor, which: slice) -> Tensor:
-            return self.log_probs(logits).gather(1, targets[which, None])[:, 0]
-
-        return reduced(network, log_prob, z, sentences.layout, None, select, context=sentences.ids)
+        log_probs = self.predict(network, z, sentences.layout, sentences.ids, select)
+        return log_probs.gather(1, sentences.ids[select][:, None])[:, 0]
 
     def training_loss(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> TokenLoss:
         terms = self.training_terms(network, sentences, draw)

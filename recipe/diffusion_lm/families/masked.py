@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lm.draws import NoiseDraw
-from diffusion_lm.families.base import Denoiser, Scoring, SpecialIds, TokenLoss, reduced, sum_over_rows
+from diffusion_lm.families.base import Denoiser, Scoring, SpecialIds, TokenLoss, sum_over_rows
 from diffusion_lm.families.masked_losses import Step, d3pm_loss, sedd_loss
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.schedule import Schedule, build_schedule
@@ -150,12 +150,8 @@ class MaskedFamily:
         """
         z = sentences.ids.masked_fill(masked, self.special.mask_id)
         select = masked.nonzero()[:, 0] if wanted is None else wanted
-        targets = sentences.ids[select]
-
-        def log_prob(logits: Tensor, which: slice) -> Tensor:
-            return torch.log_softmax(self._answers(logits), dim=-1).gather(1, targets[which, None])[:, 0]
-
-        return reduced(network, log_prob, z, sentences.layout, *self._asked(level, select))
+        log_probs = self.predict(network, z, sentences.layout, level, select)
+        return log_probs.gather(1, sentences.ids[select][:, None])[:, 0]
 
     def predict(self, network: Denoiser, z: Tensor, layout: Layout, level: Tensor | None, select: Tensor) -> Tensor:
         """log p of every symbol at the masked flat positions `select` [M] of the noised ids z [N]; nats, [M, symbols]."""
@@ -163,12 +159,8 @@ class MaskedFamily:
 
     def _logits(self, network: Denoiser, z: Tensor, layout: Layout, level: Tensor | None, select: Tensor) -> Tensor:
         """The network's own, [M, outputs]."""
-        return network(z, layout, *self._asked(level, select))
-
-    def _asked(self, level: Tensor | None, select: Tensor) -> tuple[Tensor | None, Tensor]:
-        """The level and the positions that the network is asked for."""
         # BOS is never masked, so a masked position always has one before it in its row.
-        return level if self.time_conditioning else None, select - 1 if self.shift else select
+        return network(z, layout, level if self.time_conditioning else None, select - 1 if self.shift else select)
 
     def _answers(self, logits: Tensor) -> Tensor:
         """[M, symbols] logits with -inf for what is never the answer."""
