@@ -4,7 +4,7 @@
     logits = network(ids, layout, sigma, select)        # [M, num_outputs] for the M selected flat positions
 
 Pre-norm blocks with rotary attention and tanh-GELU MLP; with a noise embedding each block's scale, shift and gate come from it
-(adaLN-zero). A causal network (the autoregressive baseline) is the same without adaLN. Norms, rotary and logits are computed in float32.
+(adaLN-zero). A causal network (the autoregressive baseline) is the same without adaLN. Norms and rotary are computed in float32.
 A network of blocks (BD3-LM, arXiv 2503.09573) reads noisy ids and clean ones side by side, both at the same rotary positions, and answers
 for the noisy ones; `extend` reads one more block behind a `Past` of finished ones, which is the same function.
 Parameters with adaLN: blocks * (12 d^2 + 13 d + 6 d c) + 2 V' d + V' + d + 2 c d + 2 d + 256 c + c + c^2 + c.
@@ -88,7 +88,7 @@ class DiT(nn.Module):
 
         context [N]: the clean ids, for a network of blocks and for no other (ValueError). blend: (flat positions [M], weights [M, n] of ids
         0 .. n - 1) where the input is a mixture of symbols and `ids` is not looked at.
-        Returns logits [M, num_outputs], float32. One shared noise level (sigma None) is much cheaper than one per row.
+        Returns logits [M, num_outputs], bfloat16 under autocast. One shared noise level (sigma None) is much cheaper than one per row.
         """
         if isinstance(self.visibility, Blocks) != (context is not None):
             raise ValueError(
@@ -154,7 +154,7 @@ class DiT(nn.Module):
         if self.final_modulation is not None:
             shift, scale = _per_position(self.final_modulation(condition), row, 2)
             x = x * (1 + scale) + shift
-        return self.head(x)[:wanted].float()
+        return self.head(x)[:wanted]
 
 
 class Block(nn.Module):

@@ -28,7 +28,7 @@ from torch import Tensor
 from diffusion_lm.draws import NoiseDraw, more_noise
 from diffusion_lm.families.base import Denoiser, Scoring, SpecialIds, TokenLoss, sum_over_rows
 from diffusion_lm.families.masked import smallest_keys
-from diffusion_lm.families.target_log_probs import target_log_probs
+from diffusion_lm.families.target_log_probs import at_least_float32, target_log_probs
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.schedule import Schedule, build_schedule
 from diffusion_lm.visibility import Blocks
@@ -171,6 +171,7 @@ class BlockFamily:
 
     def log_probs(self, logits: Tensor) -> Tensor:
         """Normalised over pieces and EOS: nats, [M, outputs]."""
+        logits = at_least_float32(logits)
         bias = logits.new_zeros(self.num_outputs)
         bias[[self.special.mask_id, self.special.bos_id]] = -torch.inf
         return torch.log_softmax(logits + bias, dim=-1)

@@ -32,7 +32,7 @@ from torch import Tensor
 from diffusion_lm.draws import NoiseDraw
 from diffusion_lm.families.base import Denoiser, Scoring, SpecialIds, TokenLoss, sum_over_rows
 from diffusion_lm.families.masked_losses import Step, d3pm_loss, sedd_loss
-from diffusion_lm.families.target_log_probs import target_log_probs
+from diffusion_lm.families.target_log_probs import at_least_float32, target_log_probs
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.schedule import Schedule, build_schedule
 
@@ -167,9 +167,9 @@ class MaskedFamily:
     def _answers(self, logits: Tensor) -> Tensor:
         """[M, symbols] logits with -inf for what is never the answer."""
         kept, never = self._symbols
-        bias = logits.new_zeros(kept)
+        bias = at_least_float32(logits.new_zeros(kept))
         bias[never] = -torch.inf
-        return logits[:, :kept] + bias
+        return at_least_float32(logits[:, :kept]) + bias
 
     @property
     def _symbols(self) -> tuple[int, list[int]]:
@@ -216,7 +216,7 @@ class MaskedFamily:
         select = wanted.nonzero()[:, 0]
         logits = self._logits(network, z, sentences.layout, level, select)
         answers = self._answers(logits)
-        mask = logits[:, self.special.mask_id]
+        mask = at_least_float32(logits[:, self.special.mask_id])
         if self.subs_masking:
             mask = torch.full_like(mask, -torch.inf)
         total = torch.logaddexp(answers.logsumexp(-1), mask)

@@ -24,7 +24,7 @@ def target_log_probs(logits: Tensor, targets: Tensor, *, kept: int, never: Seque
 
     logits: [M, outputs >= kept]. targets: [M] ids that are possible. Returns [M] nats, float32 at least. Differentiable once, in logits.
     """
-    bias = torch.zeros(kept, dtype=_working(logits), device=logits.device)
+    bias = torch.zeros(kept, dtype=at_least_float32(logits[:0]).dtype, device=logits.device)
     bias[list(never)] = -torch.inf
     return _TargetLogProbs.apply(logits, targets, bias)
 
@@ -62,5 +62,6 @@ def _chunks(logits: Tensor) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, len(logits), size))
 
 
-def _working(logits: Tensor) -> torch.dtype:
-    return torch.float32 if logits.dtype in (torch.bfloat16, torch.float16) else logits.dtype
+def at_least_float32(logits: Tensor) -> Tensor:
+    """What a network said, in the precision that loss arithmetic needs."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
