@@ -1,8 +1,8 @@
 """A training step of MDLM's own code (arXiv 2406.07524) on the CPU: its network, loss, optimiser and weight average.
 
-    with imported(path, "diffusion") as (diffusion,):
-        step = MdlmStep(diffusion, size, vocab)
-        step.loss(*step.collated(batch))
+with imported(path, "diffusion") as (diffusion,):
+    step = MdlmStep(diffusion, size, vocab)
+    step.loss(*step.collated(batch))
 """
 
 from __future__ import annotations

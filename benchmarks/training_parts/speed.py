@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-
-from diffusion_lm.draws import NoiseDraw
-from diffusion_lm.import_mdlm import network_weights
 from originals.imports import drawing, imported
 from originals.inputs import costly, relative
 from originals.training import MdlmStep
+
+from diffusion_lm.draws import NoiseDraw
+from diffusion_lm.import_mdlm import network_weights
 from returnn_bridge.batching import Position, TokenBatch
 from returnn_bridge.vocab import Vocab
 from training_parts.steps import OurStep, alternate, filled, network_size, num_tokens, some_batches

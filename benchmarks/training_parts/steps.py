@@ -29,17 +29,17 @@ from returnn_bridge.datasets import lm_dataset_dict
 from returnn_bridge.vocab import Vocab
 
 POOL = 100  # batches from which those that are measured are taken, evenly: a bin of 1000 sentences is sorted by length
-OPTIMISER: dict[str, Any] = {"lr": 3e-4, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}  # MDLM's
+OPTIMISER: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}  # MDLM's
 LONGEST = 128  # framed
 CLIP, EMA = 1.0, 0.9999
 
 Step = Callable[[TokenBatch], float]
 
 
-def network_size(name: str) -> BackboneConfig:
+def network_size(name: str, *, dropout: float = 0.1) -> BackboneConfig:
     """WIDTHxBLOCKS, with heads of 64."""
     width, blocks = map(int, name.split("x"))
-    return BackboneConfig(hidden_size=width, num_blocks=blocks, num_heads=width // 64)
+    return BackboneConfig(hidden_size=width, num_blocks=blocks, num_heads=width // 64, dropout=dropout)
 
 
 def some_batches(
@@ -60,13 +60,21 @@ def some_batches(
 class OurStep:
     """A masked language model of ours with its optimiser and weight average, in bf16."""
 
-    def __init__(self, size: BackboneConfig, vocab: Vocab, *, time_conditioning: bool = True, precision: str = "bf16"):
+    def __init__(
+        self,
+        size: BackboneConfig,
+        vocab: Vocab,
+        *,
+        time_conditioning: bool = True,
+        precision: str = "bf16",
+        lr: float = 3e-4,
+    ):
         self.vocab, self.precision = vocab, precision
         self.family = build_family({"name": "masked", "time_conditioning": time_conditioning}, special_ids(vocab))
         self.network = DiT(
             size, num_inputs=vocab.num_inputs, num_outputs=self.family.num_outputs, visibility=self.family.visibility
         )
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), **OPTIMISER, fused=True)
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), **OPTIMISER, lr=lr, fused=True)
         self.average = ExponentialMovingAverage(self.network, EMA)
         self.generator = torch.Generator().manual_seed(1)
 
