@@ -8,10 +8,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from diffusion_lm.draws import NoiseDraw, draw_noise
 from diffusion_lm.families import FAMILIES, SpecialIds, build_family
 from diffusion_lm.families.masked import smallest_keys
+from diffusion_lm.families.target_log_probs import CHUNK, target_log_probs
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.schedule import SCHEDULES, build_schedule
 from tiny_world import TableNetwork, conditionals, inconsistent, random_joint
@@ -297,3 +299,26 @@ def test_a_token_predicted_with_probability_one_still_counts():
     loss = family.training_loss(TableNetwork(answer, SPECIAL.num_inputs), frame((2, 0, 1)), draw)
     assert loss.loss.tolist() == [0.0, 0.0, 0.0]
     assert loss.weight == 3
+
+
+def test_target_log_probs_are_log_softmax_and_gather(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values bit for bit, the gradient to rounding, however many rows are worked on at once and whatever the rest of the symbols."""
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(10, 9, generator=generator, dtype=torch.float64)
+    targets = torch.tensor([0, 3, 4, 5, 6, 7, 0, 3, 4, 7])
+
+    def plain(logits: Tensor) -> Tensor:
+        bias = logits.new_zeros(8)
+        bias[[1, 2]] = -torch.inf
+        return torch.log_softmax(logits[:, :8] + bias, -1).gather(1, targets[:, None])[:, 0]
+
+    def chunked(logits: Tensor) -> Tensor:
+        return target_log_probs(logits, targets, kept=8, never=(1, 2))
+
+    for values in (1, 3 * 9, 10_000):
+        monkeypatch.setitem(CHUNK, "cpu", values)
+        assert torch.equal(chunked(logits), plain(logits))
+        assert torch.autograd.gradcheck(chunked, logits.clone().requires_grad_())
+        single = logits.bfloat16()
+        assert torch.equal(chunked(single), plain(single.float()))
+    assert target_log_probs(logits[:0], targets[:0], kept=8).shape == (0,)

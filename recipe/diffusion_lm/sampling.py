@@ -26,6 +26,7 @@ from torch import Tensor
 from diffusion_lm.draws import step_seed
 from diffusion_lm.families import BlockFamily, MixtureFamily
 from diffusion_lm.families.masked import MaskedFamily
+from diffusion_lm.families.target_log_probs import at_least_float32
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.model import LanguageModel
 from diffusion_lm.samples import Samples, categorical, generators
@@ -237,7 +238,7 @@ def _left_to_right(model: LanguageModel, limits: Sequence[int], seed: int, first
         sentences = sentences.to(device)
         # The position before the frame's EOS; a causal network does not see the EOS itself.
         select = sentences.is_eos.nonzero()[:, 0] - 1
-        logits = model.network(sentences.ids, sentences.layout, None, select)
+        logits = at_least_float32(model.network(sentences.ids, sentences.layout, None, select))
         forbidden = torch.zeros(logits.shape[1], dtype=torch.bool, device=device)
         forbidden[[special.mask_id, special.bos_id]] = True
         log_probs = torch.log_softmax(logits.masked_fill(forbidden, -torch.inf), dim=-1)

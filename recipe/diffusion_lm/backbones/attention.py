@@ -67,10 +67,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causa
     # Written out for sentences on a CPU: the backward pass of torch's CPU kernel is 3 to 7 times slower at these lengths.
     scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
     if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
+        scores = scores.masked_fill_(~mask, -torch.inf)
     if causal:
         later = torch.ones(longest, longest, dtype=torch.bool).triu(1)
-        scores = scores.masked_fill(later, -torch.inf)
+        scores = scores.masked_fill_(later, -torch.inf)
     return scores.softmax(-1).to(value.dtype) @ value
 
 

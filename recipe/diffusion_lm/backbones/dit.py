@@ -4,7 +4,7 @@
     logits = network(ids, layout, sigma, select)        # [M, num_outputs] for the M selected flat positions
 
 Pre-norm blocks with rotary attention and tanh-GELU MLP; with a noise embedding each block's scale, shift and gate come from it
-(adaLN-zero). A causal network (the autoregressive baseline) is the same without adaLN. Norms, rotary and logits are computed in float32.
+(adaLN-zero). A causal network (the autoregressive baseline) is the same without adaLN. Norms and rotary are computed in float32.
 A network of blocks (BD3-LM, arXiv 2503.09573) reads noisy ids and clean ones side by side, both at the same rotary positions, and answers
 for the noisy ones; `extend` reads one more block behind a `Past` of finished ones, which is the same function.
 Parameters with adaLN: blocks * (12 d^2 + 13 d + 6 d c) + 2 V' d + V' + d + 2 c d + 2 d + 256 c + c + c^2 + c.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -91,7 +92,7 @@ class DiT(nn.Module):
 
         context [N]: the clean ids, for a network of blocks and for no other (ValueError). blend: (flat positions [M], weights [M, n] of ids
         0 .. n - 1) where the input is a mixture of symbols and `ids` is not looked at.
-        Returns logits [M, num_outputs], float32. One shared noise level (sigma None) is much cheaper than one per row.
+        Returns logits [M, num_outputs], bfloat16 under autocast. One shared noise level (sigma None) is much cheaper than one per row.
         """
         if isinstance(self.visibility, Blocks) != (context is not None):
             raise ValueError(
@@ -109,12 +110,13 @@ class DiT(nn.Module):
             positions, weights = blend
             x = x.index_copy(0, positions, (weights @ self.embedding.weight[: weights.shape[1]]).to(x.dtype))
         seen, rotation = Seen.of(layout, self.visibility), self.rotary(position)
-        for block in self.blocks:
-            if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(_output, block, x, seen, rotation, condition, row_of, use_reentrant=False)
-            else:
-                x, _ = block(x, seen, rotation, condition, row_of)
-        return self._logits(x, count, select, condition, row_of)
+        wanted, chosen = _chosen(count, select, ids)
+        last = len(self.blocks) - 1
+        for number, block in enumerate(self.blocks):
+            inputs = (block, x, seen, rotation, condition, row_of, None, chosen if number == last else None)
+            recompute = self.recompute and torch.is_grad_enabled()
+            x = checkpoint(_output, *inputs, use_reentrant=False) if recompute else _output(*inputs)
+        return self._logits(x, wanted, condition, _of_rows(row_of, chosen))
 
     def extend(
         self, ids: Tensor, layout: Layout, past: Past | None = None, select: Tensor | None = None
@@ -134,11 +136,13 @@ class DiT(nn.Module):
             mask = torch.cat([before, layout.valid], dim=1)[:, None, None, :]
         seen = Seen(rows, layout.longest, None if layout.equal else layout.slot, mask)
         rotation = self.rotary(layout.position + past.length)
-        layers = []
+        wanted, chosen = _chosen(count, select, ids)
+        layers: list[KeyValue] = []
         for block, known in zip(self.blocks, past.layers or (None,) * len(self.blocks)):
-            x, key_value = block(x, seen, rotation, condition, None, known)
+            last = len(layers) == len(self.blocks) - 1
+            x, key_value = block(x, seen, rotation, condition, None, known, chosen=chosen if last else None)
             layers.append(key_value)
-        return self._logits(x, count, select, condition, None), Past(tuple(layers))
+        return self._logits(x, wanted, condition, None), Past(tuple(layers))
 
     def _condition(self, sigma: Tensor | None, device: torch.device) -> Tensor | None:
         if self.noise is None and sigma is not None:
@@ -150,18 +154,13 @@ class DiT(nn.Module):
         level = torch.zeros(1, device=device) if sigma is None else sigma.float()
         return F.silu(self.noise(level))
 
-    def _logits(
-        self, x: Tensor, count: int, select: Tensor | None, condition: Tensor | None, row: Tensor | None
-    ) -> Tensor:
-        """Logits of the flat positions `select` [M], None = the first `count`."""
-        chosen = torch.arange(count, device=x.device) if select is None else select
-        wanted = len(chosen)
-        chosen = F.pad(chosen, (0, _filling(wanted, x.device)))
-        x = self.final_norm(x[chosen])
+    def _logits(self, x: Tensor, wanted: int, condition: Tensor | None, row: Tensor | None) -> Tensor:
+        """x [M, d] -> logits [wanted, num_outputs] of the first ones; row [M]."""
+        x = self.final_norm(x)
         if self.final_modulation is not None:
-            shift, scale = _per_position(self.final_modulation(condition), None if row is None else row[chosen], 2)
+            shift, scale = _per_position(self.final_modulation(condition), row, 2)
             x = x * (1 + scale) + shift
-        return self.head(x)[:wanted].float()
+        return self.head(x)[:wanted]
 
 
 def _output(block: nn.Module, *inputs: object) -> Tensor:
@@ -192,16 +191,20 @@ class Block(nn.Module):
         condition: Tensor | None,
         row: Tensor | None,
         past: KeyValue | None = None,
+        chosen: Tensor | None = None,
     ) -> tuple[Tensor, KeyValue]:
-        """x [N, d] -> the same of the next layer, and the keys and values that it used."""
+        """x [N, d] -> the same of the next layer, at the flat positions `chosen` [M] if given, and the keys and values that it used."""
         if self.modulation is None:
-            attended, key_value = self._attention(self.norm_attention(x), seen, rotation, past)
-            x = x + self._dropped(attended)
+            attended, key_value = self._attention(self.norm_attention(x), seen, rotation, past, chosen)
+            x = _of_rows(x, chosen) + self._dropped(attended)
             return x + self._dropped(self._mlp(self.norm_mlp(x))), key_value
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = _per_position(self.modulation(condition), row, 6)
+        modulation = self.modulation(condition)
+        width = x.shape[-1]
+        shift_a, scale_a = _per_position(modulation[:, : 2 * width], row, 2)
+        gate_a, shift_m, scale_m, gate_m = _per_position(modulation[:, 2 * width :], _of_rows(row, chosen), 4)
         normed = self.norm_attention(x) * (1 + scale_a) + shift_a
-        attended, key_value = self._attention(normed, seen, rotation, past)
-        x = x + gate_a * self._dropped(attended)
+        attended, key_value = self._attention(normed, seen, rotation, past, chosen)
+        x = _of_rows(x, chosen) + gate_a * self._dropped(attended)
         return x + gate_m * self._dropped(self._mlp(self.norm_mlp(x) * (1 + scale_m) + shift_m)), key_value
 
     def _dropped(self, x: Tensor) -> Tensor:
@@ -211,9 +214,14 @@ class Block(nn.Module):
         return self.mlp_out(F.gelu(self.mlp_in(x), approximate="tanh"))
 
     def _attention(
-        self, x: Tensor, seen: Seen, rotation: tuple[Tensor, Tensor], past: KeyValue | None
+        self,
+        x: Tensor,
+        seen: Seen,
+        rotation: tuple[Tensor, Tensor],
+        past: KeyValue | None,
+        chosen: Tensor | None,
     ) -> tuple[Tensor, KeyValue]:
-        """x [N, d] -> [N, d]; keys and values of `past` stand before those of x."""
+        """x [N, d] -> [N or M, d]; keys and values of `past` stand before those of x."""
         count, width = len(rotation[0]), x.shape[-1]
         qkv = self.qkv(x)[:count].view(count, 3, self.num_heads, width // self.num_heads)
         rotated = rotate(qkv[:, :2], rotation)
@@ -225,8 +233,12 @@ class Block(nn.Module):
             key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
         out = attend(query, key, value, seen.mask, seen.causal)
         out = out.transpose(1, 2).reshape(seen.rows * seen.width, width)
-        out = out if seen.slot is None else out[seen.slot]
-        return self.attention_out(F.pad(out, (0, 0, 0, len(x) - count))), (key, value)
+        if chosen is not None:
+            out = out.index_select(0, chosen if seen.slot is None else seen.slot[chosen])
+        else:
+            out = out if seen.slot is None else out[seen.slot]
+            out = F.pad(out, (0, 0, 0, len(x) - count))
+        return self.attention_out(out), (key, value)
 
 
 class LayerNorm(nn.Module):
@@ -267,6 +279,22 @@ def _zero_linear(inputs: int, outputs: int) -> nn.Linear:
 def _filling(count: int, device: torch.device) -> int:
     """Positions to add on a CPU so that counts repeat: oneDNN compiles and keeps a kernel for every new shape (gigabytes in an hour)."""
     return -count % 256 if device.type == "cpu" and count > 256 else 0
+
+
+def _chosen(count: int, select: Tensor | None, ids: Tensor) -> tuple[int, Tensor | None]:
+    """How many positions are asked for, and which, filled up: what follows the last attention is computed for them alone.
+
+    None: all `count` that there are, and whatever fills them up.
+    """
+    if select is None and count == len(ids):
+        return count, None
+    chosen = torch.arange(count, device=ids.device) if select is None else select
+    return len(chosen), F.pad(chosen, (0, _filling(len(chosen), ids.device)))
+
+
+def _of_rows(x: Any, chosen: Tensor | None) -> Any:
+    """x at the chosen places of its first dimension, or as it is (None too)."""
+    return x if x is None or chosen is None else x.index_select(0, chosen)
 
 
 def _per_position(modulation: Tensor, row: Tensor | None, parts: int) -> tuple[Tensor, ...]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from diffusion_lm.draws import NoiseDraw
 from diffusion_lm.families.base import Denoiser, Scoring, SpecialIds, TokenLoss, sum_over_rows
+from diffusion_lm.families.target_log_probs import target_log_probs
 from diffusion_lm.layout import Layout, Sentences
 
 
@@ -42,10 +42,8 @@ class AutoregressiveFamily:
         """[N - B] log p of every position but the BOS, in flat order, nats."""
         select = (~sentences.is_eos).nonzero()[:, 0]
         logits = network(sentences.ids, sentences.layout, None, select)
-        forbidden = torch.zeros(self.num_outputs, dtype=torch.bool, device=logits.device)
-        forbidden[[self.special.mask_id, self.special.bos_id]] = True
-        log_probs = torch.log_softmax(logits.masked_fill(forbidden, -torch.inf), dim=-1)
-        return log_probs.gather(1, sentences.ids[select + 1][:, None])[:, 0]
+        never = (self.special.mask_id, self.special.bos_id)
+        return target_log_probs(logits, sentences.ids[select + 1], kept=self.num_outputs, never=never)
 
     def training_loss(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> TokenLoss:
         """Cross-entropy per token; the draw is not used."""

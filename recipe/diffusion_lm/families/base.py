@@ -31,7 +31,9 @@ class SpecialIds(NamedTuple):
 
 
 class Denoiser(Protocol):
-    """A network: flat ids [N] and their layout -> logits [M, outputs] of the selected flat positions, float32.
+    """A network: flat ids [N] and their layout -> logits [M, outputs] of the selected flat positions.
+
+    They may be bfloat16: arithmetic on them starts with `at_least_float32`.
 
     A network of blocks is given the clean ids too (context [N]), any other is not. With `blend`, some positions hold no single symbol but
     a mixture of them.

@@ -28,6 +28,7 @@ from torch import Tensor
 from diffusion_lm.draws import NoiseDraw, more_noise
 from diffusion_lm.families.base import Denoiser, Scoring, SpecialIds, TokenLoss, sum_over_rows
 from diffusion_lm.families.masked import smallest_keys
+from diffusion_lm.families.target_log_probs import at_least_float32, target_log_probs
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.schedule import Schedule, build_schedule
 from diffusion_lm.visibility import Blocks
@@ -170,6 +171,7 @@ class BlockFamily:
 
     def log_probs(self, logits: Tensor) -> Tensor:
         """Normalised over pieces and EOS: nats, [M, outputs]."""
+        logits = at_least_float32(logits)
         bias = logits.new_zeros(self.num_outputs)
         bias[[self.special.mask_id, self.special.bos_id]] = -torch.inf
         return torch.log_softmax(logits + bias, dim=-1)
@@ -185,8 +187,9 @@ class BlockFamily:
         """log p(x_i | visible rest of its block, clean blocks before) of the positions in masked [N], nats [M]."""
         z = sentences.ids.masked_fill(masked, self.special.mask_id)
         select = masked.nonzero()[:, 0]
-        log_probs = self.predict(network, z, sentences.layout, sentences.ids, select)
-        return log_probs.gather(1, sentences.ids[select][:, None])[:, 0]
+        logits = network(z, sentences.layout, None, select, context=sentences.ids)
+        never = (self.special.mask_id, self.special.bos_id)
+        return target_log_probs(logits, sentences.ids[select], kept=self.num_outputs, never=never)
 
     def training_loss(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> TokenLoss:
         terms = self.training_terms(network, sentences, draw)

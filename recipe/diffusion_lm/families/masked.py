@@ -32,6 +32,7 @@ from torch import Tensor
 from diffusion_lm.draws import NoiseDraw
 from diffusion_lm.families.base import Denoiser, Scoring, SpecialIds, TokenLoss, sum_over_rows
 from diffusion_lm.families.masked_losses import Step, d3pm_loss, sedd_loss
+from diffusion_lm.families.target_log_probs import at_least_float32, target_log_probs
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.schedule import Schedule, build_schedule
 
@@ -150,8 +151,9 @@ class MaskedFamily:
         """
         z = sentences.ids.masked_fill(masked, self.special.mask_id)
         select = masked.nonzero()[:, 0] if wanted is None else wanted
-        log_probs = self.predict(network, z, sentences.layout, level, select)
-        return log_probs.gather(1, sentences.ids[select][:, None])[:, 0]
+        logits = self._logits(network, z, sentences.layout, level, select)
+        kept, never = self._symbols
+        return target_log_probs(logits, sentences.ids[select], kept=kept, never=never)
 
     def predict(self, network: Denoiser, z: Tensor, layout: Layout, level: Tensor | None, select: Tensor) -> Tensor:
         """log p of every symbol at the masked flat positions `select` [M] of the noised ids z [N]; nats, [M, symbols]."""
@@ -165,9 +167,9 @@ class MaskedFamily:
     def _answers(self, logits: Tensor) -> Tensor:
         """[M, symbols] logits with -inf for what is never the answer."""
         kept, never = self._symbols
-        bias = logits.new_zeros(kept)
+        bias = at_least_float32(logits.new_zeros(kept))
         bias[never] = -torch.inf
-        return logits[:, :kept] + bias
+        return at_least_float32(logits[:, :kept]) + bias
 
     @property
     def _symbols(self) -> tuple[int, list[int]]:
@@ -214,7 +216,7 @@ class MaskedFamily:
         select = wanted.nonzero()[:, 0]
         logits = self._logits(network, z, sentences.layout, level, select)
         answers = self._answers(logits)
-        mask = logits[:, self.special.mask_id]
+        mask = at_least_float32(logits[:, self.special.mask_id])
         if self.subs_masking:
             mask = torch.full_like(mask, -torch.inf)
         total = torch.logaddexp(answers.logsumexp(-1), mask)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from diffusion_lm.draws import NoiseDraw
 from diffusion_lm.families.base import Denoiser, Scoring, SpecialIds, TokenLoss, sum_over_rows
+from diffusion_lm.families.target_log_probs import at_least_float32
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.process import ForwardProcess
 
@@ -123,7 +124,9 @@ class MixtureFamily(ABC):
         """Logits [M, outputs] normalised over the symbols: [M, num_pieces]."""
         never = torch.ones(self.special.num_pieces, dtype=torch.bool, device=logits.device)
         never[self.symbols] = False
-        return torch.log_softmax(logits[:, : self.special.num_pieces].masked_fill(never, -torch.inf), dim=-1)
+        return torch.log_softmax(
+            at_least_float32(logits[:, : self.special.num_pieces]).masked_fill(never, -torch.inf), dim=-1
+        )
 
     def token_terms(
         self, mixture: Mixture, log_x_hat: Tensor, x: Tensor, z: Tensor, row: Tensor

@@ -1,0 +1,123 @@
+"""Real batches, and one whole training step of ours on them: forward, backward, clipping, optimiser, weight average.
+
+    batches = some_batches(text, vocab_folder)
+    step = OurStep(network_size("256x4"), Vocab.load(vocab_folder))
+    loss = step(batches[0])
+
+The same as lit_module.py does, without the trainer around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from diffusion_lm.backbones.dit import BackboneConfig, DiT
+from diffusion_lm.draws import NoiseDraw, draw_noise
+from diffusion_lm.families import build_family
+from diffusion_lm.layout import Sentences
+from diffusion_lm.lit_module import ExponentialMovingAverage
+from diffusion_lm.model import special_ids
+from returnn_bridge.batching import ReturnnBatches, TokenBatch
+from returnn_bridge.datasets import lm_dataset_dict
+from returnn_bridge.vocab import Vocab
+
+POOL = 100  # batches from which those that are measured are taken, evenly: a bin of 1000 sentences is sorted by length
+OPTIMISER: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}  # MDLM's
+LONGEST = 128  # framed
+CLIP, EMA = 1.0, 0.9999
+
+Step = Callable[[TokenBatch], float]
+
+
+def network_size(name: str, *, dropout: float = 0.1) -> BackboneConfig:
+    """WIDTHxBLOCKS, with heads of 64."""
+    width, blocks = map(int, name.split("x"))
+    return BackboneConfig(hidden_size=width, num_blocks=blocks, num_heads=width // 64, dropout=dropout)
+
+
+def some_batches(
+    text: Path, vocab: Path, *, batch_size: int = 6000, max_seqs: int = 128, count: int = 8
+) -> list[TokenBatch]:
+    """Batches as training gets them, of all lengths."""
+    batches = ReturnnBatches(
+        lm_dataset_dict([text], vocab, seq_ordering="laplace:.1000"),
+        num_tokens=Vocab.load(vocab).num_pieces,
+        batch_size=batch_size,
+        max_seqs=max_seqs,
+        max_seq_length=LONGEST - 2,
+    )
+    pool = list(islice(batches, POOL))
+    return [pool[(2 * number + 1) * len(pool) // (2 * count)] for number in range(min(count, len(pool)))]
+
+
+class OurStep:
+    """A masked language model of ours with its optimiser and weight average, in bf16."""
+
+    def __init__(
+        self,
+        size: BackboneConfig,
+        vocab: Vocab,
+        *,
+        time_conditioning: bool = True,
+        precision: str = "bf16",
+        lr: float = 3e-4,
+    ):
+        self.vocab, self.precision = vocab, precision
+        self.family = build_family({"name": "masked", "time_conditioning": time_conditioning}, special_ids(vocab))
+        self.network = DiT(
+            size, num_inputs=vocab.num_inputs, num_outputs=self.family.num_outputs, visibility=self.family.visibility
+        )
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), **OPTIMISER, lr=lr, fused=True)
+        self.average = ExponentialMovingAverage(self.network, EMA)
+        self.generator = torch.Generator().manual_seed(1)
+
+    def framed(self, batch: TokenBatch) -> Sentences:
+        return Sentences.of_padded(batch.tokens, batch.lengths, bos_id=self.vocab.bos_id, eos_id=self.vocab.eos_id)
+
+    def loss(self, sentences: Sentences, draw: NoiseDraw) -> torch.Tensor:
+        """Mean of the batch, nats a scored token."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
+            terms = self.family.training_loss(self.network, sentences, draw)
+            return terms.loss.sum() / terms.weight
+
+    def __call__(self, batch: TokenBatch, draw: NoiseDraw | None = None) -> float:
+        sentences = self.framed(batch)
+        draw = draw or draw_noise(sentences.layout.lengths, self.generator, stratified=self.family.stratified)
+        loss = self.loss(sentences, draw)
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), CLIP, foreach=True)
+        self.optimizer.step()
+        self.average.update(self.network)
+        return loss.item()
+
+
+def alternate(steps: Sequence[Step], batches: Sequence[TokenBatch], repeats: int) -> list[list[float]]:
+    """Seconds of each step on each batch, the median of `repeats`, taken in turn after one round that warms up."""
+    times: list[list[list[float]]] = [[[] for _ in batches] for _ in steps]
+    for turn in range(repeats + 1):
+        for number, batch in enumerate(batches):
+            for step, own in zip(steps, times):
+                began = perf_counter()
+                step(batch)
+                if turn:
+                    own[number].append(perf_counter() - began)
+    return [[median(seconds) for seconds in own] for own in times]
+
+
+def num_tokens(batches: Sequence[TokenBatch]) -> int:
+    """Pieces, without padding and without BOS and EOS."""
+    return sum(int(batch.lengths.sum()) for batch in batches)
+
+
+def filled(batches: Sequence[TokenBatch]) -> float:
+    """Share of the places of padded framed batches that hold a token."""
+    places = sum(batch.tokens.shape[0] * (batch.tokens.shape[1] + 2) for batch in batches)
+    return (num_tokens(batches) + 2 * sum(len(batch.lengths) for batch in batches)) / places
