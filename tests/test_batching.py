@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from conftest import random_text
 from returnn_bridge.batching import Position, ReturnnBatches, TokenBatch
 from returnn_bridge.datasets import init_dataset, lm_dataset_dict
+from returnn_bridge.token_store import build_store
 from returnn_bridge.vocab import Vocab
 
 REUSE = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -225,3 +226,36 @@ def test_an_id_outside_the_vocabulary_names_the_sentence(opts, vocab):
     batches.num_tokens = vocab.num_pieces // 2  # as if a data set lied about its pieces
     with pytest.raises(ValueError, match=rf"line-\d+: token ids .* expected 0 .. {vocab.num_pieces // 2 - 1}"):
         list(batches)
+
+
+def test_windows_of_long_sentences_are_parts_of_them_and_change_with_the_sub_epoch(opts, vocab, tmp_path, text_file):
+    """Nothing is lost, short sentences stay as they are, and a resume, or a token store, gives the same windows."""
+    rule = {"num_tokens": vocab.num_pieces, "batch_size": 300, "max_seqs": 16, "endless": True}
+    limit, seen = 9, {}
+    whole = itertools.islice(ReturnnBatches(opts, **rule, max_seq_length=None), 200)
+    texts = {tag: row for batch in whole for tag, row in rows_of(batch)}
+    stream = ReturnnBatches(opts, **rule, max_seq_length=limit, crop=5)
+    batches = list(itertools.islice(stream, 200))
+    for batch in batches:
+        assert batch.num_dropped == 0
+        for tag, row in rows_of(batch):
+            text = texts.get(tag, row)
+            starts = [start for start in range(len(text) - len(row) + 1) if text[start : start + len(row)] == row]
+            assert starts and len(row) == min(len(text), limit)
+            seen.setdefault(tag, set()).add(tuple(row))
+    assert max(map(len, seen.values())) > 1, "another window in another pass"
+    again = ReturnnBatches(opts, **rule, max_seq_length=limit, crop=5, start=batches[40].position)
+    assert all(same(ours, other) for ours, other in zip(itertools.islice(again, 20), batches[41:]))
+    other = ReturnnBatches(opts, **rule, max_seq_length=limit, crop=6)
+    assert not all(same(ours, theirs) for ours, theirs in zip(itertools.islice(other, 20), batches))
+    store = build_store(opts["corpus_file"], opts["orth_vocab"]["model_file"], tmp_path / "store.hdf")
+    stored = ReturnnBatches(opts, **rule, max_seq_length=limit, crop=5, store=str(store.path))
+    assert all(same(ours, theirs) for ours, theirs in zip(itertools.islice(stored, 60), batches))
+    with pytest.raises(ValueError, match="crop without max_seq_length"):
+        ReturnnBatches(opts, **rule, crop=5)
+
+
+def rows_of(batch: TokenBatch) -> list[tuple[str, list[int]]]:
+    return [
+        (tag, row[:length]) for tag, row, length in zip(batch.seq_tags, batch.tokens.tolist(), batch.lengths.tolist())
+    ]

@@ -35,6 +35,7 @@ class DataConfig:
     batch_size: int = 32768  # most tokens in a batch, padding counted (RETURNN's rule)
     max_seqs: int = 256  # most sentences in a batch
     max_seq_length: int = 128  # longer training sentences are dropped and counted; positions of BOS and EOS come on top
+    too_long: str = "drop"  # or "crop": train on a random window of max_seq_length pieces of a longer text, another one each sub-epoch
     num_workers: int = 0  # 0: data in the training process; 1: in one process beside it
 
     def __post_init__(self) -> None:
@@ -43,6 +44,8 @@ class DataConfig:
         for name in ("batch_size", "max_seqs", "max_seq_length", "partition_epoch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"data.{name} {getattr(self, name)}: expected at least 1")
+        if self.too_long not in ("drop", "crop"):
+            raise ValueError(f"data.too_long {self.too_long!r}; expected 'drop' or 'crop'")
         if self.num_workers not in (0, 1):
             raise ValueError(
                 f"data.num_workers {self.num_workers}: expected 0 or 1 (more would each load the whole corpus index)"

@@ -86,6 +86,7 @@ def train(
         max_seq_length=config.data.max_seq_length,
         num_tokens=vocab.num_pieces,
         num_workers=config.data.num_workers,
+        crop=config.seed if config.data.too_long == "crop" else None,
         store=None if store is None else str(store.path),
     )
     # Last of all that can be wrong: a folder with a configuration in it takes no other.

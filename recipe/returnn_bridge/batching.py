@@ -12,6 +12,7 @@ pipes (tests/test_batching.py), at a quarter of their cost (benchmarks/data.py):
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -70,6 +71,7 @@ class ReturnnBatches(IterableDataset[TokenBatch]):
     shard: (index, count), the part of every sub-epoch to deliver. data_key: the dataset's stream of ids. num_tokens: V, the pieces
     the model knows; another vocabulary size, or an id outside 0 .. V-1, is a ValueError, and so is a sub-epoch without any batch.
     store: a token store of the same LmDataset (`dlm tokenize`): the same batches without its index and without tokenising again.
+    crop: a seed; of longer sentences max_seq_length tokens in a row are delivered, from a place that follows from seed, tag and sub-epoch.
     The dataset is opened when iteration starts, so that only the process that reads holds its index.
     """
 
@@ -86,6 +88,7 @@ class ReturnnBatches(IterableDataset[TokenBatch]):
         shard: tuple[int, int] = (0, 1),
         data_key: str = "data",
         store: str | None = None,
+        crop: int | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("max_seqs", max_seqs), ("num_tokens", num_tokens)):
@@ -93,6 +96,8 @@ class ReturnnBatches(IterableDataset[TokenBatch]):
                 raise ValueError(f"{name} {value}: expected at least 1")
         if max_seq_length is not None and max_seq_length < 1:
             raise ValueError(f"max_seq_length {max_seq_length}: expected at least 1, or None for no limit")
+        if crop is not None and max_seq_length is None:
+            raise ValueError("crop without max_seq_length; expected the length of the windows")
         if not 0 <= shard[0] < shard[1]:
             raise ValueError(f"shard {shard}: expected (index, count) with 0 <= index < count")
         self.opts, self.store = plain_opts(opts), store
@@ -100,7 +105,7 @@ class ReturnnBatches(IterableDataset[TokenBatch]):
             check_kind(self.opts, store)
         self.num_tokens, self.data_key = num_tokens, data_key
         self.batch_size, self.max_seqs, self.max_seq_length = batch_size, max_seqs, max_seq_length
-        self.endless, self.start, self.shard = endless, start, shard
+        self.endless, self.start, self.shard, self.crop = endless, start, shard, crop
         self._idle: Any = (
             None  # a dataset that no iterator uses now: loading a corpus again for each pass would take long
         )
@@ -148,7 +153,8 @@ class ReturnnBatches(IterableDataset[TokenBatch]):
             for places, position, dropped in self._groups(_lengths(dataset, order), start):
                 members = order[places]
                 tags = [f"{self.opts.get('tag_prefix') or 'line-'}{number}" for number in members]
-                yield self._collate(dataset.gather(members), dataset.lengths(members), tags, position, dropped)
+                ids, sizes = self._cropped(dataset.gather(members), dataset.lengths(members), tags, start.sub_epoch)
+                yield self._collate(ids, sizes, tags, position, dropped)
             return
         read: dict[int, tuple[np.ndarray, str]] = {}  # the sentences that no batch has taken yet
 
@@ -161,8 +167,10 @@ class ReturnnBatches(IterableDataset[TokenBatch]):
             taken = [read[place] for place in places]
             for place in [place for place in read if place <= places[-1]]:  # over-long ones too
                 del read[place]
-            flat, sizes = np.concatenate([ids for ids, _ in taken]), [len(ids) for ids, _ in taken]
-            yield self._collate(flat, np.array(sizes), [tag for _, tag in taken], position, dropped)
+            flat, sizes = np.concatenate([ids for ids, _ in taken]), np.array([len(ids) for ids, _ in taken])
+            tags = [tag for _, tag in taken]
+            flat, sizes = self._cropped(flat, sizes, tags, start.sub_epoch)
+            yield self._collate(flat, sizes, tags, position, dropped)
 
     def _groups(self, lengths: Iterable[int], start: Position) -> Iterator[tuple[list[int], Position, int]]:
         """RETURNN's rule: (places in `lengths` that share a batch, where to go on, over-long ones left out before it)."""
@@ -172,8 +180,10 @@ class ReturnnBatches(IterableDataset[TokenBatch]):
         longest_allowed = self.max_seq_length if self.max_seq_length is not None else np.iinfo(np.int64).max
         for place, length in enumerate(lengths):
             if length > longest_allowed:
-                since_last += 1
-                continue
+                if self.crop is None:
+                    since_last += 1
+                    continue
+                length = int(longest_allowed)
             if members and (
                 len(members) >= self.max_seqs or max(longest, length) * (len(members) + 1) > self.batch_size
             ):
@@ -191,6 +201,20 @@ class ReturnnBatches(IterableDataset[TokenBatch]):
             )
         # All of it is consumed, so that the same place never has two names.
         yield members, Position(start.sub_epoch + 1, 0), dropped + since_last
+
+    def _cropped(
+        self, flat: np.ndarray, lengths: np.ndarray, tags: list[str], sub_epoch: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The same with a window in place of each over-long sentence."""
+        limit = self.max_seq_length
+        if self.crop is None or limit is None or not len(lengths) or lengths.max() <= limit:
+            return flat, lengths
+        rows = np.split(flat, np.cumsum(lengths)[:-1])
+        for place in np.flatnonzero(lengths > limit):
+            key = hashlib.blake2b(f"{self.crop}/{sub_epoch}/{tags[place]}".encode(), digest_size=8).digest()
+            first = int.from_bytes(key, "big") % (len(rows[place]) - limit + 1)
+            rows[place] = rows[place][first : first + limit]
+        return np.concatenate(rows), np.minimum(lengths, limit)
 
     def _collate(
         self, flat: np.ndarray, lengths: np.ndarray, tags: list[str], position: Position, num_dropped: int

@@ -25,7 +25,8 @@ from returnn_bridge.datasets import check_corpora, plain_opts
 class ReturnnDataModule(lightning.LightningDataModule):
     """Training and validation batches from RETURNN dataset dicts.
 
-    batch_size, max_seqs: RETURNN's batching rule, for both. max_seq_length: longer training sentences are dropped and counted;
+    batch_size, max_seqs: RETURNN's batching rule, for both. max_seq_length: longer training sentences are dropped and counted,
+    or with `crop` (a seed) random windows of them are used;
     validation keeps every sentence. num_workers: 0 reads in the training process, 1 in one process beside it (more would each load
     the corpus index). store: a token store of the training text. In a distributed run each rank trains on its own part of each
     sub-epoch; every rank validates on all sentences.
@@ -43,6 +44,7 @@ class ReturnnDataModule(lightning.LightningDataModule):
         num_workers: int = 0,
         data_key: str = "data",
         store: str | None = None,
+        crop: int | None = None,
     ) -> None:
         super().__init__()
         if num_workers not in (0, 1):
@@ -50,7 +52,7 @@ class ReturnnDataModule(lightning.LightningDataModule):
         self.train_opts = plain_opts(train_opts)
         self.valid_opts = {name: plain_opts(opts) for name, opts in valid_opts.items()}
         self.max_seq_length = max_seq_length
-        self.num_workers, self.store = num_workers, store
+        self.num_workers, self.store, self.crop = num_workers, store, crop
         self.rule: dict[str, Any] = {
             "num_tokens": num_tokens,
             "batch_size": batch_size,
@@ -81,6 +83,7 @@ class ReturnnDataModule(lightning.LightningDataModule):
             start=self.position,
             shard=_rank_and_world(),
             store=self.store,
+            crop=self.crop,
             **self.rule,
         )
         if self.num_workers == 0:
