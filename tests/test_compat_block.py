@@ -339,7 +339,7 @@ def test_allowed_values(inside, settings, key, verdict, text):
         (["algo.cross_attn=false"], r"algo\.cross_attn: got False; expected true"),
         (["algo.sampler=analytic"], r"algo\.sampler: got 'analytic'; expected 'semi_ar'"),
         (["algo.clip_search_widths=[2]"], "widths in"),
-        (["mode=train", "data.wrap=false", "algo.clip_search_widths=[0.5]"], "no interval is adopted"),
+        (["mode=train", "data.wrap=false", "algo.clip_search_widths=[0.5]", "algo.clip_search_delta=2"], "number in"),
         (["mode=train"], r"data\.wrap: got True; .*expected data\.wrap=false"),
         ([SAMPLES, "sampling.first_hitting=false"], r"algo\.T: got 0; .*algo\.T=5000"),
         ([SAMPLES, *MDLM, "algo.T=10"], r"sampling\.first_hitting: got True; it is the sampler of blocks"),

@@ -57,6 +57,7 @@ LAPTOP = (
     "overview",
 )
 TRAINERS = (
+    "diffusion_lm.clip_training",
     "diffusion_lm.keeper",
     "diffusion_lm.lit_module",
     "diffusion_lm.progress",

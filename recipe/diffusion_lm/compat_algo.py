@@ -105,12 +105,11 @@ def widths(reading: Reading, key: str, value: Any) -> tuple[str, str]:
         refuse(key, value, "expected a list of widths in (0, 1]")
     searching = reading.leaves.get("algo.var_min", True) is True and reading.leaves.get("algo.fix_clipping") is not True
     if value and reading.mode == "train" and searching and algo(reading) == "bd3lm":
-        refuse(
-            key,
-            value,
-            "no interval is adopted while training; expected [], and the interval that diffusion_lm.clip_search finds "
-            "as training.sampling_eps_min and training.sampling_eps_max",
-        )
+        delta = reading.leaves.get("algo.clip_search_delta", 0.05)
+        if type(delta) not in (int, float) or not 0 < delta <= 1:
+            refuse("algo.clip_search_delta", delta, "expected a number in (0, 1]")
+        reading.put("trainer.clip_search", {"widths": value, "delta": delta}, key)
+        return HONOURED, "trainer.clip_search, at every validation"
     return NO_EFFECT, "the interval is that of training.sampling_eps_min and _max; the bound does not depend on it"
 
 

@@ -235,9 +235,10 @@ KEYS: dict[str, Rule] = {
         {"bd3lm": True, "mdlm": False, "sedd": False, "ar": False}, "noised blocks see the clean ones before them"
     ),
     "algo.var_min": nothing(
-        "which interval varies least is searched by diffusion_lm.clip_search; the bound does not depend on it", bool
+        "with algo.clip_search_widths, which interval varies least is searched (trainer.clip_search); no bound depends on it",
+        bool,
     ),
-    "algo.clip_search_delta": nothing("of the search, see algo.var_min", float),
+    "algo.clip_search_delta": nothing("of the search, see algo.clip_search_widths", float),
     "algo.clip_search_widths": algo_rules.widths,
     "algo.fix_clipping": nothing("the interval of training times stays what it is", bool),
     "algo.sampler": algo_rules.sampler,

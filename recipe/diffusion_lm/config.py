@@ -100,6 +100,9 @@ class TrainerConfig:
     compile: bool = (
         False  # torch.compile of the blocks; no gain on a CPU, where it takes half a minute and is a little slower
     )
+    clip_search: dict[str, Any] = field(
+        default_factory=dict
+    )  # of a block model: {widths: [0.5, 0.7, 0.9], delta: 0.05} searches the times to train on at each validation
     keep_last: int = 0  # models of that many last validations in kept/, beside best/ and model/
     keep_best: int = 0  # and of that many best ones
     log_every: int = 50
@@ -172,7 +175,14 @@ def apply_overrides(config: TrainConfig, overrides: Sequence[str]) -> TrainConfi
         override_tree(
             to_dict(config),
             overrides,
-            open_sections=("family", "preload_from_files", "data.train", "data.valid", "data.valid_text"),
+            open_sections=(
+                "family",
+                "preload_from_files",
+                "trainer.clip_search",
+                "data.train",
+                "data.valid",
+                "data.valid_text",
+            ),
         )
     )
 

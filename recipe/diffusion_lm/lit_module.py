@@ -69,7 +69,7 @@ class TrainingModule(lightning.LightningModule):
         seed = step_seed(self.config.seed, "train", self.batches_done, self.global_rank)
         self.current = bad_batch.Current(batch, self.global_step, seed)
         torch.manual_seed(seed)  # dropout
-        sentences = self._framed(batch)
+        sentences = self.framed(batch)
         draw = draw_noise(
             sentences.layout.lengths,
             torch.Generator().manual_seed(seed),
@@ -182,7 +182,7 @@ class TrainingModule(lightning.LightningModule):
     def validation_step(self, batch: TokenBatch, index: int, dataloader_idx: int = 0) -> None:
         name = self.data.valid_names[dataloader_idx]
         seed = step_seed(self.config.seed, f"valid {name}", index, self.global_rank)
-        sentences = self._framed(batch)
+        sentences = self.framed(batch)
         family = self.model.family
         draw = draw_noise(sentences.layout.lengths, torch.Generator().manual_seed(seed), stratified=True)
         sentences, draw = sentences.to(self.device), draw.to(self.device)
@@ -226,7 +226,8 @@ class TrainingModule(lightning.LightningModule):
         gathered = self.all_gather(sums.to(self.device))
         return gathered.reshape(-1, len(sums)).sum(0).cpu()  # type: ignore[union-attr]
 
-    def _framed(self, batch: TokenBatch) -> Sentences:
+    def framed(self, batch: TokenBatch) -> Sentences:
+        """On the CPU, where what has to be known of their lengths is known."""
         vocab = self.model.vocab
         return Sentences.of_padded(batch.tokens, batch.lengths, bos_id=vocab.bos_id, eos_id=vocab.eos_id)
 

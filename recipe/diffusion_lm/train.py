@@ -27,6 +27,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from diffusion_lm.bad_batch import is_out_of_memory, out_of_memory
+from diffusion_lm.clip_training import ClipTraining
 from diffusion_lm.config import TrainConfig, TrainerConfig, from_dict, to_dict
 from diffusion_lm.families import PolicyFamily
 from diffusion_lm.interruption import StopRequest
@@ -89,6 +90,7 @@ def train(
         crop=config.seed if config.data.too_long == "crop" else None,
         store=None if store is None else str(store.path),
     )
+    clip = ClipTraining(config.trainer.clip_search, model.family, config.seed) if config.trainer.clip_search else None
     # Last of all that can be wrong: a folder with a configuration in it takes no other.
     _claim(folder, config)
     vocab.save(folder / "vocab")
@@ -104,7 +106,7 @@ def train(
         for block in model.network.blocks:  # block by block: one compilation serves all of them, and any number of rows
             block.compile(dynamic=True)
     terminal = sys.stderr.isatty()
-    callbacks = [keeper, Progress(options.log_every, say=not terminal)]
+    callbacks = [*([clip] if clip else []), keeper, Progress(options.log_every, say=not terminal)]
     if terminal:
         callbacks.append(RichProgressBar(leave=True))
     _quiet()
@@ -138,6 +140,9 @@ def train(
     resume = folder / "checkpoints" / "last.ckpt"
     try:
         trainer.fit(module, datamodule=data, ckpt_path=str(resume) if resume.is_file() else None, weights_only=True)
+    except SystemExit:  # of all processes at the same step
+        _part()
+        raise
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -152,7 +157,15 @@ def train(
         folder / "model", trainer.global_step, module.total(module.tokens_seen), time.monotonic() - start
     )
     _say(f"{result.model}: {result.steps} steps, {result.tokens:,} tokens, {result.seconds:.0f} s")
+    _part()
     return result
+
+
+def _part() -> None:
+    """Leave the other processes in good order: one that just ends can take another down on its way out."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 def _say(line: str) -> None:
