@@ -207,3 +207,28 @@ def test_vocabulary_without_bos_and_eos_gets_its_own_ids(text_file, tmp_path):
     model = random_model(vocab, {"name": "autoregressive"})
     draw = NoiseDraw(torch.empty(0), torch.empty(0))
     assert float(model.family.nelbo(model.network, model.sentences(["the king"]), draw)) > 0
+
+
+@pytest.mark.parametrize("options", FAMILIES, ids=str)
+def test_gradients_of_a_batch_are_the_sum_of_those_of_its_sentences_alone(vocab, options):
+    """Alone there is no padding and nobody else: so neither has any part in the gradients of a batch."""
+    model = random_model(vocab, options)
+    model.network.requires_grad_(True)
+    texts = ["the king said", "of", "a cat sat on the mat and the dog", "he hoped"]
+    sentences = model.sentences(texts)
+    draw = draw_noise(sentences.layout.lengths, torch.Generator().manual_seed(3), stratified=False)
+
+    def gradients(sentences, draw):
+        model.network.zero_grad()
+        terms = model.family.training_loss(model.network, sentences, draw)
+        (terms.loss.double().sum()).backward()
+        return [0 if parameter.grad is None else parameter.grad.clone() for parameter in model.network.parameters()]
+
+    whole = gradients(sentences, draw)
+    alone: list = [0] * len(whole)
+    ends = torch.cumsum(sentences.layout.lengths, 0).tolist()
+    for row, (text, first, last) in enumerate(zip(texts, [0, *ends], ends)):
+        own = NoiseDraw(draw.time[row : row + 1], draw.keep[first:last], draw.category[first:last])
+        alone = [total + part for total, part in zip(alone, gradients(model.sentences([text]), own))]
+    for total, part in zip(whole, alone):
+        assert torch.allclose(torch.as_tensor(total), torch.as_tensor(part), rtol=1e-3, atol=1e-4)
