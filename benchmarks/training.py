@@ -36,7 +36,7 @@ def main() -> None:
     command = commands.add_parser("speed", parents=[shared, data], help="tokens a second beside MDLM's own code")
     command.add_argument("--original", type=Path, required=True, metavar="PATH", help=f"checkout of {PLACE}")
     command.add_argument("--size", nargs="+", default=["256x4", "768x12"], metavar="WIDTHxBLOCKS")
-    command.add_argument("--batches", type=int, default=6)
+    command.add_argument("--batches", type=int, default=12, help="spread over 100")
     command.add_argument("--repeats", type=int, default=3)
     command.add_argument("--pad-to", type=int, default=0, help="pad theirs to this length too, as its LM1B setup does")
     command.add_argument("--no-time-conditioning", action="store_true", help="as its published models")

@@ -3,7 +3,7 @@
 log_probs = target_log_probs(logits, targets, kept=4000, never=(1, 2))      # [M] nats; log_softmax and gather, value for value
 
 Rows are worked on a few at a time, forwards and backwards: on a CPU a batch of rows times vocabulary is tens of megabytes that leave the
-cache (and that the system clears page by page) for every intermediate result, which was a third of a small model's training step.
+cache (and that the system clears page by page) for every intermediate result.
 """
 
 from __future__ import annotations
