@@ -7,6 +7,8 @@ import json
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,8 +27,6 @@ PRESETS = {
 
 def grow(options: argparse.Namespace) -> None:
     """A Markdown table, and the plot."""
-    from matplotlib import pyplot
-
     print(
         "| network | parameters | tokens a step | seconds a 1,000 tokens | peak memory, GB |\n|---|---:|---:|---:|---:|"
     )
@@ -41,16 +41,24 @@ def grow(options: argparse.Namespace) -> None:
             f"| {name} | {entry['parameters'] / 1e6:,.1f} M | {entry['tokens']:,} | {entry['seconds']:.2f} | {entry['memory']:.2f} |",
             flush=True,
         )
-    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.6))
+    draw(found, options.network, options.plot)
+    print(f"\n{options.plot} written")
+
+
+def draw(found: Sequence[dict[str, Any]], names: Sequence[str], out: Path) -> None:
+    """Seconds and memory against parameters."""
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
     for panel, key, label in zip(panels, ("seconds", "memory"), ("seconds a step and 1,000 tokens", "peak memory, GB")):
         sizes, values = [entry["parameters"] for entry in found], [entry[key] for entry in found]
         panel.plot(sizes, values, marker="o")
-        for name, size, value in zip(options.network, sizes, values):
-            panel.annotate(name, (size, value), textcoords="offset points", xytext=(6, -10))
+        for name, size, value in zip(names, sizes, values):
+            panel.annotate(name, (size, value), textcoords="offset points", xytext=(-4, 6), ha="right")
         panel.set(xscale="log", yscale="log", xlabel="parameters", ylabel=label)
-    figure.tight_layout()
-    figure.savefig(options.plot)
-    print(f"\n{options.plot} written")
+        panel.margins(0.15)
+        panel.grid(True, which="major", alpha=0.3)
+    figure.savefig(out)
 
 
 def grow_one(options: argparse.Namespace) -> None:
