@@ -206,7 +206,7 @@ def test_vocabulary_without_bos_and_eos_gets_its_own_ids(text_file, tmp_path):
     assert [vocab.mask_id, vocab.bos_id, vocab.eos_id, vocab.num_inputs, vocab.pad_id] == [40, 41, 42, 43, 43]
     model = random_model(vocab, {"name": "autoregressive"})
     draw = NoiseDraw(torch.empty(0), torch.empty(0))
-    assert float(model.family.nelbo(model.network, model.sentences(["the king"]), draw)) > 0
+    assert model.family.nelbo(model.network, model.sentences(["the king"]), draw).item() > 0
 
 
 @pytest.mark.parametrize("options", FAMILIES, ids=str)

@@ -156,7 +156,7 @@ def test_validation_and_scores_do_not_depend_on_the_policy(vocab, policy):
     assert isinstance(model.family, PolicyFamily) and module.policy is not None
     tokens = torch.randint(vocab.num_pieces, (6, 9), generator=torch.Generator().manual_seed(0))
     batch = TokenBatch(tokens, torch.tensor([9, 3, 5, 1, 9, 7]), tuple("abcdef"), Position(1, 6), 0)
-    rows = module._framed(batch)
+    rows = module.framed(batch)
     draw = draw_noise(rows.layout.lengths, torch.Generator().manual_seed(0), stratified=True)
     select = torch.tensor([1, 2, 3])
 
