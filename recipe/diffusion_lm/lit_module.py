@@ -25,7 +25,7 @@ from diffusion_lm.draws import draw_noise, step_seed
 from diffusion_lm.families import PolicyFamily
 from diffusion_lm.layout import Sentences
 from diffusion_lm.model import LanguageModel
-from diffusion_lm.sharding import mean_gradient_scale, shard, whole
+from diffusion_lm.sharding import scale_gradients, shard, whole
 from returnn_bridge.batching import TokenBatch
 
 
@@ -159,7 +159,7 @@ class TrainingModule(lightning.LightningModule):
             # Lightning has divided by the number of micro-batches, and the ranks' gradients were averaged.
             parts = world * self.config.trainer.accumulate_grad_batches
             scale = self.config.data.batch_size * parts / total.clamp(min=1)
-            mean_gradient_scale(self.network, scale.float())
+            scale_gradients(self.network, scale.float())
         # Here and not by Lightning, which refuses to clip for a fused optimizer under mixed precision.
         limit = self.config.trainer.gradient_clip
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit or torch.inf, foreach=True)

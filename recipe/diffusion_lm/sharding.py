@@ -41,7 +41,7 @@ def whole_state(network: nn.Module) -> dict[str, Tensor]:
     return {name: whole(value) for name, value in network.state_dict().items()}
 
 
-def mean_gradient_scale(network: nn.Module, factor: Tensor) -> None:
+def scale_gradients(network: nn.Module, factor: Tensor) -> None:
     """Multiply all gradients by a number [] that stays on the device."""
     gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
     local = [value.to_local() if isinstance(value, DTensor) else value for value in gradients]
