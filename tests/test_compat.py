@@ -18,6 +18,7 @@ from diffusion_lm import commands, compat
 from diffusion_lm.compat_keys import KEYS
 from diffusion_lm.compat_rules import HONOURED, NO_EFFECT
 from diffusion_lm.model import LanguageModel
+from foreign_tree import callbacks, small_model
 from rescore.estimators import build_estimator
 from rescore.judge import open_judge
 from rescore.nbest import read_nbest
@@ -26,7 +27,6 @@ from rescore.scorer import NetworkScorer
 from returnn_bridge.oggzip import Entry, build_ogg_zip
 
 REFERENCE = Path(__file__).parent.parent.parent / "shared" / "reference"
-CHECKPOINT = "lightning.pytorch.callbacks.ModelCheckpoint"
 
 
 def ogg_zip(name: str) -> dict[str, Any]:
@@ -43,7 +43,6 @@ def ogg_zip(name: str) -> dict[str, Any]:
 
 def reference_tree() -> dict[str, Any]:
     """The keys of the reference run's tree, with paths of the test's folder."""
-    saved = {"dirpath": "elsewhere", "verbose": True, "auto_insert_metric_name": False}
     corpus = {"class": "LmDataset", "corpus_file": ["a.txt", "b.txt"], "use_cache_manager": True}
     corpus |= {"orth_vocab": {"class": "SentencePieces", "model_file": "spm.model"}, "seq_end_symbol": None}
     corpus |= {"unknown_symbol": None, "partition_epoch": 20, "seq_ordering": "laplace:.1000"}
@@ -118,28 +117,7 @@ def reference_tree() -> dict[str, Any]:
         },
         "checkpointing": {"save_dir": "run", "resume_from_ckpt": True, "resume_ckpt_path": "elsewhere/last.ckpt"},
         "rescore": {"hypothesis_file": "nbest.py.gz", "output_dir": "scored", "sampling_number": 10, "batch_size": 16},
-        "callbacks": {
-            "checkpoint_every_n_steps": {
-                "_target_": CHECKPOINT,
-                "save_top_k": 1,
-                "save_last": True,
-                "every_n_train_steps": 500,
-                **saved,
-            },
-            "checkpoint_monitor": {
-                "_target_": CHECKPOINT,
-                "monitor": "val/nll",
-                "mode": "min",
-                "save_top_k": 1,
-                "save_last": False,
-                "filename": "best",
-                **saved,
-            },
-            "learning_rate_monitor": {
-                "_target_": "lightning.pytorch.callbacks.LearningRateMonitor",
-                "logging_interval": "step",
-            },
-        },
+        "callbacks": callbacks(save_top_k=1),
         "data": {
             "train": "returnn",
             "valid": "returnn",
@@ -150,18 +128,7 @@ def reference_tree() -> dict[str, Any]:
             "returnn_train_config": corpus,
             "returnn_valid_config": {"dev": ogg_zip("dev.zip"), "devtrain": ogg_zip("devtrain.zip")},
         },
-        "model": {
-            "name": "small",
-            "type": "ddit",
-            "hidden_size": 768,
-            "cond_dim": 128,
-            "length": 128,
-            "n_blocks": 12,
-            "n_heads": 12,
-            "scale_by_sigma": True,
-            "dropout": 0.1,
-            "tie_word_embeddings": False,
-        },
+        "model": small_model(length=128, tie_word_embeddings=False),
         "strategy": {"_target_": "lightning.pytorch.strategies.DDPStrategy", "find_unused_parameters": False},
         "noise": {"type": "loglinear", "sigma_min": 1e-4, "sigma_max": 20},
         "lr_scheduler": {"_target_": "transformers.get_constant_schedule_with_warmup", "num_warmup_steps": 2500},

@@ -21,16 +21,15 @@ from diffusion_lm.compat_rules import HONOURED, NO_EFFECT
 from diffusion_lm.evaluate import evaluate_packed, evaluate_text, evaluate_tokens
 from diffusion_lm.model import LanguageModel
 from diffusion_lm.packing import Packing, pack
+from foreign_tree import callbacks, small_model
 from returnn_bridge.vocab import train_vocab
 
 REFERENCE = Path(__file__).parent.parent.parent / "shared" / "reference" / "bd3lm_ppl_eval.yaml"
-CHECKPOINT = "lightning.pytorch.callbacks.ModelCheckpoint"
 TEXT = ["data.train=train.txt", "data.valid=valid.txt", "data.tokenizer_name_or_path=spm.model"]
 
 
 def block_tree() -> dict[str, Any]:
     """The keys of the reference run's tree and its values, paths apart."""
-    saved = {"dirpath": "elsewhere", "verbose": True, "auto_insert_metric_name": False}
     return {
         "mode": "ppl_eval",
         "diffusion": "absorbing_state",
@@ -90,28 +89,7 @@ def block_tree() -> dict[str, Any]:
         },
         "wandb": None,
         "checkpointing": {"save_dir": "run", "resume_from_ckpt": True, "resume_ckpt_path": "elsewhere/last.ckpt"},
-        "callbacks": {
-            "checkpoint_every_n_steps": {
-                "_target_": CHECKPOINT,
-                "save_top_k": -1,
-                "save_last": True,
-                "every_n_train_steps": 500,
-                **saved,
-            },
-            "checkpoint_monitor": {
-                "_target_": CHECKPOINT,
-                "monitor": "val/nll",
-                "mode": "min",
-                "save_top_k": 1,
-                "save_last": False,
-                "filename": "best",
-                **saved,
-            },
-            "learning_rate_monitor": {
-                "_target_": "lightning.pytorch.callbacks.LearningRateMonitor",
-                "logging_interval": "step",
-            },
-        },
+        "callbacks": callbacks(save_top_k=-1),
         "data": {
             "train": "openwebtext-train",
             "valid": "openwebtext-valid",
@@ -124,20 +102,7 @@ def block_tree() -> dict[str, Any]:
             "insert_train_special": True,
             "insert_valid_special": False,
         },
-        "model": {
-            "name": "small",
-            "type": "ddit",
-            "hidden_size": 768,
-            "cond_dim": 128,
-            "length": 1024,
-            "n_blocks": 12,
-            "n_heads": 12,
-            "scale_by_sigma": True,
-            "dropout": 0.1,
-            "tie_word_embeddings": True,
-            "adaln": False,
-            "attn_backend": "flex",
-        },
+        "model": small_model(length=1024, tie_word_embeddings=True, adaln=False, attn_backend="flex"),
         "strategy": {"_target_": "lightning.pytorch.strategies.DDPStrategy", "find_unused_parameters": False},
         "noise": {"type": "loglinear", "sigma_min": 1e-4, "sigma_max": 20},
         "lr_scheduler": {"_target_": "transformers.get_constant_schedule_with_warmup", "num_warmup_steps": 2500},

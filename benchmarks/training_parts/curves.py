@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from diffusion_lm.draws import NoiseDraw, draw_noise
 from returnn_bridge.batching import TokenBatch
 from returnn_bridge.vocab import Vocab
-from training_parts.steps import CLIP, OPTIMISER, OurStep, network_size, some_batches
+from training_parts.steps import CLIP, OPTIMISER, OurStep, asked_batches, network_size
 
 Weights = Mapping[str, Tensor]
 
@@ -24,13 +24,7 @@ def curves(options: argparse.Namespace) -> None:
 
     torch.manual_seed(1)
     vocab = Vocab.load(options.vocab)
-    batches = some_batches(
-        options.text,
-        options.vocab,
-        batch_size=options.batch_size,
-        max_seqs=options.max_seqs,
-        count=options.steps,
-    )
+    batches = asked_batches(options, options.steps)
     size = network_size(options.size, dropout=0.0)
     ours = OurStep(size, vocab, precision="32", lr=options.lr)
     padded = PaddedStep(ours, heads=size.num_heads, lr=options.lr)

@@ -13,7 +13,7 @@ from diffusion_lm.backbones.dit import Block
 from diffusion_lm.layout import Layout
 from returnn_bridge.batching import TokenBatch
 from returnn_bridge.vocab import Vocab
-from training_parts.steps import OurStep, alternate, network_size, some_batches
+from training_parts.steps import OurStep, alternate, asked_batches, network_size
 
 # Names of operators, in the order of the table; the first group that has a part of the name takes it.
 GROUPS = {
@@ -33,9 +33,7 @@ def share(options: argparse.Namespace) -> None:
     """Two Markdown tables: the share of each size, then the groups."""
     torch.manual_seed(1)
     vocab = Vocab.load(options.vocab)
-    batches = some_batches(
-        options.text, options.vocab, batch_size=options.batch_size, max_seqs=options.max_seqs, count=options.batches
-    )
+    batches = asked_batches(options, options.batches)
     tables: list[dict[str, float]] = []
     print(
         "| network | GFLOP a step | seconds a step | GFLOP/s | matrix rate, GFLOP/s | share |\n|---|---:|---:|---:|---:|---:|"

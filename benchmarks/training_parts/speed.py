@@ -16,7 +16,7 @@ from diffusion_lm.draws import NoiseDraw
 from diffusion_lm.import_mdlm import network_weights
 from returnn_bridge.batching import Position, TokenBatch
 from returnn_bridge.vocab import Vocab
-from training_parts.steps import OurStep, alternate, filled, network_size, num_tokens, some_batches
+from training_parts.steps import OurStep, alternate, asked_batches, filled, network_size, num_tokens
 
 
 def speed(options: argparse.Namespace) -> None:
@@ -24,13 +24,7 @@ def speed(options: argparse.Namespace) -> None:
     warnings.simplefilter("ignore")  # of theirs, about old names in torch
     torch.manual_seed(1)
     vocab = Vocab.load(options.vocab)
-    batches = some_batches(
-        options.text,
-        options.vocab,
-        batch_size=options.batch_size,
-        max_seqs=options.max_seqs,
-        count=options.batches,
-    )
+    batches = asked_batches(options, options.batches)
     print(
         f"{len(batches)} batches, {num_tokens(batches):,} pieces, {filled(batches):.0%} of the padded places filled; "
         f"{vocab.num_pieces} pieces in the vocabulary, {torch.get_num_threads()} thread(s)\n"

@@ -9,6 +9,7 @@ The same as lit_module.py does, without the trainer around it.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -55,6 +56,13 @@ def some_batches(
     )
     pool = list(islice(batches, POOL))
     return [pool[(2 * number + 1) * len(pool) // (2 * count)] for number in range(min(count, len(pool)))]
+
+
+def asked_batches(options: argparse.Namespace, count: int) -> list[TokenBatch]:
+    """`some_batches` by the options of the command line."""
+    return some_batches(
+        options.text, options.vocab, batch_size=options.batch_size, max_seqs=options.max_seqs, count=count
+    )
 
 
 class OurStep:

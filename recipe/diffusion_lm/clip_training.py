@@ -1,6 +1,6 @@
 """The interval of times that a block model is trained on, searched anew at every validation (Arriola et al., arXiv 2503.09573, section 4).
 
-    callbacks.append(ClipTraining(widths=[0.5, 0.7, 0.9], delta=0.05))
+    callbacks.append(ClipTraining({"widths": [0.5, 0.7, 0.9], "delta": 0.05}, model.family, seed=1))
 
 With the averaged weights, on the first batches of the first validation set, the same noise every time and on every rank. The interval is in
 the resume checkpoint, and in the config.json of the models that are written; no bound looks at it.

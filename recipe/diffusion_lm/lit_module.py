@@ -4,7 +4,7 @@ All randomness of a step is seeded by (seed, step, rank), not carried along: a r
 A family with a policy gets its second network here: trained and kept in the checkpoint, and no part of the model that is exported.
 
 The mean of a step is over what all its micro-batches and all ranks have to predict, not a mean of their means: tokens count alike, wherever
-they are. Nothing in a step waits for the device: whether a loss was a number is looked up one step later, when that is known anyway.
+they are. Nothing here waits for the device: whether a loss was a number is looked up one step later, when that is known anyway.
 """
 
 from __future__ import annotations

@@ -160,15 +160,20 @@ def special_ids(vocab: Vocab) -> SpecialIds:
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a model folder, checked to be ours."""
     file = folder / CONFIG
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file; expected a model folder that training wrote")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: not JSON ({error})") from None
+    config = read_json(file, "a model folder that training wrote")
     if not isinstance(config, dict) or config.get("format") != FORMAT or config.get("version") != 1:
         raise ValueError(f"{file}: not a {FORMAT} version 1 model")
     return config
+
+
+def read_json(file: Path, expected: str) -> Any:
+    """What a JSON file says; FileNotFoundError with what its folder was expected to be, ValueError where it is no JSON."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file; expected {expected}")
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: not JSON ({error})") from None
 
 
 def fingerprint(folder: str | os.PathLike[str]) -> str:

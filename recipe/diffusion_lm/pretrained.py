@@ -22,7 +22,7 @@ from torch import Tensor
 
 from diffusion_lm.backbones.dit import BackboneConfig
 from diffusion_lm.import_mdlm import FREQUENCIES, network_weights, read_checkpoint
-from diffusion_lm.model import CONFIG, WEIGHTS, LanguageModel, usable_device
+from diffusion_lm.model import CONFIG, WEIGHTS, LanguageModel, read_json, usable_device
 from returnn_bridge.vocab import Vocab
 
 TYPES = ("bd3lm", "mdlm")
@@ -83,12 +83,7 @@ def import_pretrained(
 
 def _config(path: Path) -> dict[str, Any]:
     file = path / CONFIG
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file; expected the folder of a published BD3-LM or MDLM model")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: not JSON ({error})") from None
+    config = read_json(file, "the folder of a published BD3-LM or MDLM model")
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind not in TYPES:
         raise ValueError(f"{file}: model_type {kind!r}; expected one of {', '.join(TYPES)}")
