@@ -26,12 +26,13 @@ class NoiseDraw(NamedTuple):
         0
     )  # [N] uniform in [0, 1): the symbol that replaces it, for families that have a choice
     step: int = -1  # optimizer step, for a curriculum; -1 outside of training
-    seed: int = 0  # of what a family draws besides, on its own device
+    seed: int = 0  # of what a family draws besides ...
+    device: torch.device | str = "cpu"  # ... which it does here, where the network is
 
     def to(self, device: torch.device | str) -> NoiseDraw:
         """The same numbers on `device`."""
         time, keep, category = (value.to(device, non_blocking=True) for value in (self.time, self.keep, self.category))
-        return self._replace(time=time, keep=keep, category=category)
+        return self._replace(time=time, keep=keep, category=category, device=device)
 
 
 def draw_noise(

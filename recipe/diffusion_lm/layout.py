@@ -40,6 +40,8 @@ class Layout:
 
     def to(self, device: torch.device | str) -> Layout:
         """The same on `device`. Nothing is worked out there again, which would mean to wait for it."""
+        if self.lengths.device == torch.device(device):
+            return self
         moved = copy(self)
         for name in ("lengths", "row", "position"):
             object.__setattr__(moved, name, getattr(self, name).to(device, non_blocking=True))

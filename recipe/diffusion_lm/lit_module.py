@@ -4,7 +4,8 @@ All randomness of a step is seeded by (seed, step, rank), not carried along: a r
 A family with a policy gets its second network here: trained and kept in the checkpoint, and no part of the model that is exported.
 
 The mean of a step is over what all its micro-batches and all ranks have to predict, not a mean of their means: tokens count alike, wherever
-they are. Nothing here waits for the device: whether a loss was a number is looked up one step later, when that is known anyway.
+they are. Sentences and noise stay on the CPU, where all that follows from them is worked out, and the network copies what it reads: nothing
+waits for the device (but for a policy's scores, which decide what is masked). Whether a loss was a number is looked up one step later.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from diffusion_lm.averaging import ExponentialMovingAverage
 from diffusion_lm.config import TrainConfig
 from diffusion_lm.draws import draw_noise, step_seed
 from diffusion_lm.families import PolicyFamily
+from diffusion_lm.later import Later
 from diffusion_lm.layout import Sentences
 from diffusion_lm.model import LanguageModel
 from diffusion_lm.sharding import scale_gradients, shard, whole
@@ -46,9 +48,9 @@ class TrainingModule(lightning.LightningModule):
         self._validation: dict[str, list[float]] = {}
         self.batches_done = 0
         self.current: bad_batch.Current | None = None  # what is worked on
-        self._unchecked: tuple[bad_batch.Current, Tensor] | None = None  # the last loss
-        self._sub_epoch_loss = torch.zeros(2, dtype=torch.float64)  # sum and weight
-        self._weight: Tensor | float = 0.0  # of this optimizer step so far
+        self._unchecked: tuple[bad_batch.Current, Later] | None = None  # the last loss
+        self._sub_epoch_loss = _nothing(), _nothing()  # sum, where the network is, and weight
+        self._weight = _nothing()  # of this optimizer step so far
         self.folder: Path | None = None  # where a batch that fails is saved
         self.after_validation: Callable[[lightning.Trainer, TrainingModule], None] | None = None
 
@@ -76,31 +78,33 @@ class TrainingModule(lightning.LightningModule):
             stratified=self.model.family.stratified,
             step=self.global_step,
             seed=seed,
-        )
-        sentences, draw = sentences.to(self.device), draw.to(self.device)
+        )._replace(device=self.device)
         family = self.model.family
         penalty: Tensor | float = 0.0
         own: Tensor | float = 0.0  # of the policy
         if isinstance(family, PolicyFamily):
-            terms, penalty, own = family.policy_loss(self.network, self._importance, sentences, draw)
+            there = sentences.to(self.device), draw.to(self.device)
+            terms, penalty, own = family.policy_loss(self.network, self._importance, *there)
             self.log("train/policy_loss", own)
         else:
             terms = family.training_loss(self.network, sentences, draw)
         loss = terms.loss.sum() / terms.weight
         self._watch(loss + penalty + own)
-        self.log("train/loss", loss + penalty, prog_bar=True)
-        self._sub_epoch_loss = self._sub_epoch_loss.to(self.device) + torch.stack(
-            [terms.loss.detach().sum().double(), torch.as_tensor(terms.weight, device=self.device).double()]
+        self.log("train/loss", loss + penalty)
+        weight = torch.as_tensor(terms.weight, dtype=torch.float64)
+        self._sub_epoch_loss = (
+            self._sub_epoch_loss[0] + terms.loss.detach().sum().double(),
+            self._sub_epoch_loss[1] + weight,
         )
         tokens = int(batch.lengths.sum())
         self.tokens_seen += tokens
-        self.log("train/filled", tokens / batch.tokens.numel())  # of the batch's places: the rest is padding
+        self._log_number("train/filled", tokens / batch.tokens.numel())  # of the batch's places: the rest is padding
         self.dropped += batch.num_dropped
-        self.log("train/dropped_sentences", float(self.dropped))
+        self._log_number("train/dropped_sentences", self.dropped)
         self.batches_done += 1
         self.data.consumed(batch)  # here: the checkpoint callback runs before this module's on_train_batch_end
         if self._shares_step:
-            self._weight = self._weight + torch.as_tensor(terms.weight, dtype=torch.float64, device=self.device)
+            self._weight = self._weight + weight
             # Divided by a constant for now: what to divide by is known when the last batch of the step is.
             loss = terms.loss.sum() / self.config.data.batch_size
         return loss + penalty + own
@@ -112,9 +116,13 @@ class TrainingModule(lightning.LightningModule):
 
     def take_mean_loss(self) -> float:
         """Mean training loss (nats, what was minimised) since the last call."""
-        loss, weight = self._sub_epoch_loss.tolist()
-        self._sub_epoch_loss = torch.zeros(2, dtype=torch.float64)
-        return float(loss / max(weight, 1.0))
+        loss, weight = map(float, self._sub_epoch_loss)
+        self._sub_epoch_loss = _nothing(), _nothing()
+        return loss / max(weight, 1.0)
+
+    def _log_number(self, name: str, value: float, **where: Any) -> None:
+        """As a tensor on the CPU: Lightning would copy a number to the device, and wait."""
+        self.log(name, torch.tensor(float(value)), **where)
 
     def total(self, count: int) -> int:
         """Sum over all ranks, which have to call this together."""
@@ -128,17 +136,19 @@ class TrainingModule(lightning.LightningModule):
         return counts
 
     def _watch(self, loss: Tensor) -> None:
-        """Look at the loss before this one: the device has long had it, so nobody waits."""
+        """Look at the loss before this one: the device has had it for long."""
         assert self.current is not None
-        before, self._unchecked = self._unchecked, (self.current, loss.detach())
+        before, self._unchecked = self._unchecked, (self.current, Later(loss))
         self._check(before)
+        if before is not None:
+            self._log_number("loss", float(before[1]), prog_bar=True, logger=False)
 
     def check_loss(self) -> None:
         """ValueError if the last loss is no number; the batch is saved. To be called before weights are written anywhere."""
         last, self._unchecked = self._unchecked, None
         self._check(last)
 
-    def _check(self, watched: tuple[bad_batch.Current, Tensor] | None) -> None:
+    def _check(self, watched: tuple[bad_batch.Current, Later] | None) -> None:
         if watched is not None and not math.isfinite(float(watched[1])):
             raise ValueError(bad_batch.not_finite(watched[0], float(watched[1]), self.folder))
 
@@ -151,8 +161,8 @@ class TrainingModule(lightning.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self._shares_step:
-            total = torch.as_tensor(self._weight)
-            self._weight = 0.0
+            total = self._weight.to(self.device, non_blocking=True)
+            self._weight = _nothing()
             world = self.trainer.world_size
             if world > 1:
                 torch.distributed.all_reduce(total)
@@ -264,7 +274,7 @@ class TrainingModule(lightning.LightningModule):
             "tokens_seen": self._of_all_ranks(self.tokens_seen),
             "dropped": self._of_all_ranks(self.dropped),
             "batches_done": self.batches_done,
-            "sub_epoch_loss": self._sub_epoch_loss.cpu(),
+            "sub_epoch_loss": torch.stack([part.cpu() for part in self._sub_epoch_loss]),
             "data": self.data.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
         }
@@ -272,9 +282,9 @@ class TrainingModule(lightning.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         progress = checkpoint["progress"]
         self.batches_done = progress["batches_done"]
-        self._sub_epoch_loss = progress.get(
-            "sub_epoch_loss", self._sub_epoch_loss
-        )  # runs of earlier versions have none
+        if "sub_epoch_loss" in progress:  # runs of earlier versions have none
+            loss, weight = progress["sub_epoch_loss"]
+            self._sub_epoch_loss = loss, weight
         self.data.load_state_dict(progress["data"])
         rank = self.global_rank  # as many as now: the data module has an error for others
         for name in ("tokens_seen", "dropped"):
@@ -282,6 +292,10 @@ class TrainingModule(lightning.LightningModule):
             setattr(self, name, counts if isinstance(counts, int) else counts[rank])
         if self.ema is not None and progress["ema"] is not None:
             self.ema.load_state_dict(progress["ema"])
+
+
+def _nothing() -> Tensor:
+    return torch.zeros((), dtype=torch.float64)
 
 
 def _policy(model: LanguageModel, config: TrainConfig) -> torch.nn.Module | None:

@@ -88,7 +88,7 @@ class DiT(nn.Module):
         context: Tensor | None = None,
         blend: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """ids [N]; sigma [B] noise level of each row, None = level 0 for all; select [M] flat positions, None = all.
+        """ids [N]; sigma [B] noise level of each row, None = level 0 for all; select [M] flat positions, None = all; all on any device.
 
         context [N]: the clean ids, for a network of blocks and for no other (ValueError). blend: (flat positions [M], weights [M, n] of ids
         0 .. n - 1) where the input is a mixture of symbols and `ids` is not looked at.
@@ -99,6 +99,9 @@ class DiT(nn.Module):
                 f"a network with visibility {self.visibility!r} and {'no ' if context is None else ''}clean ids: "
                 "expected them for a network of blocks, and only there"
             )
+        device = self.embedding.weight.device
+        layout = layout.to(device)
+        ids, sigma, select, context = (_there(value, device) for value in (ids, sigma, select, context))
         count, row, position = len(ids), layout.row, layout.position
         if context is not None:
             ids, row, position = torch.cat([ids, context]), row.repeat(2), position.repeat(2)
@@ -107,7 +110,7 @@ class DiT(nn.Module):
         row_of = None if sigma is None else F.pad(row, (0, extra))
         x = self.embedding(F.pad(ids, (0, extra)))
         if blend is not None:
-            positions, weights = blend
+            positions, weights = (_there(value, device) for value in blend)
             x = x.index_copy(0, positions, (weights @ self.embedding.weight[: weights.shape[1]]).to(x.dtype))
         seen, rotation = Seen.of(layout, self.visibility), self.rotary(position)
         wanted, chosen = _chosen(count, select, ids)
@@ -274,6 +277,11 @@ def _zero_linear(inputs: int, outputs: int) -> nn.Linear:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def _there(value: Any, device: torch.device) -> Any:
+    """A tensor on the network's device, where it is or copied without waiting for anything; None stays None."""
+    return value if value is None else value.to(device, non_blocking=True)
 
 
 def _filling(count: int, device: torch.device) -> int:

@@ -33,6 +33,8 @@ class SpecialIds(NamedTuple):
 class Denoiser(Protocol):
     """A network: flat ids [N] and their layout -> logits [M, outputs] of the selected flat positions.
 
+    What it is given may be on the CPU; what it answers is on its own device.
+
     They may be bfloat16: arithmetic on them starts with `at_least_float32`.
 
     A network of blocks is given the clean ids too (context [N]), any other is not. With `blend`, some positions hold no single symbol but
@@ -109,7 +111,11 @@ class Family(Protocol):
         """[B] how many tokens of each framed sentence the score counts."""
 
     def training_loss(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> TokenLoss:
-        """What is minimised; may be weighted differently from the bound."""
+        """What is minimised; may be weighted differently from the bound.
+
+        Sentences and draw may be on the CPU and the network elsewhere: all that follows from them is worked out where they are, so that nothing
+        has to wait for the device (tests/test_no_waiting.py). The loss is on the network's device, its weight on either.
+        """
 
     def nelbo(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> Tensor:
         """[B] nats per sentence; its expectation over draws is >= -log p (equal when `exact`)."""
@@ -130,4 +136,10 @@ class PolicyFamily(Protocol):
 
 def sum_over_rows(values: Tensor, row: Tensor, num_rows: int) -> Tensor:
     """[B] float64 sums of values [M] whose rows are row [M]."""
+    row = beside(row, values)
     return torch.zeros(num_rows, dtype=torch.float64, device=values.device).index_add(0, row, values.double())
+
+
+def beside(values: Tensor, answers: Tensor) -> Tensor:
+    """Values that were worked out on the CPU, on the device of a network's answers; nobody waits for the copy."""
+    return values.to(answers.device, non_blocking=True)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lm.draws import NoiseDraw, more_noise
-from diffusion_lm.families.base import Denoiser, Scoring, SpecialIds, TokenLoss, sum_over_rows
+from diffusion_lm.families.base import Denoiser, Scoring, SpecialIds, TokenLoss, beside, sum_over_rows
 from diffusion_lm.families.masked import smallest_keys
 from diffusion_lm.families.target_log_probs import at_least_float32, target_log_probs
 from diffusion_lm.layout import Layout, Sentences
@@ -172,9 +172,9 @@ class BlockFamily:
     def log_probs(self, logits: Tensor) -> Tensor:
         """Normalised over pieces and EOS: nats, [M, outputs]."""
         logits = at_least_float32(logits)
-        bias = logits.new_zeros(self.num_outputs)
+        bias = torch.zeros(self.num_outputs, dtype=logits.dtype)
         bias[[self.special.mask_id, self.special.bos_id]] = -torch.inf
-        return torch.log_softmax(logits + bias, dim=-1)
+        return torch.log_softmax(logits + beside(bias, logits), dim=-1)
 
     def predict(self, network: Denoiser, z: Tensor, layout: Layout, context: Tensor, select: Tensor) -> Tensor:
         """log p of every symbol at the masked flat positions `select` [M], nats, [M, outputs].
@@ -214,7 +214,8 @@ class BlockFamily:
         # Nearly everything is masked above one half, and the original drops the weight there.
         weight = self.noise.weight(t) if self.sampling_min <= 0.5 else torch.ones_like(t)
         block = blocks.row[masked]
-        loss = -weight[block] * self.token_log_probs(network, sentences, masked)
+        log_probs = self.token_log_probs(network, sentences, masked)
+        loss = -beside(weight[block], log_probs) * log_probs
         return BlockTerms(loss, block, scored, place)
 
     def _resampled(

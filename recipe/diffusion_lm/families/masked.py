@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lm.draws import NoiseDraw
-from diffusion_lm.families.base import Denoiser, Scoring, SpecialIds, TokenLoss, sum_over_rows
+from diffusion_lm.families.base import Denoiser, Scoring, SpecialIds, TokenLoss, beside, sum_over_rows
 from diffusion_lm.families.masked_losses import Step, d3pm_loss, sedd_loss
 from diffusion_lm.families.target_log_probs import at_least_float32, target_log_probs
 from diffusion_lm.layout import Layout, Sentences
@@ -167,9 +167,9 @@ class MaskedFamily:
     def _answers(self, logits: Tensor) -> Tensor:
         """[M, symbols] logits with -inf for what is never the answer."""
         kept, never = self._symbols
-        bias = at_least_float32(logits.new_zeros(kept))
+        bias = torch.zeros(kept, dtype=at_least_float32(logits[:0]).dtype)
         bias[never] = -torch.inf
-        return at_least_float32(logits[:, :kept]) + bias
+        return at_least_float32(logits[:, :kept]) + beside(bias, logits)
 
     @property
     def _symbols(self) -> tuple[int, list[int]]:
@@ -191,7 +191,8 @@ class MaskedFamily:
         cross_entropy = -self.token_log_probs(network, sentences, masked, level)
         if self.weighting == "masked_mean":
             return TokenLoss(cross_entropy, max(1, len(cross_entropy)))
-        return TokenLoss(weight[row[masked]] * cross_entropy, self.num_scored(sentences.layout).sum().clamp(min=1))
+        scored = self.num_scored(sentences.layout).sum().clamp(min=1)
+        return TokenLoss(beside(weight[row[masked]], cross_entropy) * cross_entropy, scored)
 
     def _d3pm_training_loss(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> TokenLoss:
         """The step at masked places, then the reconstruction -log p(x | z = x, t = 0) at all scored ones, from a second run."""
@@ -203,7 +204,8 @@ class MaskedFamily:
         free = self.maskable(sentences)
         masked = (draw.keep < step.rho_t.to(draw.keep)[row]) & free
         log_prob, log_mask = self._with_mask(network, sentences, masked, level, masked)
-        diffusion = d3pm_loss(log_prob, log_mask, step.at(row[masked]), self.T)
+        steps = Step(*(beside(part, log_prob) for part in step.at(row[masked])))
+        diffusion = d3pm_loss(log_prob, log_mask, steps, self.T)
         clean = noise.sigma(torch.zeros_like(draw.time))
         reconstruction = -self._with_mask(network, sentences, torch.zeros_like(free), clean, free)[0]
         return TokenLoss(torch.cat([diffusion, reconstruction]), self.num_scored(sentences.layout).sum().clamp(min=1))
@@ -220,7 +222,8 @@ class MaskedFamily:
         if self.subs_masking:
             mask = torch.full_like(mask, -torch.inf)
         total = torch.logaddexp(answers.logsumexp(-1), mask)
-        return answers.gather(1, sentences.ids[select][:, None])[:, 0] - total, mask - total
+        own = answers.gather(1, beside(sentences.ids[select], answers)[:, None])[:, 0]
+        return own - total, mask - total
 
     def _sedd_training_loss(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> TokenLoss:
         """Score entropy. log s = logits + log(alpha/(1 - alpha)) - log(symbols), the scale from the schedule, not from the network's level:
@@ -231,9 +234,9 @@ class MaskedFamily:
         z, select = sentences.ids.masked_fill(masked, self.special.mask_id), masked.nonzero()[:, 0]
         answers = self._answers(self._logits(network, z, sentences.layout, level, select))
         total = answers.logsumexp(-1)
-        log_prob = answers.gather(1, sentences.ids[select][:, None])[:, 0] - total
+        log_prob = answers.gather(1, beside(sentences.ids[select], answers)[:, None])[:, 0] - total
         kept, never = self._symbols
-        loss = sedd_loss(log_prob, total - math.log(kept - len(never)), weight[row[masked]])
+        loss = sedd_loss(log_prob, total - math.log(kept - len(never)), beside(weight[row[masked]], log_prob))
         return TokenLoss(loss, self.num_scored(sentences.layout).sum().clamp(min=1))
 
     def _training_time(self, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:

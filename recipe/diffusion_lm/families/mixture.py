@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffusion_lm.draws import NoiseDraw
-from diffusion_lm.families.base import Denoiser, Scoring, SpecialIds, TokenLoss, sum_over_rows
+from diffusion_lm.families.base import Denoiser, Scoring, SpecialIds, TokenLoss, beside, sum_over_rows
 from diffusion_lm.families.target_log_probs import at_least_float32
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.process import ForwardProcess
@@ -122,20 +122,21 @@ class MixtureFamily(ABC):
 
     def log_x_hat(self, logits: Tensor) -> Tensor:
         """Logits [M, outputs] normalised over the symbols: [M, num_pieces]."""
-        never = torch.ones(self.special.num_pieces, dtype=torch.bool, device=logits.device)
+        never = torch.ones(self.special.num_pieces, dtype=torch.bool)
         never[self.symbols] = False
-        return torch.log_softmax(
-            at_least_float32(logits[:, : self.special.num_pieces]).masked_fill(never, -torch.inf), dim=-1
-        )
+        own = at_least_float32(logits[:, : self.special.num_pieces])
+        return torch.log_softmax(own.masked_fill(beside(never, logits), -torch.inf), dim=-1)
 
     def token_terms(
         self, mixture: Mixture, log_x_hat: Tensor, x: Tensor, z: Tensor, row: Tensor
     ) -> tuple[Tensor, Tensor]:
         """(weight, divergence) of each token, [M] float64; their product is its negative ELBO per unit of time (process.token_nelbo).
 
-        log_x_hat [M, num_pieces]; x, z [M] clean and noised ids; row [M] which of the B times each has.
+        log_x_hat [M, num_pieces]; x, z [M] clean and noised ids; row [M] which of the B times each has; the last three and the mixture on any
+        device.
         """
-        now = mixture.at(row)
+        now = Mixture(*(beside(part, log_x_hat) for part in mixture.at(row)))
+        x, z = beside(x, log_x_hat), beside(z, log_x_hat)
         # s_v = log(q_hat[v] / uniform) = log(1 + alpha x_hat[v] / uniform): no difference of large numbers
         odds = (now.alpha.log() - now.uniform.log()).to(log_x_hat.dtype)
         excess = F.softplus(odds[:, None] + log_x_hat, threshold=40)  # the usual 20 is 2e-9 off
@@ -160,7 +161,7 @@ class MixtureFamily(ABC):
         t = self.time(draw.time)
         weight, divergence = self._terms(network, sentences, draw, t)
         row = sentences.layout.row[self.scored(sentences)]
-        loss = self.training_weight(weight, t[row]) * divergence
+        loss = self.training_weight(weight, beside(t[row], weight)) * divergence
         return TokenLoss(loss.float(), self.num_scored(sentences.layout).sum().clamp(min=1))
 
     def nelbo(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> Tensor:

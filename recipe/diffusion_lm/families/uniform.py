@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lm.draws import NoiseDraw
-from diffusion_lm.families.base import Blend, Denoiser, TokenLoss
+from diffusion_lm.families.base import Blend, Denoiser, TokenLoss, beside
 from diffusion_lm.families.gaussian import kept_probability, noised_onehot
 from diffusion_lm.families.mixture import Mixture, MixtureFamily
 from diffusion_lm.layout import Sentences
@@ -68,7 +68,7 @@ class UniformFamily(MixtureFamily):
             return super().training_loss(network, sentences, draw)
         scored = self.scored(sentences)
         select, row, x = scored.nonzero()[:, 0], sentences.layout.row[scored], sentences.ids[scored]
-        symbols = torch.tensor(self.symbols, device=x.device)
+        symbols = torch.tensor(self.symbols)
         count, width = len(symbols), self.gamma_max - self.gamma_min
         gamma = self.gamma_min + width * draw.time.double()
         alpha, slope = kept_probability(gamma, count)
@@ -79,9 +79,11 @@ class UniformFamily(MixtureFamily):
             rate_uniform=-width * slope / (alpha * count),
             rate_mask=torch.zeros_like(alpha),
         )
-        place = torch.zeros(self.special.num_pieces, dtype=torch.int64, device=x.device)
-        place[symbols] = torch.arange(count, device=x.device)
-        w = noised_onehot(place[x], gamma[row], count, torch.Generator(x.device).manual_seed(draw.seed))
+        place = torch.zeros(self.special.num_pieces, dtype=torch.int64)
+        place[symbols] = torch.arange(count)
+        generator = torch.Generator(draw.device).manual_seed(draw.seed)
+        w = noised_onehot(place[x.cpu()].to(draw.device), gamma[row].to(draw.device), count, generator)
+        symbols = beside(symbols, w)
         temperature = 10 ** (-1 - draw.step / self.curriculum_steps)
         weights = w.new_zeros(len(x), self.special.num_pieces)
         weights[:, symbols] = torch.softmax(w / temperature, dim=-1)
