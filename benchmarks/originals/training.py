@@ -7,6 +7,7 @@ with imported(path, "diffusion") as (diffusion,):
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 
 import torch
@@ -64,11 +65,15 @@ class MdlmStep:
         with torch.autocast("cpu", torch.bfloat16):  # Lightning's precision "bf16"
             return self.model._loss(ids, attention_mask).loss
 
-    def step(self, ids: Tensor, attention_mask: Tensor) -> float:
-        loss = self.loss(ids, attention_mask)
+    def step(self, ids: Tensor, attention_mask: Tensor, parts: Sequence[slice] = (slice(None),)) -> float:
+        """One optimiser step on these rows; with `parts`, so many of them at a time, their gradients added up."""
         self.optimizer.zero_grad()
-        loss.backward()
+        total = 0.0
+        for part in parts:
+            loss = self.loss(ids[part], attention_mask[part]) / len(parts)
+            loss.backward()
+            total += loss.item()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)  # the trainer's gradient_clip_val
         self.optimizer.step()
         self.model.ema.update(self.model.backbone.parameters())
-        return loss.item()
+        return total

@@ -16,7 +16,7 @@ from diffusion_lm.draws import NoiseDraw
 from diffusion_lm.import_mdlm import network_weights
 from returnn_bridge.batching import Position, TokenBatch
 from returnn_bridge.vocab import Vocab
-from training_parts.steps import OurStep, alternate, asked_batches, filled, network_size, num_tokens
+from training_parts.steps import OurStep, alternate, asked_batches, filled, network_size, num_tokens, row_slices
 
 
 def speed(options: argparse.Namespace) -> None:
@@ -41,8 +41,8 @@ def speed(options: argparse.Namespace) -> None:
             ours.network.load_state_dict(network_weights(theirs.model.backbone.state_dict())[1])
             agree(theirs, ours, batches, name)
             places = {"longest of the batch": 0} | ({str(options.pad_to): options.pad_to} if options.pad_to else {})
-            steps = [partial(padded_step, theirs, pad_to) for pad_to in places.values()]
-            *peers, own = alternate([*steps, ours], batches, options.repeats)
+            steps = [partial(padded_step, theirs, pad_to, options.rows) for pad_to in places.values()]
+            *peers, own = alternate([*steps, partial(ours, rows=options.rows)], batches, options.repeats)
             rate = num_tokens(batches) / sum(own)
             for place, seconds in zip(places, peers):
                 ratios = [a / b for a, b in zip(seconds, own)]
@@ -53,9 +53,9 @@ def speed(options: argparse.Namespace) -> None:
     print("\n" + "\n".join(lines))
 
 
-def padded_step(theirs: MdlmStep, pad_to: int, batch: TokenBatch) -> float:
-    """Collated outside of the time that matters: their data loader does it in another process."""
-    return theirs.step(*theirs.collated(batch, pad_to))
+def padded_step(theirs: MdlmStep, pad_to: int, rows: int, batch: TokenBatch) -> float:
+    """Padded as the whole batch is, however many rows are worked on at once."""
+    return theirs.step(*theirs.collated(batch, pad_to), row_slices(batch, rows))
 
 
 def agree(theirs: MdlmStep, ours: OurStep, batches: Sequence[TokenBatch], name: str) -> None:

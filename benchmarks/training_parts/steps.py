@@ -86,8 +86,9 @@ class OurStep:
         self.average = ExponentialMovingAverage(self.network, EMA)
         self.generator = torch.Generator().manual_seed(1)
 
-    def framed(self, batch: TokenBatch) -> Sentences:
-        return Sentences.of_padded(batch.tokens, batch.lengths, bos_id=self.vocab.bos_id, eos_id=self.vocab.eos_id)
+    def framed(self, batch: TokenBatch, part: slice = slice(None)) -> Sentences:
+        tokens, lengths = batch.tokens[part], batch.lengths[part]
+        return Sentences.of_padded(tokens, lengths, bos_id=self.vocab.bos_id, eos_id=self.vocab.eos_id)
 
     def loss(self, sentences: Sentences, draw: NoiseDraw) -> torch.Tensor:
         """Mean of the batch, nats a scored token."""
@@ -95,16 +96,26 @@ class OurStep:
             terms = self.family.training_loss(self.network, sentences, draw)
             return terms.loss.sum() / terms.weight
 
-    def __call__(self, batch: TokenBatch, draw: NoiseDraw | None = None) -> float:
-        sentences = self.framed(batch)
-        draw = draw or draw_noise(sentences.layout.lengths, self.generator, stratified=self.family.stratified)
-        loss = self.loss(sentences, draw)
+    def __call__(self, batch: TokenBatch, draw: NoiseDraw | None = None, *, rows: int = 0) -> float:
+        """One optimiser step; with `rows`, so many sentences at a time, their gradients added up."""
         self.optimizer.zero_grad()
-        loss.backward()
+        total, parts = 0.0, row_slices(batch, rows)
+        for part in parts:
+            sentences = self.framed(batch, part)
+            noise = draw or draw_noise(sentences.layout.lengths, self.generator, stratified=self.family.stratified)
+            loss = self.loss(sentences, noise) / len(parts)
+            loss.backward()
+            total += loss.item()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), CLIP, foreach=True)
         self.optimizer.step()
         self.average.update(self.network)
-        return loss.item()
+        return total
+
+
+def row_slices(batch: TokenBatch, rows: int) -> list[slice]:
+    """A batch in parts of `rows` sentences, or whole for 0: what one optimiser step takes at once where memory is short."""
+    count = len(batch.lengths)
+    return [slice(start, start + (rows or count)) for start in range(0, count, rows or count)]
 
 
 def alternate(steps: Sequence[Step], batches: Sequence[TokenBatch], repeats: int) -> list[list[float]]:
