@@ -22,7 +22,7 @@ CHUNK_ELSEWHERE = 2**28
 def target_log_probs(logits: Tensor, targets: Tensor, *, kept: int, never: Sequence[int] = ()) -> Tensor:
     """log_softmax(logits + bias)[target] for the symbols 0 .. kept - 1 without those in `never`.
 
-    logits: [M, outputs >= kept]. targets: [M] ids that are possible, on any device. Returns [M] nats, float32 at least. Differentiable once, in logits.
+    logits: [M, outputs >= kept]. targets: [M] possible ids, on any device. Returns [M] nats, float32 at least. Differentiable once, in logits.
     """
     bias = torch.zeros(kept, dtype=at_least_float32(logits[:0]).dtype)
     bias[list(never)] = -torch.inf
