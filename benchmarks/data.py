@@ -5,7 +5,7 @@
 
 TEXT: sentences, plain or .gz; without it the demo text. One sub-epoch each, twice in turn, in CPU seconds of this one process; the
 batches of all must be equal. The goals are 2.5 times the speed of RETURNN's pipes, and 20 times with a token store.
---grow: see data_growth.py; minutes, and 4 GB of disk in the folder for temporary files.
+--grow: see data_growth.py; minutes, 6 GB of memory and 5 GB of disk in the folder for temporary files.
 """
 
 from __future__ import annotations
