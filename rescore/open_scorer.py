@@ -54,7 +54,7 @@ def open_scorer(
         raise ValueError(unused)
     if pieces:
         raise ValueError(
-            f"{path}: --pieces is for models with a SentencePiece vocabulary; expected word-level lists for this one"
+            f"{path}: --pieces, of SentencePiece, is for model folders of ours; expected word-level lists for this one"
         )
     if path.is_dir() and (path / "config.json").is_file():
         from rescore.huggingface import load_huggingface

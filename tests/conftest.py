@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -63,3 +64,34 @@ def model_folder(vocab: Vocab, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(scope="session")
 def ar_folder(vocab: Vocab, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return random_model(vocab, {"name": "autoregressive"}).save(tmp_path_factory.mktemp("models") / "ar")
+
+
+@pytest.fixture(scope="session")
+def gpt2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer of GPT-2's kind (bytes, 60 merges, <|endoftext|> last): tokenizer.json as its own library writes it."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=256 + 60, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(random_text(200).splitlines(), trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    vocab = model["vocab"] | {"<|endoftext|>": len(model["vocab"])}
+    tokenizer.model = models.BPE(vocab=vocab, merges=[tuple(pair) for pair in model["merges"]])
+    tokenizer.add_special_tokens([AddedToken("<|endoftext|>", normalized=True)])
+    tokenizer.post_processor, tokenizer.decoder = processors.ByteLevel(trim_offsets=False), decoders.ByteLevel()
+    folder = tmp_path_factory.mktemp("gpt2")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def gpt2_pair(gpt2_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same tokenizer in GPT-2's own two files."""
+    model = json.loads((gpt2_folder / "tokenizer.json").read_text())["model"]
+    folder = tmp_path_factory.mktemp("gpt2_pair")
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in model["merges"])]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder

@@ -64,7 +64,7 @@ TRAINERS = (
     "diffusion_lm.train",
     "returnn_bridge.datamodule",
 )
-HEAVY = {"torch", "lightning", "returnn", "kenlm", "transformers", "matplotlib", "sentencepiece"}
+HEAVY = {"torch", "lightning", "returnn", "kenlm", "transformers", "matplotlib", "sentencepiece", "tokenizers"}
 
 
 def imports(path: Path, *, top_level_only: bool = False) -> Iterator[str]:

@@ -71,7 +71,7 @@ def average_models(folders: Sequence[str | os.PathLike[str]], out: str | os.Path
         for what, own, its in (
             ("family", first.family_options, other.family_options),
             ("size", first.backbone, other.backbone),
-            ("vocabulary", first.vocab.model_proto, other.vocab.model_proto),
+            ("vocabulary", first.vocab, other.vocab),
         ):
             if own != its:
                 raise ValueError(f"{folder}: its {what} is not that of {folders[0]}; expected models of one training")

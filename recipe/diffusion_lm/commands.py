@@ -282,7 +282,7 @@ def sample(
     """Draw sentences from a model."""
     from diffusion_lm import sampling
     from diffusion_lm.model import LanguageModel
-    from diffusion_lm.samples import draw_lengths, sample_entropy
+    from diffusion_lm.samples import draw_lengths, one_line, sample_entropy
     from returnn_bridge.vocab import read_lines
 
     if (length > 0) == (like is not None):
@@ -300,7 +300,7 @@ def sample(
         corrected = correct(trained, drawn.tokens, seed=seed, most_rounds=self_correct)
         drawn = sampling.Samples(corrected.tokens, drawn.passes + corrected.passes, drawn.unfinished)
         print(f"self-correction changed {corrected.changed} tokens; agreement {corrected.agreement:.3f}")
-    texts = [trained.vocab.decode(tokens) for tokens in drawn.tokens]
+    texts = [one_line(trained.vocab.decode(tokens)) for tokens in drawn.tokens]
     print("\n".join(texts))
     print(
         f"entropy {sample_entropy(drawn.tokens):.3f} nats a sentence, "

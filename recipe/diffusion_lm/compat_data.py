@@ -13,6 +13,7 @@ from typing import Any
 
 from diffusion_lm.compat_rules import HONOURED, NO_EFFECT, Reading, Rule, refuse, typed
 from returnn_bridge.datasets import lm_dataset_dict
+from returnn_bridge.open_vocab import is_vocab
 
 _RETURNN = "returnn"
 _TOKENIZER = "data.tokenizer_name_or_path"
@@ -46,7 +47,7 @@ def text_or_returnn(which: str, ordering: str) -> Rule:
 
 
 def tokenizer(reading: Reading, key: str, value: Any) -> tuple[str, str]:
-    if isinstance(value, str) and _is_vocabulary(Path(value)):
+    if isinstance(value, str) and is_vocab(Path(value)):
         reading.put("data.vocab", value, key)
         return HONOURED, "data.vocab"
     sets = (reading.leaves.get("data.train"), reading.leaves.get("data.valid"))
@@ -88,7 +89,3 @@ def _is_read(reading: Reading, which: str) -> bool:
         return reading.mode == "train"
     left_to_right = reading.leaves.get("algo.name") in ("bd3lm", "ar")  # others take their samples' lengths from it
     return reading.mode in ("train", "ppl_eval") or (reading.mode == "sample_eval" and not left_to_right)
-
-
-def _is_vocabulary(path: Path) -> bool:
-    return path.is_file() or (path / "spm.model").is_file()

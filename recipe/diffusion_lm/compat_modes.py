@@ -26,7 +26,7 @@ from diffusion_lm.families import BlockFamily
 from diffusion_lm.model import LanguageModel
 from diffusion_lm.packing import pack
 from diffusion_lm.pretrained import is_pretrained, open_pretrained
-from diffusion_lm.samples import Samples, draw_lengths, sample_entropy
+from diffusion_lm.samples import Samples, draw_lengths, one_line, sample_entropy
 from diffusion_lm.sampling import sample, sample_semi_autoregressive
 from diffusion_lm.sampling_block import sample_blocks
 from diffusion_lm.train import train
@@ -105,7 +105,7 @@ def _samples(made: Translation, folder: Path, rescore: RescoreMode | None) -> Jo
 
     def job() -> None:
         drawn = _draw(made, model, lengths)
-        texts = [model.vocab.decode(tokens) for tokens in drawn.tokens]
+        texts = [one_line(model.vocab.decode(tokens)) for tokens in drawn.tokens]
         write_whole(folder / "samples.txt", "".join(f"{text}\n" for text in texts))
         for text in texts[: settings.num_shown]:
             print(text)
@@ -230,7 +230,7 @@ def _valid_sets(made: Translation) -> dict[str, Any]:
 
 def _check_files(sets: Mapping[str, Any], model: LanguageModel | None = None) -> None:
     """Every file of these dataset dicts is there, and all of them encode with one vocabulary (the model's, where there is one)."""
-    proto = model.vocab.model_proto if model is not None else None
+    proto = model.vocab.content if model is not None else None
     whose = "the model"
     for key, path in (item for name, opts in sets.items() for item in files_of(opts, name)):
         if not Path(path).is_file():

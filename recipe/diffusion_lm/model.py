@@ -3,7 +3,8 @@
     model = LanguageModel.load("run/model")
     model.family.nelbo(model.network, model.sentences(["he hoped there would be stew"]), draw)
 
-The folder holds `model.safetensors` (weights), `config.json` (family, size, facts about the training) and `spm.model` (vocabulary).
+The folder holds `model.safetensors` (weights), `config.json` (family, size, facts about the training) and the vocabulary (`spm.model`,
+or `tokenizer.json` with published weights).
 Loading is strict: a missing, surplus or misshapen weight is an error, never a silent random layer.
 """
 
@@ -27,7 +28,8 @@ from safetensors.torch import save as serialize
 from diffusion_lm.backbones.dit import BackboneConfig, DiT
 from diffusion_lm.families import Family, SpecialIds, build_family
 from diffusion_lm.layout import Sentences
-from returnn_bridge.vocab import Vocab
+from returnn_bridge.open_vocab import load_vocab, vocab_file
+from returnn_bridge.vocab import Vocabulary
 
 WEIGHTS, CONFIG, FORMAT = "model.safetensors", "config.json", "diffusion-lm"
 STORED_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -39,13 +41,13 @@ class LanguageModel:
 
     family: Family
     network: DiT
-    vocab: Vocab
+    vocab: Vocabulary
     family_options: Mapping[str, Any]
     backbone: BackboneConfig
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def build(cls, family_options: Mapping[str, Any], backbone: BackboneConfig, vocab: Vocab) -> LanguageModel:
+    def build(cls, family_options: Mapping[str, Any], backbone: BackboneConfig, vocab: Vocabulary) -> LanguageModel:
         """A model with fresh weights. The network's attention follows from the family."""
         family = build_family(family_options, special_ids(vocab))
         network = DiT(
@@ -115,7 +117,7 @@ class LanguageModel:
         path = Path(folder)
         device = usable_device(device)
         config = read_config(path)
-        vocab = Vocab.load(path)
+        vocab = load_vocab(path)
         if vocab.num_pieces != config.get("num_pieces"):
             raise ValueError(
                 f"{path}: the vocabulary has {vocab.num_pieces} pieces, the model was trained with {config.get('num_pieces')}; "
@@ -153,7 +155,7 @@ def usable_device(name: torch.device | str) -> torch.device:
         raise ValueError(f"device {str(name)!r} can not be used here ({str(error).splitlines()[0]})") from None
 
 
-def special_ids(vocab: Vocab) -> SpecialIds:
+def special_ids(vocab: Vocabulary) -> SpecialIds:
     return SpecialIds(vocab.num_pieces, vocab.mask_id, vocab.bos_id, vocab.eos_id, vocab.num_inputs)
 
 
@@ -179,7 +181,8 @@ def read_json(file: Path, expected: str) -> Any:
 def fingerprint(folder: str | os.PathLike[str]) -> str:
     """16 hex digits that change when the model (weights, configuration or vocabulary) does."""
     digest = hashlib.sha256()
-    for name in (WEIGHTS, CONFIG, "spm.model"):
-        with open(Path(folder) / name, "rb") as file:
+    path = Path(folder)
+    for part in (path / WEIGHTS, path / CONFIG, vocab_file(path)):
+        with open(part, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]

@@ -26,7 +26,7 @@ _KEYS = ("filename", "prefix", "ignore_missing", "ignore_params_prefixes", "var_
 def start_from(model: LanguageModel, folder: str) -> str:
     """Weights of another model under the same names and shapes; the vocabularies must agree. Returns a line that says what was taken."""
     source = LanguageModel.load(folder)
-    if source.vocab.model_proto != model.vocab.model_proto:
+    if source.vocab != model.vocab:
         raise ValueError(f"init_from {folder}: its vocabulary is another one; expected the vocabulary of data.vocab")
     own, other = model.network.state_dict(), source.network.state_dict()
     shared = {name: value for name, value in other.items() if name in own and own[name].shape == value.shape}

@@ -1,11 +1,12 @@
 """Published folders of BD3-LM and MDLM (Hugging Face: model.safetensors and config.json) as models of ours. No code of a folder is run.
 
-    model = open_pretrained("bd3lm-owt-block_size4", "vocab")                # a LanguageModel
-    import_pretrained("bd3lm-owt-block_size4", "vocab", "model")            # the same as a model folder
+    model = open_pretrained("bd3lm-owt-block_size4", "gpt2")                 # a LanguageModel
+    import_pretrained("bd3lm-owt-block_size4", "gpt2", "model")             # the same as a model folder
 
 The network is the same function under other names (import_mdlm.py); size, attention and block size must agree with config.json. Ids must
-mean the same in our vocabulary, and it is a SentencePiece model: for weights of another tokenizer (GPT-2's) there is none, and they
-are refused by their number of ids. Only numbers can be compared, so look at the perplexity of some text before anything else.
+mean the same as in training, so the vocabulary is the tokenizer the weights were trained with. Published weights are of GPT-2's, which is no part of
+their folder: a folder of its tokenizer.json, or of vocab.json and merges.txt (returnn_bridge/bpe_vocab.py). Of ids only the number can
+be compared, so look at the perplexity of some text before anything else.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import Tensor
 from diffusion_lm.backbones.dit import BackboneConfig
 from diffusion_lm.import_mdlm import FREQUENCIES, network_weights, read_checkpoint
 from diffusion_lm.model import CONFIG, WEIGHTS, LanguageModel, read_json, usable_device
-from returnn_bridge.vocab import Vocab
+from returnn_bridge.open_vocab import load_vocab
 
 TYPES = ("bd3lm", "mdlm")
 # Kept with a published model beside its parameters: the interval of times it was trained on, and an attention mask.
@@ -44,7 +45,7 @@ def is_pretrained(folder: str | os.PathLike[str]) -> bool:
 def open_pretrained(
     folder: str | os.PathLike[str], vocab: str | os.PathLike[str], *, device: torch.device | str = "cpu"
 ) -> LanguageModel:
-    """A published model with a vocabulary (folder or SentencePiece .model file). ValueError says what does not fit."""
+    """A published model with the vocabulary it was trained with (folder or file). ValueError says what does not fit."""
     path = Path(folder)
     device = usable_device(device)
     config = _config(path)
@@ -55,12 +56,12 @@ def open_pretrained(
     )
     _check_size(config, backbone, weights, path)
     _check_frequencies(kept, path)
-    pieces = Vocab.load(vocab)
+    pieces = load_vocab(vocab)
     ids = len(weights["embedding.weight"])
     if (pieces.num_inputs, pieces.mask_id) != (ids, ids - 1):
         raise ValueError(
             f"{path}: weights for {ids} ids, the mask being the last; {vocab} has {pieces.num_inputs} with mask {pieces.mask_id} "
-            f"({pieces.num_pieces} pieces); expected the SentencePiece model it was trained with, BOS and EOS among its {ids - 1} pieces"
+            f"({pieces.num_pieces} pieces); expected the vocabulary it was trained with, BOS and EOS among its {ids - 1} pieces"
         )
     with torch.random.fork_rng(devices=[]):
         model = LanguageModel.build(_family(config, path), backbone, pieces)

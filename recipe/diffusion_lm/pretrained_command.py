@@ -10,7 +10,12 @@ import typer
 
 def pretrained(
     folder: Annotated[Path, typer.Argument(help="Folder of a published BD3-LM or MDLM model, downloaded before.")],
-    vocab: Annotated[Path, typer.Option(help="The SentencePiece model it was trained with, or a vocabulary folder.")],
+    vocab: Annotated[
+        Path,
+        typer.Option(
+            help="The vocabulary it was trained with: a folder of GPT-2's tokenizer.json (or vocab.json and merges.txt), or a SentencePiece one."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Model folder to write.")],
     check: Annotated[
         list[Path] | None, typer.Option(help="Text file; its perplexity shows whether weights and vocabulary fit.")

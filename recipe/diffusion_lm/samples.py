@@ -43,6 +43,11 @@ def sample_entropy(samples: Sequence[Sequence[int]]) -> float:
     return float(total) / max(1, len(samples))
 
 
+def one_line(text: str) -> str:
+    """A sample as one line of a file; pieces of GPT-2's vocabulary may be line ends."""
+    return " ".join(text.splitlines())
+
+
 def categorical(log_probs: Tensor, uniform: Tensor) -> Tensor:
     """[M] symbols with probabilities exp(log_probs) [M, V] for uniform numbers [M] in [0, 1), float64: the inverse of the cumulative sum."""
     cumulative = log_probs.double().exp().cumsum(-1)

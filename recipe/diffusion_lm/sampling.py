@@ -240,7 +240,7 @@ def _left_to_right(model: LanguageModel, limits: Sequence[int], seed: int, first
         select = sentences.is_eos.nonzero()[:, 0] - 1
         logits = at_least_float32(model.network(sentences.ids, sentences.layout, None, select))
         forbidden = torch.zeros(logits.shape[1], dtype=torch.bool, device=device)
-        forbidden[[special.mask_id, special.bos_id]] = True
+        forbidden[special.never(scores_end=True)] = True
         log_probs = torch.log_softmax(logits.masked_fill(forbidden, -torch.inf), dim=-1)
         uniform = torch.cat([torch.rand(1, generator=own[place], dtype=torch.float64) for place in active])
         passes += len(active)

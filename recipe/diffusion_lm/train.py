@@ -39,7 +39,7 @@ from diffusion_lm.progress import Progress
 from returnn_bridge.datamodule import ReturnnDataModule
 from returnn_bridge.datasets import lm_dataset_dict
 from returnn_bridge.token_store import find_store
-from returnn_bridge.vocab import MODEL_FILE, Vocab
+from returnn_bridge.vocab import Vocab, sentence_pieces_file
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def _say(line: str) -> None:
 def dataset_dicts(config: TrainConfig, vocab: Vocab) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """RETURNN dataset dicts for training and, by name, validation. Every dict encodes with the run's own vocabulary file."""
     data = config.data
-    spm = Path(data.vocab) / MODEL_FILE if Path(data.vocab).is_dir() else Path(data.vocab)
+    spm = sentence_pieces_file(data.vocab)
     if data.text:
         train_opts = lm_dataset_dict(
             list(data.text), str(spm), partition_epoch=data.partition_epoch, seq_ordering=data.seq_ordering

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from returnn_bridge.vocab import MODEL_FILE
+from returnn_bridge.vocab import MODEL_FILE, sentence_pieces_file
 
 _ORDER = "seq_ordering partition_epoch repeat_epoch fixed_random_seed random_seed_offset seq_list_filter_file unique_seq_tags"
 # class -> its options. Left out: what takes code (post-processors), what unpickles, and audio features.
@@ -102,8 +102,9 @@ def ogg_zip_dataset_dict(
 
 def _sentence_pieces(spm_model: str | os.PathLike[str]) -> dict[str, Any]:
     path = _file(spm_model)
-    if isinstance(path, str) and os.path.isdir(path):
-        path = os.path.join(path, MODEL_FILE)
+    if isinstance(path, str):
+        in_folder = sentence_pieces_file(path) != Path(path)
+        path = os.path.join(path, MODEL_FILE) if in_folder else path
     return {"class": "SentencePieces", "model_file": path}
 
 

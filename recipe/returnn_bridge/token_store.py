@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from returnn_bridge.datasets import check_corpus, is_xml, plain_opts
 from returnn_bridge.ordering import sub_epoch_order
-from returnn_bridge.vocab import MODEL_FILE, Vocab
+from returnn_bridge.vocab import Vocab, sentence_pieces_file
 
 FORMAT = "diffusion-lm-tokens 1"
 BLOCK = 20_000  # sentences that are encoded at once; what an interruption may cost
@@ -111,7 +111,7 @@ def default_store(corpus_files: Sequence[str | os.PathLike[str]], vocab: str | o
     """Where the store of these files is unless one says otherwise: beside the SentencePiece model, named by the files' base names."""
     names = [Path(path).name for path in corpus_files]
     digest = hashlib.sha256("\n".join([str(len(names)), *names]).encode()).hexdigest()
-    return _model_file(vocab).parent / f"tokens.{digest[:8]}.hdf"
+    return sentence_pieces_file(vocab).parent / f"tokens.{digest[:8]}.hdf"
 
 
 def find_store(opts: Mapping[str, Any], vocab: str | os.PathLike[str], wish: str = "") -> TokenStore | None:
@@ -177,7 +177,7 @@ def build_store(
         raise ValueError("no corpus file given; expected at least one")
     if target.exists():
         return TokenStore.open(target, corpus_files=files, spm_model=spm_model)
-    vocab = Vocab.load(_model_file(spm_model))
+    vocab = Vocab.load(sentence_pieces_file(spm_model))
     sources = describe_sources(files, spm_model)
     for path in files:
         if is_xml(path):
@@ -214,7 +214,7 @@ def build_store(
 def describe_sources(corpus_files: Sequence[str], spm_model: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """What a store depends on: name, size and a digest of the ends and of 64 places between, of every file; the model first."""
     found = []
-    for path in (_model_file(spm_model), *map(Path, corpus_files)):
+    for path in (sentence_pieces_file(spm_model), *map(Path, corpus_files)):
         size = path.stat().st_size
         state = hashlib.sha256()
         with open(path, "rb") as file:
@@ -238,11 +238,6 @@ def _rebuild_command(path: Path, corpus_files: Sequence[str], spm_model: str | o
     out = [] if path == default_store(corpus_files, spm_model) else ["--out", str(path)]
     words = ["dlm", "tokenize", *corpus_files, "--vocab", os.fspath(spm_model), *out]
     return f"rm {shlex.quote(str(path))} && {shlex.join(words)}"
-
-
-def _model_file(spm_model: str | os.PathLike[str]) -> Path:
-    path = Path(spm_model)
-    return path / MODEL_FILE if path.is_dir() else path
 
 
 def _lines(path: str) -> Iterator[bytes]:

@@ -1,12 +1,14 @@
-"""The vocabulary: SentencePiece text <-> ids, and the special ids every model of this project agrees on.
+"""The vocabulary: text <-> ids, and the special ids every model of this project agrees on.
 
     vocab = train_vocab(["train.txt.gz"], size=10240, out="vocab")       # or Vocab.load("vocab") / Vocab.load("some/spm.model")
     ids = vocab.encode("he hoped there would be stew")
     vocab.decode(ids); vocab.count_unknown(ids)
 
-Ids 0 .. V-1 are the pieces of the SentencePiece model (V = `num_pieces`); the mask id follows them (m = V). BOS and EOS are the
-model's own control pieces when it has them, otherwise they follow the mask. The padding id comes last and is never embedded:
-PAD and MASK can not coincide, which is a trap with tokenizers that have neither.
+Ids 0 .. V-1 are the tokenizer's own pieces (V = `num_pieces`); the mask id follows them (m = V). BOS and EOS are pieces where the tokenizer
+has them, otherwise they follow the mask. The padding id comes last and is never embedded: PAD and MASK can not coincide, which is a trap with
+tokenizers that have neither.
+
+`Vocab` is a SentencePiece model, what is trained with; bpe_vocab.py has the tokenizer of published weights; open_vocab.py opens either.
 """
 
 from __future__ import annotations
@@ -14,20 +16,114 @@ from __future__ import annotations
 import gzip
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 MODEL_FILE = "spm.model"
+TOKENIZER_FILE = "tokenizer.json"
+PAIR = ("vocab.json", "merges.txt")  # the same tokenizer in GPT-2's own two files
+
+
+class Vocabulary(ABC):
+    """What a model asks of its vocabulary, whichever tokenizer it is. Two with the same bytes are equal."""
+
+    file_name: ClassVar[str]  # of its file in a folder
+    separator: ClassVar[str]  # between the text of pieces and a special id's name
+
+    @property
+    @abstractmethod
+    def content(self) -> bytes:
+        """The bytes of its file."""
+
+    @property
+    @abstractmethod
+    def num_pieces(self) -> int:
+        """V, the number of the tokenizer's pieces; the ids a network may predict."""
+
+    @property
+    @abstractmethod
+    def bos_id(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def eos_id(self) -> int:
+        """May be the id of BOS too, as it is in GPT-2's vocabulary."""
+
+    @property
+    @abstractmethod
+    def special_names(self) -> Mapping[int, str]:
+        """How `decode` writes the ids that are no text."""
+
+    @abstractmethod
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` for many texts at once (faster)."""
+
+    @abstractmethod
+    def decode_pieces(self, ids: Sequence[int]) -> str:
+        """Text of ids that are all pieces."""
+
+    @abstractmethod
+    def count_unknown(self, ids: Sequence[int]) -> int:
+        """How many of these ids stand for something the tokenizer has no piece for."""
+
+    @property
+    def mask_id(self) -> int:
+        return self.num_pieces
+
+    @property
+    def num_inputs(self) -> int:
+        """How many ids a network embeds: pieces, mask, and BOS / EOS where the tokenizer has none."""
+        return max(self.mask_id, self.bos_id, self.eos_id) + 1
+
+    @property
+    def pad_id(self) -> int:
+        return self.num_inputs
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of one text; no BOS, no EOS."""
+        return self.encode_batch([text])[0]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ids; the mask, BOS and EOS are written by their names."""
+        names = self.special_names
+        parts: list[str] = []
+        run: list[int] = []
+        for token in ids:
+            if token in names:
+                parts += [self.decode_pieces(run)] if run else []
+                parts.append(names[token])
+                run = []
+            else:
+                run.append(int(token))
+        parts += [self.decode_pieces(run)] if run else []
+        return self.separator.join(parts)
+
+    def join_pieces(self, text: str) -> str:
+        """Words of a text given as space-separated pieces, the i6 label-level form: '▁AS ▁I ▁APPROACH ED' -> 'AS I APPROACHED'."""
+        return text.replace(" ", "").replace("▁", " ").strip()
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the vocabulary's file into `folder` (whole or not at all) and return its path."""
+        target = Path(folder) / self.file_name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        temporary.write_bytes(self.content)
+        os.replace(temporary, target)
+        return target
 
 
 @dataclass(frozen=True)
-class Vocab:
+class Vocab(Vocabulary):
     """A SentencePiece model and the special ids that follow its pieces."""
 
     model_proto: bytes = field(repr=False)
     _processor: Any = field(init=False, repr=False, compare=False)
+
+    file_name: ClassVar[str] = MODEL_FILE
+    separator: ClassVar[str] = " "
 
     def __post_init__(self) -> None:
         import sentencepiece
@@ -44,36 +140,24 @@ class Vocab:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Vocab:
         """Read a vocabulary folder (holding `spm.model`) or a SentencePiece .model file. ValueError if it is not one."""
-        file = Path(path)
-        if file.is_dir():
-            file = file / MODEL_FILE
+        file = sentence_pieces_file(path)
         proto = file.read_bytes()
         try:
             return cls(proto)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from None
 
-    def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write `folder/spm.model` (whole or not at all) and return its path."""
-        target = Path(folder) / MODEL_FILE
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}")
-        temporary.write_bytes(self.model_proto)
-        os.replace(temporary, target)
-        return target
+    @property
+    def content(self) -> bytes:
+        return self.model_proto
 
     @property
     def num_pieces(self) -> int:
-        """V, the number of SentencePiece pieces; the ids a network may predict."""
         return int(self._processor.GetPieceSize())
 
     @property
     def unk_id(self) -> int:
         return int(self._processor.unk_id())
-
-    @property
-    def mask_id(self) -> int:
-        return self.num_pieces
 
     @property
     def bos_id(self) -> int:
@@ -86,43 +170,31 @@ class Vocab:
         return own if own >= 0 else self.num_pieces + 1 + (int(self._processor.bos_id()) < 0)
 
     @property
-    def num_inputs(self) -> int:
-        """How many ids a network embeds: pieces, mask, and BOS / EOS where the SentencePiece model has none."""
-        return max(self.mask_id, self.bos_id, self.eos_id) + 1
-
-    @property
-    def pad_id(self) -> int:
-        return self.num_inputs
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of one text; no BOS, no EOS. Characters without a piece become `unk_id` (see `count_unknown`)."""
-        return list(self._processor.EncodeAsIds(text))
+    def special_names(self) -> Mapping[int, str]:
+        return {self.mask_id: "<mask>", self.bos_id: "<s>", self.eos_id: "</s>"}
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` for many texts at once (faster)."""
+        """Characters without a piece become `unk_id` (see `count_unknown`)."""
         return [list(ids) for ids in self._processor.Encode(list(texts), out_type=int, num_threads=1)]
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """Text of piece ids; the special ids beyond the pieces are written as <mask>, <s>, </s>."""
-        names = {self.mask_id: "<mask>", self.bos_id: "<s>", self.eos_id: "</s>"}
-        parts: list[str] = []
-        run: list[int] = []
-        for token in ids:
-            if token in names:
-                parts += [self._processor.DecodeIds(run)] if run else []
-                parts.append(names[token])
-                run = []
-            else:
-                run.append(int(token))
-        parts += [self._processor.DecodeIds(run)] if run else []
-        return " ".join(parts)
-
-    def join_pieces(self, text: str) -> str:
-        """Words of a text given as space-separated pieces, the i6 label-level form: '▁AS ▁I ▁APPROACH ED' -> 'AS I APPROACHED'."""
-        return text.replace(" ", "").replace("▁", " ").strip()
+    def decode_pieces(self, ids: Sequence[int]) -> str:
+        return str(self._processor.DecodeIds(list(ids)))
 
     def count_unknown(self, ids: Sequence[int]) -> int:
         return sum(token == self.unk_id for token in ids)
+
+
+def sentence_pieces_file(path: str | os.PathLike[str]) -> Path:
+    """The SentencePiece model at a path: the file itself, or the one of a folder. ValueError where there is another tokenizer instead."""
+    given = Path(path)
+    file = given / MODEL_FILE if given.is_dir() else given
+    others = [name for name in (TOKENIZER_FILE, *PAIR) if (given / name).is_file()]
+    if file.name in (TOKENIZER_FILE, *PAIR) or (others and not file.is_file()):
+        raise ValueError(
+            f"{path}: a byte-level BPE tokenizer, which can score with published weights only; "
+            "expected a SentencePiece model, RETURNN's datasets are built with no other"
+        )
+    return file
 
 
 def train_vocab(

@@ -42,7 +42,7 @@ class AutoregressiveFamily:
         """[N - B] log p of every position but the BOS, in flat order, nats."""
         select = (~sentences.is_eos).nonzero()[:, 0]
         logits = network(sentences.ids, sentences.layout, None, select)
-        never = (self.special.mask_id, self.special.bos_id)
+        never = self.special.never(scores_end=True)
         return target_log_probs(logits, sentences.ids[select + 1], kept=self.num_outputs, never=never)
 
     def training_loss(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> TokenLoss:

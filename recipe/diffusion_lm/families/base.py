@@ -29,6 +29,11 @@ class SpecialIds(NamedTuple):
     eos_id: int
     num_inputs: int
 
+    def never(self, *, scores_end: bool) -> list[int]:
+        """The ids that are no answer: mask, BOS, and EOS unless it is scored. GPT-2's BOS is its EOS, and then an answer too."""
+        ends = {self.eos_id} if scores_end else set()
+        return sorted({self.mask_id, self.bos_id, self.eos_id} - ends)
+
 
 class Denoiser(Protocol):
     """A network: flat ids [N] and their layout -> logits [M, outputs] of the selected flat positions.

@@ -173,7 +173,7 @@ class BlockFamily:
         """Normalised over pieces and EOS: nats, [M, outputs]."""
         logits = at_least_float32(logits)
         bias = torch.zeros(self.num_outputs, dtype=logits.dtype)
-        bias[[self.special.mask_id, self.special.bos_id]] = -torch.inf
+        bias[self.special.never(scores_end=True)] = -torch.inf
         return torch.log_softmax(logits + beside(bias, logits), dim=-1)
 
     def predict(self, network: Denoiser, z: Tensor, layout: Layout, context: Tensor, select: Tensor) -> Tensor:
@@ -188,7 +188,7 @@ class BlockFamily:
         z = sentences.ids.masked_fill(masked, self.special.mask_id)
         select = masked.nonzero()[:, 0]
         logits = network(z, sentences.layout, None, select, context=sentences.ids)
-        never = (self.special.mask_id, self.special.bos_id)
+        never = self.special.never(scores_end=True)
         return target_log_probs(logits, sentences.ids[select], kept=self.num_outputs, never=never)
 
     def training_loss(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> TokenLoss:

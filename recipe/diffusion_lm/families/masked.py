@@ -174,11 +174,9 @@ class MaskedFamily:
     @property
     def _symbols(self) -> tuple[int, list[int]]:
         """How many outputs come into question, and which of them are never the answer: mask and BOS, and EOS unless it is scored."""
-        special = self.special
+        kept = self.num_outputs if self.score_eos else self.special.num_pieces
         # They may be pieces of the vocabulary or follow it.
-        never = {special.mask_id, special.bos_id, special.eos_id} - ({special.eos_id} if self.score_eos else set())
-        kept = self.num_outputs if self.score_eos else special.num_pieces
-        return kept, [index for index in never if index < kept]
+        return kept, [index for index in self.special.never(scores_end=self.score_eos) if index < kept]
 
     def training_loss(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> TokenLoss:
         if self.parameterization == "d3pm":

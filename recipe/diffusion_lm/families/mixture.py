@@ -74,8 +74,8 @@ class MixtureFamily(ABC):
     @property
     def symbols(self) -> list[int]:
         """The ids that noise can put in: all pieces but the mask, BOS and EOS, which may be pieces of the vocabulary."""
-        special = self.special
-        return [id for id in range(special.num_pieces) if id not in (special.mask_id, special.bos_id, special.eos_id)]
+        never = self.special.never(scores_end=False)
+        return [id for id in range(self.special.num_pieces) if id not in never]
 
     @property
     def process(self) -> ForwardProcess:
