@@ -256,6 +256,9 @@ def test_an_autoregressive_tree(inside):
         (["model.adaln=true"], "model.adaln", NO_EFFECT, "always"),
         (["model.attn_backend=sdpa"], "model.attn_backend", NO_EFFECT, "the same"),
         (["model.attn_backend=flash_attn"], "model.attn_backend", NO_EFFECT, "the same"),
+        (["mode=train", "data.wrap=false"], "model.attn_backend", HONOURED, "trainer.attention flex"),
+        (["mode=train", "data.wrap=false", "trainer.accelerator=cpu"], "model.attn_backend", NO_EFFECT, "on a CPU"),
+        (["mode=train", "data.wrap=false", "model.attn_backend=sdpa"], "model.attn_backend", NO_EFFECT, "the same"),
         (["model.tie_word_embeddings=false"], "model.tie_word_embeddings", NO_EFFECT, "apart"),
         ([SAMPLES], "model.attn_backend", NO_EFFECT, "the same"),
         ([SAMPLES, "sampling.kv_cache=true"], "sampling.kv_cache", NO_EFFECT, "always kept"),
@@ -387,6 +390,20 @@ def test_a_model_without_ends_takes_no_packed_rows(vocab):
     packed = pack([[5] * 9], Packing(8), bos_id=vocab.bos_id, eos_id=vocab.eos_id)
     with pytest.raises(ValueError, match=r"expected data\.wrap=false"):
         evaluate_packed(random_model(vocab), packed)
+
+
+def test_flex_attention_is_asked_of_training_alone_and_refused_by_its_key(inside, monkeypatch):
+    train = ["mode=train", "data.wrap=false"]
+    assert compat.translate(changed(*train)).config.trainer.attention == "flex"
+    for others in ([], [*train, "trainer.accelerator=cpu"], [*train, "model.attn_backend=flash_attn"]):
+        assert compat.translate(changed(*others)).config.trainer.attention == "sdpa"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (9, 0))
+    narrow = [*SMALL, *train, "trainer.accelerator=cuda", "model.n_heads=4"]
+    message = r"heads of width 8 .*trainer\.attention=sdpa \(set by model\.n_heads, model\.attn_backend\)"
+    with pytest.raises(ValueError, match=message):
+        compat.run("tree.yaml", narrow, out="no")
+    assert not Path("no").exists()
 
 
 # --- the modes

@@ -24,7 +24,7 @@ from rich.tree import Tree
 from diffusion_lm.commands import RescoreMode, read_yaml, write_whole
 from diffusion_lm.compat_block import not_missed
 from diffusion_lm.compat_keys import KEYS, OPTIONAL, SECTIONS, read
-from diffusion_lm.compat_rules import HONOURED, NO_EFFECT, Note, Reading
+from diffusion_lm.compat_rules import HONOURED, NO_EFFECT, Note
 from diffusion_lm.config import TrainConfig, from_dict, override_tree
 from diffusion_lm.families import SpecialIds, build_family
 from diffusion_lm.packing import Packing
@@ -123,7 +123,7 @@ def translate(tree: Mapping[str, Any]) -> Translation:
         build_family(config.family, SpecialIds(num_pieces=1, mask_id=1, bos_id=2, eos_id=3, num_inputs=4))
         sampling, rescore = SamplingSettings(**others["sampling"]), RescoreSettings(**others["rescore"])
     except ValueError as error:
-        raise ValueError(_with_origin(str(error), reading)) from None
+        raise ValueError(with_origin(str(error), reading.origin)) from None
     run_settings = others["run"]
     unneeded = {*OPTIONAL, *not_missed(reading)}
     quiet = {"wandb", "callbacks", "rescore", "eval", "checkpointing"}  # parts that may be left out without a word
@@ -217,7 +217,7 @@ def _packing(config: TrainConfig, settings: Mapping[str, Any]) -> Packing | None
     return Packing(config.data.max_seq_length + 2, **how) if settings.get("wrap") else None
 
 
-def _with_origin(message: str, reading: Reading) -> str:
+def with_origin(message: str, origin: Mapping[str, str]) -> str:
     """An error of our settings, with the keys of the tree that they came from."""
-    named = [key for target, key in reading.origin.items() if target in message and target != key]
+    named = [key for target, key in origin.items() if target in message and target != key]
     return f"{message} (set by {', '.join(dict.fromkeys(named))})" if named else message

@@ -178,7 +178,12 @@ def _var_length(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 def _attention(reading: Reading, key: str, value: Any) -> tuple[str, str]:
     if value not in ("flash_attn", "sdpa", "flex"):
         refuse(key, value, "expected 'flash_attn', 'sdpa' or 'flex'")
-    return NO_EFFECT, "torch's own attention, in every mode: the function is the same"
+    if value != "flex" or reading.mode != "train":
+        return NO_EFFECT, "torch's own attention: the function is the same"
+    if reading.leaves.get("trainer.accelerator") == "cpu":
+        return NO_EFFECT, "flex attention can not be trained on a CPU; torch's own: the function is the same"
+    reading.put("trainer.attention", value, key)
+    return HONOURED, "trainer.attention flex"
 
 
 def _adaln(reading: Reading, key: str, value: Any) -> tuple[str, str]:

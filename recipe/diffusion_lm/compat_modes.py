@@ -18,8 +18,9 @@ from typing import Any
 
 import torch
 
+from diffusion_lm.backbones.flex import attention_of
 from diffusion_lm.commands import RescoreMode, open_judge, write_whole
-from diffusion_lm.compat import Translation, given
+from diffusion_lm.compat import Translation, given, with_origin
 from diffusion_lm.compat_special import files_of
 from diffusion_lm.evaluate import Perplexity, evaluate_packed, evaluate_tokens
 from diffusion_lm.families import BlockFamily
@@ -49,6 +50,11 @@ def _train(made: Translation, folder: Path, rescore: RescoreMode | None) -> Job:
         )
 
     _device(made)
+    trainer = made.config.trainer
+    try:
+        attention_of(trainer.attention, head_width=made.config.model.head_width, accelerator=trainer.accelerator)
+    except ValueError as error:
+        raise ValueError(with_origin(str(error), made.origin)) from None
 
     def job() -> None:
         result = train(made.config, folder)

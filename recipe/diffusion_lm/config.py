@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import yaml
 
 from diffusion_lm.backbones.dit import BackboneConfig
+from diffusion_lm.backbones.flex import ATTENTIONS
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ class TrainerConfig:
     compile: bool = (
         False  # torch.compile of the blocks; no gain on a CPU, where it takes half a minute and is a little slower
     )
+    attention: str = "sdpa"  # torch's scaled_dot_product_attention, or "flex": flex attention, compiled, without padding; needs a GPU
     clip_search: dict[str, Any] = field(
         default_factory=dict
     )  # of a block model: {widths: [0.5, 0.7, 0.9], delta: 0.05} searches the times to train on at each validation
@@ -114,6 +116,8 @@ class TrainerConfig:
             raise ValueError(f"trainer.precision {self.precision!r}; expected '32' or 'bf16'")
         if self.logger not in ("tensorboard", "wandb", "none"):
             raise ValueError(f"trainer.logger {self.logger!r}; expected 'tensorboard', 'wandb' or 'none'")
+        if self.attention not in ATTENTIONS:
+            raise ValueError(f"trainer.attention {self.attention!r}; expected 'sdpa' or 'flex'")
         if self.strategy not in ("auto", "ddp", "fsdp"):
             raise ValueError(f"trainer.strategy {self.strategy!r}; expected 'auto', 'ddp' or 'fsdp'")
         if self.keep_last < 0 or self.keep_best < 0:

@@ -26,6 +26,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from diffusion_lm.backbones.flex import attention_of
 from diffusion_lm.bad_batch import is_out_of_memory, out_of_memory
 from diffusion_lm.clip_training import ClipTraining
 from diffusion_lm.config import TrainConfig, TrainerConfig, from_dict, to_dict
@@ -75,6 +76,11 @@ def train(
         raise ValueError(
             f"family {config.family['name']!r} trains a second network; expected trainer.strategy 'auto' or 'ddp', got 'fsdp'"
         )
+    attention = attention_of(
+        config.trainer.attention,
+        head_width=config.model.head_width,
+        accelerator=config.trainer.accelerator,
+    )
     if config.init_from:
         _say(start_from(model, config.init_from))
     for line in preload(model, config.preload_from_files):
@@ -101,6 +107,7 @@ def train(
     keeper = Keeper(folder, config, stop)
     module.after_validation, module.folder = keeper.after_validation, folder
     model.network.recompute = config.trainer.activation_checkpointing
+    model.network.attention = attention
     options = config.trainer
     if options.compile:
         for block in model.network.blocks:  # block by block: one compilation serves all of them, and any number of rows

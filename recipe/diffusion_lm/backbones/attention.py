@@ -1,7 +1,9 @@
 """Attention of padding-free rows: how they are spread, who sees whom, rotary positions, keys and values of what is finished.
 
 seen = Seen.of(layout, "causal")
-out = attend(query, key, value, seen.mask, seen.causal)
+out, key_value = seen.attend(qkv)           # qkv [N, 3, heads, width of a head] -> [N, width]
+
+flex.py has the other way to do it, with the same two calls.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ KeyValue = tuple[Tensor, Tensor]  # rotated keys and values of one layer, [B, he
 
 @dataclass(frozen=True)
 class Seen:
-    """How flat positions are spread for attention, and who sees whom."""
+    """How flat positions are spread for attention (torch's scaled_dot_product_attention), and who sees whom."""
 
     rows: int
     width: int  # positions of a row
@@ -42,6 +44,24 @@ class Seen:
         # A causal row never sees the padding behind it, so only the bidirectional one needs a key-padding mask.
         mask = None if layout.equal or causal else layout.valid[:, None, None, :]
         return cls(rows, longest, None if layout.equal else layout.slot, mask, causal)
+
+    def attend(
+        self, qkv: Tensor, past: KeyValue | None = None, chosen: Tensor | None = None
+    ) -> tuple[Tensor, KeyValue]:
+        """qkv [N, 3, heads, w], rotated -> [N, heads * w], of the flat positions `chosen` [M] only if given; and the keys and values used.
+
+        past: keys and values that stand before those of qkv.
+        """
+        if self.slot is not None:
+            qkv = qkv.new_zeros(self.rows * self.width, *qkv.shape[1:]).index_copy(0, self.slot, qkv)
+        query, key, value = qkv.view(self.rows, self.width, *qkv.shape[1:]).permute(2, 0, 3, 1, 4)
+        if past is not None:
+            key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
+        out = attend(query, key, value, self.mask, self.causal)
+        out = out.transpose(1, 2).flatten(2).flatten(0, 1)
+        if chosen is not None:
+            return out.index_select(0, chosen if self.slot is None else self.slot[chosen]), (key, value)
+        return out if self.slot is None else out[self.slot], (key, value)
 
 
 @dataclass(frozen=True)

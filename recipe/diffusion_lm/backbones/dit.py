@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from diffusion_lm.backbones.attention import KeyValue, Past, Rotary, Seen, attend, rotate
+from diffusion_lm.backbones.attention import KeyValue, Past, Rotary, Seen, rotate
+from diffusion_lm.backbones.flex import Attention, FlatSeen
 from diffusion_lm.layout import Layout
 from diffusion_lm.visibility import Blocks, Visibility
 
@@ -50,6 +51,10 @@ class BackboneConfig:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout {self.dropout}: expected a value in [0, 1)")
 
+    @property
+    def head_width(self) -> int:
+        return self.hidden_size // self.num_heads
+
 
 class DiT(nn.Module):
     """Flat ids [N] in, logits of selected positions out."""
@@ -61,6 +66,7 @@ class DiT(nn.Module):
         self.recompute = (
             False  # in training, run each block again in the backward pass instead of keeping what it needs
         )
+        self.attention: Attention = Seen  # or FlatSeen: the same function, see flex.py
         conditioned = config.adaln and visibility != "causal"
         self.embedding = nn.Embedding(num_inputs, width)
         nn.init.kaiming_uniform_(self.embedding.weight, a=math.sqrt(5))
@@ -69,7 +75,7 @@ class DiT(nn.Module):
         self.final_norm = LayerNorm(width)
         self.final_modulation = _zero_linear(config.cond_dim, 2 * width) if conditioned else None
         self.head = _zero_linear(width, num_outputs)
-        self.rotary = Rotary(width // config.num_heads)
+        self.rotary = Rotary(config.head_width)
 
     def open_gates(self) -> None:
         """Start each block with gate 1 instead of 0: with weights of a network without adaLN it then computes what that one did."""
@@ -112,7 +118,7 @@ class DiT(nn.Module):
         if blend is not None:
             positions, weights = (_there(value, device) for value in blend)
             x = x.index_copy(0, positions, (weights @ self.embedding.weight[: weights.shape[1]]).to(x.dtype))
-        seen, rotation = Seen.of(layout, self.visibility), self.rotary(position)
+        seen, rotation = self.attention.of(layout, self.visibility), self.rotary(position)
         wanted, chosen = _chosen(count, select, ids)
         last = len(self.blocks) - 1
         for number, block in enumerate(self.blocks):
@@ -126,8 +132,8 @@ class DiT(nn.Module):
     ) -> tuple[Tensor, Past]:
         """Read the next block of each row of a network of blocks: ids [N], which see each other and the finished blocks in `past`.
 
-        layout: of these blocks alone; select as in `forward`. Returns (logits [M, num_outputs], the past with this block added, which is
-        right for rows whose block is clean and whole).
+        layout: of these blocks alone; select as in `forward`. Always by `Seen`, whatever `attention` is: blocks of a row each have hardly any
+        padding. Returns (logits [M, num_outputs], the past with this block added, which is right for rows whose block is clean and whole).
         """
         past = past or Past()
         count, rows = len(ids), len(layout.lengths)
@@ -189,7 +195,7 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        seen: Seen,
+        seen: Seen | FlatSeen,
         rotation: tuple[Tensor, Tensor],
         condition: Tensor | None,
         row: Tensor | None,
@@ -219,7 +225,7 @@ class Block(nn.Module):
     def _attention(
         self,
         x: Tensor,
-        seen: Seen,
+        seen: Seen | FlatSeen,
         rotation: tuple[Tensor, Tensor],
         past: KeyValue | None,
         chosen: Tensor | None,
@@ -229,19 +235,10 @@ class Block(nn.Module):
         qkv = self.qkv(x)[:count].view(count, 3, self.num_heads, width // self.num_heads)
         rotated = rotate(qkv[:, :2], rotation)
         qkv = torch.cat([rotated, qkv[:, 2:]], dim=1)
-        if seen.slot is not None:
-            qkv = qkv.new_zeros(seen.rows * seen.width, *qkv.shape[1:]).index_copy(0, seen.slot, qkv)
-        query, key, value = qkv.view(seen.rows, seen.width, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        if past is not None:
-            key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
-        out = attend(query, key, value, seen.mask, seen.causal)
-        out = out.transpose(1, 2).reshape(seen.rows * seen.width, width)
-        if chosen is not None:
-            out = out.index_select(0, chosen if seen.slot is None else seen.slot[chosen])
-        else:
-            out = out if seen.slot is None else out[seen.slot]
+        out, key_value = seen.attend(qkv, past, chosen)
+        if chosen is None:
             out = F.pad(out, (0, 0, 0, len(x) - count))
-        return self.attention_out(out), (key, value)
+        return self.attention_out(out), key_value
 
 
 class LayerNorm(nn.Module):
