@@ -38,7 +38,9 @@ def main() -> None:
     command.add_argument("--size", nargs="+", default=["256x4", "768x12"], metavar="WIDTHxBLOCKS")
     command.add_argument("--batches", type=int, default=12, help="spread over 100")
     command.add_argument("--repeats", type=int, default=3)
-    command.add_argument("--rows", type=int, default=0, help="sentences worked on at once, of a step (default: all)")
+    command.add_argument(
+        "--rows", type=int, default=0, help="padded sentences whose memory a part of a step may take (default: all)"
+    )
     command.add_argument("--pad-to", type=int, default=0, help="pad theirs to this length too, as its LM1B setup does")
     command.add_argument("--no-time-conditioning", action="store_true", help="as its published models")
     command.set_defaults(run=speed)

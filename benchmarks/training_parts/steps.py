@@ -97,9 +97,9 @@ class OurStep:
             return terms.loss.sum() / terms.weight
 
     def __call__(self, batch: TokenBatch, draw: NoiseDraw | None = None, *, rows: int = 0) -> float:
-        """One optimiser step; with `rows`, so many sentences at a time, their gradients added up."""
+        """One optimiser step; with `rows`, as many sentences at a time as fit the places of so many padded ones, their gradients added up."""
         self.optimizer.zero_grad()
-        total, parts = 0.0, row_slices(batch, rows)
+        total, parts = 0.0, token_slices(batch, rows)
         for part in parts:
             sentences = self.framed(batch, part)
             noise = draw or draw_noise(sentences.layout.lengths, self.generator, stratified=self.family.stratified)
@@ -113,9 +113,26 @@ class OurStep:
 
 
 def row_slices(batch: TokenBatch, rows: int) -> list[slice]:
-    """A batch in parts of `rows` sentences, or whole for 0: what one optimiser step takes at once where memory is short."""
+    """A batch in parts of `rows` sentences, or whole for 0: what a padded step takes at once where memory is short."""
     count = len(batch.lengths)
     return [slice(start, start + (rows or count)) for start in range(0, count, rows or count)]
+
+
+def token_slices(batch: TokenBatch, rows: int) -> list[slice]:
+    """A batch in parts of as many places as `rows` padded sentences have, or whole for 0: what a step without padding takes in that memory."""
+    if not rows:
+        return row_slices(batch, 0)
+    ends = torch.cumsum(batch.lengths + 2, 0)
+    places = rows * (batch.tokens.shape[1] + 2)
+    parts, start = [], 0
+    while start < len(ends):
+        done = int(ends[start - 1]) if start else 0
+        stop = int(
+            torch.searchsorted(ends, done + places, right=True)
+        )  # a row has fewer places than `rows` of the longest
+        parts.append(slice(start, stop))
+        start = stop
+    return parts
 
 
 def alternate(steps: Sequence[Step], batches: Sequence[TokenBatch], repeats: int) -> list[list[float]]:

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from diffusion_lm.transfer import sent
+
 
 class NoiseDraw(NamedTuple):
     """One draw for a batch of B sentences with N positions in all."""
@@ -31,7 +33,7 @@ class NoiseDraw(NamedTuple):
 
     def to(self, device: torch.device | str) -> NoiseDraw:
         """The same numbers on `device`."""
-        time, keep, category = (value.to(device, non_blocking=True) for value in (self.time, self.keep, self.category))
+        time, keep, category = (sent(value, device) for value in (self.time, self.keep, self.category))
         return self._replace(time=time, keep=keep, category=category, device=device)
 
 

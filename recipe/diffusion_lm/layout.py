@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from diffusion_lm.transfer import sent
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -44,7 +46,7 @@ class Layout:
             return self
         moved = copy(self)
         for name in ("lengths", "row", "position"):
-            object.__setattr__(moved, name, getattr(self, name).to(device, non_blocking=True))
+            object.__setattr__(moved, name, sent(getattr(self, name), device))
         return moved
 
     @property
@@ -85,7 +87,7 @@ class Sentences:
     def to(self, device: torch.device | str) -> Sentences:
         if self.ids.device == torch.device(device):
             return self
-        return Sentences(self.ids.to(device, non_blocking=True), self.layout.to(device))
+        return Sentences(sent(self.ids, device), self.layout.to(device))
 
     @property
     def is_bos(self) -> Tensor:

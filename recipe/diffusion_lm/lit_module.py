@@ -24,10 +24,10 @@ from diffusion_lm.averaging import ExponentialMovingAverage
 from diffusion_lm.config import TrainConfig
 from diffusion_lm.draws import draw_noise, step_seed
 from diffusion_lm.families import PolicyFamily
-from diffusion_lm.later import Later
 from diffusion_lm.layout import Sentences
 from diffusion_lm.model import LanguageModel
 from diffusion_lm.sharding import scale_gradients, shard, whole
+from diffusion_lm.transfer import Later, sent
 from returnn_bridge.batching import TokenBatch
 
 
@@ -161,7 +161,7 @@ class TrainingModule(lightning.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self._shares_step:
-            total = self._weight.to(self.device, non_blocking=True)
+            total = sent(self._weight, self.device)
             self._weight = _nothing()
             world = self.trainer.world_size
             if world > 1:

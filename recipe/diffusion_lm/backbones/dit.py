@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from diffusion_lm.backbones.attention import KeyValue, Past, Rotary, Seen, rotate
 from diffusion_lm.backbones.flex import Attention, FlatSeen
 from diffusion_lm.layout import Layout
+from diffusion_lm.transfer import sent
 from diffusion_lm.visibility import Blocks, Visibility
 
 FREQUENCIES = 256  # sinusoids of the noise embedding
@@ -107,7 +108,8 @@ class DiT(nn.Module):
             )
         device = self.embedding.weight.device
         layout = layout.to(device)
-        ids, sigma, select, context = (_there(value, device) for value in (ids, sigma, select, context))
+        ids = sent(ids, device)
+        sigma, select, context = (value if value is None else sent(value, device) for value in (sigma, select, context))
         count, row, position = len(ids), layout.row, layout.position
         if context is not None:
             ids, row, position = torch.cat([ids, context]), row.repeat(2), position.repeat(2)
@@ -116,7 +118,7 @@ class DiT(nn.Module):
         row_of = None if sigma is None else F.pad(row, (0, extra))
         x = self.embedding(F.pad(ids, (0, extra)))
         if blend is not None:
-            positions, weights = (_there(value, device) for value in blend)
+            positions, weights = (sent(value, device) for value in blend)
             x = x.index_copy(0, positions, (weights @ self.embedding.weight[: weights.shape[1]]).to(x.dtype))
         seen, rotation = self.attention.of(layout, self.visibility), self.rotary(position)
         wanted, chosen = _chosen(count, select, ids)
@@ -274,11 +276,6 @@ def _zero_linear(inputs: int, outputs: int) -> nn.Linear:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
-
-
-def _there(value: Any, device: torch.device) -> Any:
-    """A tensor on the network's device, where it is or copied without waiting for anything; None stays None."""
-    return value if value is None else value.to(device, non_blocking=True)
 
 
 def _filling(count: int, device: torch.device) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from diffusion_lm.draws import NoiseDraw
 from diffusion_lm.layout import Layout, Sentences
+from diffusion_lm.transfer import sent
 from diffusion_lm.visibility import Visibility
 
 Scoring = Literal["exact", "masks", "noise"]
@@ -147,4 +148,4 @@ def sum_over_rows(values: Tensor, row: Tensor, num_rows: int) -> Tensor:
 
 def beside(values: Tensor, answers: Tensor) -> Tensor:
     """Values that were worked out on the CPU, on the device of a network's answers; nobody waits for the copy."""
-    return values.to(answers.device, non_blocking=True)
+    return sent(values, answers.device)

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from diffusion_lm.transfer import sent
+
 CHUNK = {"cpu": 2**18}  # values worked on at once: a megabyte in float32
 CHUNK_ELSEWHERE = 2**28
 
@@ -26,9 +28,7 @@ def target_log_probs(logits: Tensor, targets: Tensor, *, kept: int, never: Seque
     """
     bias = torch.zeros(kept, dtype=at_least_float32(logits[:0]).dtype)
     bias[list(never)] = -torch.inf
-    # Both are copied without waiting for what the device has still to do.
-    there = [value.to(logits.device, non_blocking=True) for value in (targets, bias)]
-    return _TargetLogProbs.apply(logits, *there)
+    return _TargetLogProbs.apply(logits, sent(targets, logits.device), sent(bias, logits.device))
 
 
 class _TargetLogProbs(torch.autograd.Function):
