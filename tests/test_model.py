@@ -11,6 +11,7 @@ import torch
 
 from conftest import TINY, random_model
 from diffusion_lm.averaging import ExponentialMovingAverage
+from diffusion_lm.backbones.attention import POSITIONS, Rotary, rotate
 from diffusion_lm.backbones.dit import BackboneConfig, DiT
 from diffusion_lm.draws import NoiseDraw, draw_noise
 from diffusion_lm.families import FAMILIES as REGISTRY
@@ -232,3 +233,22 @@ def test_gradients_of_a_batch_are_the_sum_of_those_of_its_sentences_alone(vocab,
         alone = [total + part for total, part in zip(alone, gradients(model.sentences([text]), own))]
     for total, part in zip(whole, alone):
         assert torch.allclose(torch.as_tensor(total), torch.as_tensor(part), rtol=1e-3, atol=1e-4)
+
+
+def test_rotation_is_a_multiplication_by_e_to_the_i_angle_and_its_gradient_the_way_back():
+    """More positions than are worked on at once; complex numbers in float64 as the independent formula."""
+    generator = torch.Generator().manual_seed(1)
+    qkv = torch.randn(POSITIONS + 7, 3, 2, 8, generator=generator).requires_grad_()
+    rotation = Rotary(8)(torch.arange(len(qkv)))
+    rotated = rotate(qkv, rotation)
+
+    angle = torch.complex(*(part.double() for part in rotation))
+    first, second = qkv.double()[:, :2].chunk(2, dim=-1)
+    turned = torch.complex(first, second) * angle
+    expected = torch.cat([torch.cat([turned.real, turned.imag], dim=-1), qkv[:, 2:].double()], dim=1)
+    assert torch.allclose(rotated.double(), expected, atol=1e-6)
+
+    weights = torch.randn(qkv.shape, generator=generator)
+    (own,) = torch.autograd.grad((rotated * weights).sum(), qkv)
+    (other,) = torch.autograd.grad((expected * weights).sum(), qkv)
+    assert torch.allclose(own, other, atol=1e-5)

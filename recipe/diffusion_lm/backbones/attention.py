@@ -9,13 +9,17 @@ flex.py has the other way to do it, with the same two calls.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from diffusion_lm.layout import Layout
 from diffusion_lm.visibility import Blocks, Visibility, doubled_mask
+
+POSITIONS = 256  # that are rotated at once on a CPU
 
 KeyValue = tuple[Tensor, Tensor]  # rotated keys and values of one layer, [B, heads, positions, width of a head] each
 
@@ -53,7 +57,7 @@ class Seen:
         past: keys and values that stand before those of qkv.
         """
         if self.slot is not None:
-            qkv = qkv.new_zeros(self.rows * self.width, *qkv.shape[1:]).index_copy(0, self.slot, qkv)
+            qkv = qkv.new_zeros(self.rows * self.width, *qkv.shape[1:]).index_copy_(0, self.slot, qkv)
         query, key, value = qkv.view(self.rows, self.width, *qkv.shape[1:]).permute(2, 0, 3, 1, 4)
         if past is not None:
             key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
@@ -109,7 +113,36 @@ class Rotary(nn.Module):
         return angle.cos()[:, None, None], angle.sin()[:, None, None]
 
 
-def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    cos, sin = rotation
-    first, second = x.float().chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+def rotate(qkv: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """qkv [N, 3, heads, w] with queries and keys rotated, in float32; values as they are."""
+    rotated: Tensor = _Rotated.apply(qkv, *rotation)
+    return rotated
+
+
+class _Rotated(torch.autograd.Function):
+    """The gradient of a rotation is the rotation back."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotated(qkv, cos, sin)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _rotated(gradient, cos, -sin), None, None
+
+
+def _rotated(qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """A few positions at a time on a CPU, where every intermediate result would leave the cache otherwise: up to six times as fast."""
+    out = torch.empty_like(qkv, memory_format=torch.contiguous_format)
+    out[:, 2] = qkv[:, 2]
+    half = qkv.shape[-1] // 2
+    at_once = POSITIONS if qkv.device.type == "cpu" and not torch.compiler.is_compiling() else max(1, len(qkv))
+    for start in range(0, len(qkv), at_once):
+        part = slice(start, start + at_once)
+        first, second = qkv[part, :2].float().chunk(2, dim=-1)
+        out[part, :2, :, :half] = (first * cos[part]).sub_(second * sin[part])
+        out[part, :2, :, half:] = (second * cos[part]).add_(first * sin[part])
+    return out

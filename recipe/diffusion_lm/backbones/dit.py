@@ -235,9 +235,7 @@ class Block(nn.Module):
         """x [N, d] -> [N or M, d]; keys and values of `past` stand before those of x."""
         count, width = len(rotation[0]), x.shape[-1]
         qkv = self.qkv(x)[:count].view(count, 3, self.num_heads, width // self.num_heads)
-        rotated = rotate(qkv[:, :2], rotation)
-        qkv = torch.cat([rotated, qkv[:, 2:]], dim=1)
-        out, key_value = seen.attend(qkv, past, chosen)
+        out, key_value = seen.attend(rotate(qkv, rotation), past, chosen)
         if chosen is None:
             out = F.pad(out, (0, 0, 0, len(x) - count))
         return self.attention_out(out), key_value
