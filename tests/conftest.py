@@ -6,12 +6,17 @@ import json
 import random
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 from diffusion_lm.backbones.dit import BackboneConfig
 from diffusion_lm.model import LanguageModel
 from returnn_bridge.vocab import Vocab, train_vocab
+
+# A test says what is true, not how fast: on a busy machine a single example can take long.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 DEMO = Path(__file__).parent.parent / "data" / "demo"
 WORDS = "the a of and king house river said went came great little old man woman child stone tree in to was with he she".split()

@@ -20,7 +20,7 @@ from returnn_bridge.datasets import init_dataset, lm_dataset_dict
 from returnn_bridge.token_store import build_store
 from returnn_bridge.vocab import Vocab
 
-REUSE = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+REUSE = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="session")

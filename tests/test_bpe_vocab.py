@@ -37,7 +37,7 @@ def bpe(gpt2_folder):
     return BpeVocab.load(gpt2_folder)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=st.text(max_size=40) | st.text(alphabet="the kingsaid<|>", max_size=40))
 def test_every_text_comes_back(bpe, text):
     ids = bpe.encode(text)

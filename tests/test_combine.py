@@ -167,7 +167,7 @@ def brute_force(lists: list[NBestList], low: float, high: float) -> int:
     return min(table.corpus(winners(lists, Scales({"am": 1.0, "lm": middle}))).errors for middle in middles)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(WORLDS, st.sampled_from([(0, 2), (-1.5, 0.5), (0.25, 3.0)]))
 def test_line_search_is_exact(lists: list[NBestList], bounds: tuple[float, float]) -> None:
     result = tune(lists, free={"lm": bounds})
@@ -178,7 +178,6 @@ def test_line_search_is_exact(lists: list[NBestList], bounds: tuple[float, float
     assert min(curve.wer_percent) >= result.wer_percent == curve.chosen_wer_percent
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10_000), st.lists(st.floats(0.0, 1.0), min_size=1, max_size=5))
 def test_errors_along_a_line_are_those_of_the_winners(seed: int, positions: list[float]) -> None:
     lists = random_lists(seed, 5, 8)
@@ -193,7 +192,7 @@ def test_errors_along_a_line_are_those_of_the_winners(seed: int, positions: list
         assert count == table.corpus(winners(lists, scales)).errors
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000))
 def test_two_scales_are_at_least_as_good_as_a_dense_grid(seed: int) -> None:
     lists = random_lists(seed, 8, 12)
@@ -212,7 +211,7 @@ def test_two_scales_are_at_least_as_good_as_a_dense_grid(seed: int) -> None:
         assert result.errors.errors <= errors.sum(axis=0).min()
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 10_000))
 def test_three_scales_are_no_worse_than_each_alone(seed: int) -> None:
     """And the same every time."""

@@ -188,7 +188,7 @@ def loaded(bert, gpt2):
     return [load_huggingface(bert), load_huggingface(gpt2)]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(lists=st.lists(st.lists(st.sampled_from([*TEXTS, "the king went", "Ω </s> [MASK]"]), max_size=4), max_size=3))
 def test_pooled_lists_score_as_single_texts(loaded, lists):
     for scorer in loaded:

@@ -31,7 +31,7 @@ texts = st.text() | st.sampled_from(
     ["", "it's", "'\"", "\\", "a\nb", "▁a", "'''", '"""', "\\'", "# no comment", "{[('"]
 )
 details = st.dictionaries(st.text(), st.dictionaries(st.text(), finite | st.integers() | st.booleans() | texts))
-many_files = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many_files = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @st.composite

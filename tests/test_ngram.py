@@ -79,7 +79,7 @@ def trained(request, text, tmp_path_factory):
     return request.param, path
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(words=st.lists(st.sampled_from(["a", "b", "c", "unheard"]), max_size=6))
 def test_log_prob_is_the_back_off_arithmetic(arpa, words):
     (score,) = arpa.score_texts("u", [" ".join(words)])

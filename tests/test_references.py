@@ -21,7 +21,7 @@ LIBRISPEECH = Path(__file__).parents[2] / "shared" / "data" / "librispeech_ctc"
 words = st.lists(st.text(alphabet="abcäß▁'()\\\"", min_size=1, max_size=5), max_size=5)
 tags = st.text(alphabet="abc/-_.#019", min_size=1)
 transcripts = st.dictionaries(tags, words.map(" ".join), min_size=1, max_size=5)
-many_files = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many_files = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 # --- round trips ---
