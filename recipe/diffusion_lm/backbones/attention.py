@@ -135,7 +135,7 @@ class _Rotated(torch.autograd.Function):
 
 
 def _rotated(qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """A few positions at a time on a CPU, where every intermediate result would leave the cache otherwise: up to six times as fast."""
+    """A few positions at a time on a CPU, where every intermediate result would leave the cache otherwise."""
     out = torch.empty_like(qkv, memory_format=torch.contiguous_format)
     out[:, 2] = qkv[:, 2]
     half = qkv.shape[-1] // 2
