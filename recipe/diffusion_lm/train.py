@@ -31,6 +31,7 @@ from diffusion_lm.bad_batch import is_out_of_memory, out_of_memory
 from diffusion_lm.clip_training import ClipTraining
 from diffusion_lm.config import TrainConfig, TrainerConfig, from_dict, to_dict
 from diffusion_lm.families import PolicyFamily
+from diffusion_lm.heap import keep_heap
 from diffusion_lm.interruption import StopRequest
 from diffusion_lm.keeper import Keeper, write_whole
 from diffusion_lm.lit_module import TrainingModule
@@ -118,13 +119,16 @@ def train(
         callbacks.append(RichProgressBar(leave=True))
     _quiet()
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, tells nothing
+    on_cpu = options.accelerator == "cpu" or not torch.cuda.is_available()
+    if on_cpu:
+        keep_heap()
     trainer = lightning.Trainer(
         accelerator=options.accelerator,
         devices=options.devices,
         num_nodes=options.num_nodes,
         strategy=_strategy(options),
         # Of several CPU threads that add to one place the order is left to chance otherwise.
-        deterministic=options.accelerator == "cpu" or not torch.cuda.is_available(),
+        deterministic=on_cpu,
         precision="bf16-mixed" if options.precision == "bf16" else "32-true",
         max_steps=min(options.max_steps, stop_after or options.max_steps),
         max_epochs=-1,

@@ -1,9 +1,9 @@
 """Attention of padding-free rows: how they are spread, who sees whom, rotary positions, keys and values of what is finished.
 
 seen = Seen.of(layout, "causal")
-out, key_value = seen.attend(qkv)           # qkv [N, 3, heads, width of a head] -> [N, width]
+out, key_value = seen.attend(qkv, rotation)         # qkv [N, 3, heads, width of a head] -> [N, width]
 
-flex.py has the other way to do it, with the same two calls.
+flex.py and sentences.py have other ways to do it, with the same two calls.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from torch.autograd.function import once_differentiable
 
 from diffusion_lm.layout import Layout
 from diffusion_lm.visibility import Blocks, Visibility, doubled_mask
-
-POSITIONS = 256  # that are rotated at once on a CPU
 
 KeyValue = tuple[Tensor, Tensor]  # rotated keys and values of one layer, [B, heads, positions, width of a head] each
 
@@ -50,22 +48,28 @@ class Seen:
         return cls(rows, longest, None if layout.equal else layout.slot, mask, causal)
 
     def attend(
-        self, qkv: Tensor, past: KeyValue | None = None, chosen: Tensor | None = None
+        self, qkv: Tensor, rotation: tuple[Tensor, Tensor], past: KeyValue | None = None, chosen: Tensor | None = None
     ) -> tuple[Tensor, KeyValue]:
-        """qkv [N, 3, heads, w], rotated -> [N, heads * w], of the flat positions `chosen` [M] only if given; and the keys and values used.
+        """qkv [N', 3, heads, w] -> [N', heads * w], of the flat positions `chosen` [M] only if given; and the rotated keys and values used.
 
+        rotation: of N flat positions, the first ones; what fills up behind them sees nothing and is seen by none.
         past: keys and values that stand before those of qkv.
         """
+        filled, qkv = len(qkv), rotate(qkv[: len(rotation[0])], rotation)
         if self.slot is not None:
             qkv = qkv.new_zeros(self.rows * self.width, *qkv.shape[1:]).index_copy_(0, self.slot, qkv)
         query, key, value = qkv.view(self.rows, self.width, *qkv.shape[1:]).permute(2, 0, 3, 1, 4)
         if past is not None:
             key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
-        out = attend(query, key, value, self.mask, self.causal)
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=self.mask, is_causal=self.causal)
         out = out.transpose(1, 2).flatten(2).flatten(0, 1)
-        if chosen is not None:
-            return out.index_select(0, chosen if self.slot is None else self.slot[chosen]), (key, value)
-        return out if self.slot is None else out[self.slot], (key, value)
+        place = self.slot if chosen is None else chosen if self.slot is None else self.slot[chosen]
+        return filled_up(out if place is None else out.index_select(0, place), filled, chosen), (key, value)
+
+
+def filled_up(out: Tensor, count: int, chosen: Tensor | None) -> Tensor:
+    """[N, d] -> [count, d], or as it is where positions were chosen."""
+    return out if chosen is not None else F.pad(out, (0, 0, 0, count - len(out)))
 
 
 @dataclass(frozen=True)
@@ -81,21 +85,6 @@ class Past:
     def of(self, rows: Tensor) -> Past:
         """That of the rows with these indices [R] (or True in [B])."""
         return Past(tuple((key[rows], value[rows]) for key, value in self.layers))
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    """softmax(q k^T / sqrt(w)) v for [B, heads, L, w]; mask, broadcast to [B, heads, L, keys], True where a key is seen."""
-    longest = query.shape[2]
-    if query.device.type != "cpu" or longest > 128:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
-    # Written out for sentences on a CPU: the backward pass of torch's CPU kernel is 3 to 7 times slower at these lengths.
-    scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
-    if mask is not None:
-        scores = scores.masked_fill_(~mask, -torch.inf)
-    if causal:
-        later = torch.ones(longest, longest, dtype=torch.bool).triu(1)
-        scores = scores.masked_fill_(later, -torch.inf)
-    return scores.softmax(-1).to(value.dtype) @ value
 
 
 class Rotary(nn.Module):
@@ -135,14 +124,16 @@ class _Rotated(torch.autograd.Function):
 
 
 def _rotated(qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """A few positions at a time on a CPU, where every intermediate result would leave the cache otherwise."""
     out = torch.empty_like(qkv, memory_format=torch.contiguous_format)
     out[:, 2] = qkv[:, 2]
-    half = qkv.shape[-1] // 2
-    at_once = POSITIONS if qkv.device.type == "cpu" and not torch.compiler.is_compiling() else max(1, len(qkv))
-    for start in range(0, len(qkv), at_once):
-        part = slice(start, start + at_once)
-        first, second = qkv[part, :2].float().chunk(2, dim=-1)
-        out[part, :2, :, :half] = (first * cos[part]).sub_(second * sin[part])
-        out[part, :2, :, half:] = (second * cos[part]).add_(first * sin[part])
+    turn(qkv[:, :2], cos, sin, out=out[:, :2])
     return out
+
+
+def turn(x: Tensor, cos: Tensor, sin: Tensor, *, out: Tensor) -> None:
+    """x [..., w] rotated in float32 by angles whose cosine and sine are broadcast to [..., w / 2]."""
+    half = x.shape[-1] // 2
+    first, second = x.float().chunk(2, dim=-1)
+    turned = (first * cos).addcmul_(second, sin, value=-1)
+    out[..., :half] = turned
+    out[..., half:] = torch.mul(second, cos, out=turned).addcmul_(first, sin)

@@ -21,8 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from diffusion_lm.backbones.attention import KeyValue, Past, Rotary, Seen, rotate
+from diffusion_lm.backbones.attention import KeyValue, Past, Rotary, Seen
+from diffusion_lm.backbones.dropout import dropout
 from diffusion_lm.backbones.flex import Attention, FlatSeen
+from diffusion_lm.backbones.sentences import RowGroups, by_sentences
 from diffusion_lm.layout import Layout
 from diffusion_lm.transfer import sent
 from diffusion_lm.visibility import Blocks, Visibility
@@ -120,7 +122,7 @@ class DiT(nn.Module):
         if blend is not None:
             positions, weights = (sent(value, device) for value in blend)
             x = x.index_copy(0, positions, (weights @ self.embedding.weight[: weights.shape[1]]).to(x.dtype))
-        seen, rotation = self.attention.of(layout, self.visibility), self.rotary(position)
+        seen, rotation = self._seen(layout), self.rotary(position)
         wanted, chosen = _chosen(count, select, ids)
         last = len(self.blocks) - 1
         for number, block in enumerate(self.blocks):
@@ -128,6 +130,11 @@ class DiT(nn.Module):
             recompute = self.recompute and torch.is_grad_enabled()
             x = checkpoint(_output, *inputs, use_reentrant=False) if recompute else _output(*inputs)
         return self._logits(x, wanted, condition, _of_rows(row_of, chosen))
+
+    def _seen(self, layout: Layout) -> Seen | FlatSeen | RowGroups:
+        if self.attention is Seen and by_sentences(layout, self.visibility):
+            return RowGroups.of(layout, self.visibility, self.embedding.embedding_dim)
+        return self.attention.of(layout, self.visibility)
 
     def extend(
         self, ids: Tensor, layout: Layout, past: Past | None = None, select: Tensor | None = None
@@ -169,8 +176,8 @@ class DiT(nn.Module):
         """x [M, d] -> logits [wanted, num_outputs] of the first ones; row [M]."""
         x = self.final_norm(x)
         if self.final_modulation is not None:
-            shift, scale = _per_position(self.final_modulation(condition), row, 2)
-            x = x * (1 + scale) + shift
+            shift, scale = self.final_modulation(condition).chunk(2, dim=-1)
+            x = _modulated(x, shift, scale, row)
         return self.head(x)[:wanted]
 
 
@@ -197,29 +204,28 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        seen: Seen | FlatSeen,
+        seen: Seen | FlatSeen | RowGroups,
         rotation: tuple[Tensor, Tensor],
         condition: Tensor | None,
         row: Tensor | None,
         past: KeyValue | None = None,
         chosen: Tensor | None = None,
-    ) -> tuple[Tensor, KeyValue]:
+    ) -> tuple[Tensor, KeyValue | None]:
         """x [N, d] -> the same of the next layer, at the flat positions `chosen` [M] if given, and the keys and values that it used."""
         if self.modulation is None:
             attended, key_value = self._attention(self.norm_attention(x), seen, rotation, past, chosen)
             x = _of_rows(x, chosen) + self._dropped(attended)
             return x + self._dropped(self._mlp(self.norm_mlp(x))), key_value
-        modulation = self.modulation(condition)
-        width = x.shape[-1]
-        shift_a, scale_a = _per_position(modulation[:, : 2 * width], row, 2)
-        gate_a, shift_m, scale_m, gate_m = _per_position(modulation[:, 2 * width :], _of_rows(row, chosen), 4)
-        normed = self.norm_attention(x) * (1 + scale_a) + shift_a
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition).chunk(6, dim=-1)
+        later = _of_rows(row, chosen)
+        normed = _modulated(self.norm_attention(x), shift_a, scale_a, row)
         attended, key_value = self._attention(normed, seen, rotation, past, chosen)
-        x = _of_rows(x, chosen) + gate_a * self._dropped(attended)
-        return x + gate_m * self._dropped(self._mlp(self.norm_mlp(x) * (1 + scale_m) + shift_m)), key_value
+        x = _added(_of_rows(x, chosen), self._dropped(attended), gate_a, later)
+        mixed = self._mlp(_modulated(self.norm_mlp(x), shift_m, scale_m, later))
+        return _added(x, self._dropped(mixed), gate_m, later), key_value
 
     def _dropped(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+        return dropout(x, self.dropout, self.training)
 
     def _mlp(self, x: Tensor) -> Tensor:
         return self.mlp_out(F.gelu(self.mlp_in(x), approximate="tanh"))
@@ -227,17 +233,14 @@ class Block(nn.Module):
     def _attention(
         self,
         x: Tensor,
-        seen: Seen | FlatSeen,
+        seen: Seen | FlatSeen | RowGroups,
         rotation: tuple[Tensor, Tensor],
         past: KeyValue | None,
         chosen: Tensor | None,
-    ) -> tuple[Tensor, KeyValue]:
+    ) -> tuple[Tensor, KeyValue | None]:
         """x [N, d] -> [N or M, d]; keys and values of `past` stand before those of x."""
-        count, width = len(rotation[0]), x.shape[-1]
-        qkv = self.qkv(x)[:count].view(count, 3, self.num_heads, width // self.num_heads)
-        out, key_value = seen.attend(rotate(qkv, rotation), past, chosen)
-        if chosen is None:
-            out = F.pad(out, (0, 0, 0, len(x) - count))
+        qkv = self.qkv(x).view(len(x), 3, self.num_heads, -1)
+        out, key_value = seen.attend(qkv, rotation, past, chosen)
         return self.attention_out(out), key_value
 
 
@@ -297,6 +300,22 @@ def _of_rows(x: Any, chosen: Tensor | None) -> Any:
     return x if x is None or chosen is None else x.index_select(0, chosen)
 
 
-def _per_position(modulation: Tensor, row: Tensor | None, parts: int) -> tuple[Tensor, ...]:
-    """[B or 1, parts * d] -> `parts` tensors [N or 1, d]."""
-    return (modulation if row is None else modulation.index_select(0, row)).chunk(parts, dim=-1)
+def _modulated(x: Tensor, shift: Tensor, scale: Tensor, row: Tensor | None) -> Tensor:
+    """x [N, d] of rows whose shift and scale are [B, d], or [1, d] of all rows (row None)."""
+    return _plus_product(_at(shift, row, x), x, _at(1 + scale, row, x))
+
+
+def _added(x: Tensor, y: Tensor, gate: Tensor, row: Tensor | None) -> Tensor:
+    """x and y [N, d], the gate as shift and scale in `_modulated`."""
+    return _plus_product(x, y, _at(gate, row, x))
+
+
+def _at(modulation: Tensor, row: Tensor | None, x: Tensor) -> Tensor:
+    """[B, d] -> [N, d], or [1, d] as it is. On a CPU in the type of x: kernels there convert a whole tensor before they mix types."""
+    modulation = modulation.to(x.dtype) if x.device.type == "cpu" else modulation
+    return modulation if row is None else modulation.index_select(0, row)
+
+
+def _plus_product(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    """x + y * z"""
+    return torch.addcmul(x, y.to(x.dtype), z) if x.device.type == "cpu" else x + y * z

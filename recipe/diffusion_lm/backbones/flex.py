@@ -2,7 +2,7 @@
 
     network.attention = attention_of("flex", head_width=64, accelerator="cuda")     # as train does
     seen = FlatSeen.of(layout, "causal")
-    out, key_value = seen.attend(qkv)                                               # as that of attention.Seen
+    out, key_value = seen.attend(qkv, rotation)                                     # as that of attention.Seen
 
 Nothing is spread over [rows, longest], so padding is not computed in attention either. A position sees at most two intervals of flat
 places: its own row or a part of it, and for blocks a part of the clean row. That says which tiles of TILE x TILE pairs are needed without
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from diffusion_lm.backbones.attention import KeyValue, Seen
+from diffusion_lm.backbones.attention import KeyValue, Seen, filled_up, rotate
 from diffusion_lm.layout import Layout
 from diffusion_lm.visibility import Blocks, Visibility
 
@@ -58,16 +58,17 @@ class FlatSeen:
         return cls(mask)
 
     def attend(
-        self, qkv: Tensor, past: KeyValue | None = None, chosen: Tensor | None = None
+        self, qkv: Tensor, rotation: tuple[Tensor, Tensor], past: KeyValue | None = None, chosen: Tensor | None = None
     ) -> tuple[Tensor, KeyValue]:
-        """qkv [N, 3, heads, w], rotated -> [N or M, heads * w] as `Seen.attend` does. Only that one reads a past: it is None here."""
+        """As `Seen.attend`, which alone reads a past: it is None here."""
         assert past is None, "keys of finished blocks are for SDPA"
+        filled, qkv = len(qkv), rotate(qkv[: len(rotation[0])], rotation)
         query, key, value = qkv.permute(1, 2, 0, 3)[:, None]
         # Inside a compiled block it is compiled as a part of that; on a CPU, for tests, it runs as it is.
         alone = qkv.device.type != "cpu" and not torch.compiler.is_compiling()
         out = (_compiled() if alone else flex_attention)(query, key, value, block_mask=self.mask)
         flat = out[0].transpose(0, 1).flatten(1)
-        return flat if chosen is None else flat.index_select(0, chosen), (key, value)
+        return filled_up(flat if chosen is None else flat.index_select(0, chosen), filled, chosen), (key, value)
 
 
 Attention = type[Seen] | type[FlatSeen]

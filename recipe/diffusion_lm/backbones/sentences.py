@@ -1,0 +1,189 @@
+"""Attention of sentences on a CPU: a few rows of like length at a time, so that what comes between stays in the processor's cache.
+
+    if by_sentences(layout, visibility): seen = RowGroups.of(layout, visibility)
+    out, key_value = seen.attend(qkv, rotation)              # as that of attention.Seen, written out
+
+Spread over [rows, longest], half of the places of a batch of sentences are padding, and every step of attention goes to memory and back;
+torch's CPU kernel has a backward pass besides that is 3 to 7 times slower than matrix products at these lengths. Here rows are sorted by
+length and worked on in groups that are nearly without padding, rotation included, and the backward pass goes the same way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from diffusion_lm.backbones.attention import KeyValue, turn
+from diffusion_lm.layout import Layout
+from diffusion_lm.visibility import Blocks, Visibility, doubled_mask
+
+LONGEST = 256  # places of a row (for blocks noisy and clean ones), whose probabilities are kept for the backward pass
+PLACES = 512  # of a group at a width of 768, and as many more as the network is narrower
+STEP = 4  # of the widths: oneDNN compiles and keeps a kernel for every new shape
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that are worked on together, spread over [rows, width] places."""
+
+    rows: int
+    width: int
+    take: Tensor  # [rows * width] flat position at each place; in the padding the last one of the row
+    padding: Tensor | None  # places that are padding, None if none
+    bias: Tensor | None  # [rows or 1, 1, width or 1, width] 0 where a key is seen, -inf elsewhere; None: all are seen
+    start: int  # its first place among those of all groups
+
+    @property
+    def places(self) -> slice:
+        return slice(self.start, self.start + self.rows * self.width)
+
+
+def by_sentences(layout: Layout, visibility: Visibility) -> bool:
+    """Whether this way is the better one."""
+    width = layout.longest * (2 if isinstance(visibility, Blocks) else 1)
+    return layout.lengths.device.type == "cpu" and 0 < width <= LONGEST
+
+
+@dataclass(frozen=True)
+class RowGroups:
+    """All rows of a batch; who sees whom is as in `Seen.of`."""
+
+    groups: tuple[Group, ...]
+    place: Tensor  # [N] place of each flat position among those of all groups
+    num_places: int
+
+    @classmethod
+    def of(cls, layout: Layout, visibility: Visibility, hidden_size: int = 768) -> RowGroups:
+        """For blocks flat positions are noisy ones, then clean ones."""
+        order = layout.lengths.argsort(descending=True, stable=True)
+        lengths, starts = layout.lengths[order], (layout.lengths.cumsum(0) - layout.lengths)[order]
+        copies = 2 if isinstance(visibility, Blocks) else 1
+        place = torch.empty(copies * len(layout.row), dtype=torch.int64)
+        groups: list[Group] = []
+        first = start = 0
+        while first < len(order):
+            width = -(-int(lengths[first]) // STEP) * STEP
+            rows = max(PLACES * 768 // hidden_size // (copies * width), 1)
+            own = slice(first, first + rows)
+            rows = min(rows, 1 << (len(order) - first - 1).bit_length())
+            real, take = _spread(lengths[own], starts[own], width)
+            if copies == 2:
+                take, real = torch.cat([take, take + len(layout.row)], dim=1), real.repeat(1, 2)
+            place[take[real]] = start + real.flatten().nonzero()[:, 0]
+            # Rows that fill up the last group are its last one again, and no position is theirs.
+            take, real = (torch.cat([part, part[-1:].expand(rows - len(part), -1)]) for part in (take, real))
+            padded = not real.all()
+            group = Group(
+                rows=rows,
+                width=copies * width,
+                take=take.flatten(),
+                padding=(~real).flatten().nonzero()[:, 0] if padded else None,
+                bias=_bias(visibility, width, real if padded else None),
+                start=start,
+            )
+            groups.append(group)
+            start = group.places.stop
+            first = own.stop
+        return cls(tuple(groups), place, start)
+
+    # A graph of as many parts as the batch has groups would be compiled anew for every batch.
+    @torch.compiler.disable
+    def attend(
+        self, qkv: Tensor, rotation: tuple[Tensor, Tensor], past: KeyValue | None = None, chosen: Tensor | None = None
+    ) -> tuple[Tensor, None]:
+        """As `Seen.attend`, but without keys and values for later ones, and without a past."""
+        assert past is None, "finished blocks are read by Seen"
+        out: Tensor = _Attended.apply(qkv, *rotation, self)
+        return out if chosen is None else out.index_select(0, chosen), None
+
+
+class _Attended(torch.autograd.Function):
+    """softmax(q k^T / sqrt(w)) v of rotated queries and keys, the softmax in float32: qkv [N', 3, heads, w] -> [N', heads * w]."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, seen: RowGroups) -> Tensor:
+        count, _, heads, head_width = qkv.shape
+        spread = qkv.new_empty(seen.num_places, heads, head_width)
+        kept: list[Tensor] = []
+        for group in seen.groups:
+            shape = group.rows, group.width
+            part = qkv.index_select(0, group.take).view(*shape, 3, heads, head_width).permute(2, 0, 3, 1, 4)
+            rotated = torch.empty(2, group.rows, heads, group.width, head_width, dtype=qkv.dtype)
+            turn(part[:2], *_angles(group, cos, sin), out=rotated)
+            query, key = rotated.flatten(1, 2)
+            value = part[2].contiguous().flatten(0, 1)
+            scores = (query @ key.mT).float().mul_(head_width**-0.5)
+            if group.bias is not None:
+                scores.view(group.rows, heads, group.width, group.width).add_(group.bias)
+            probability = scores.softmax(-1)
+            attended = probability.to(value.dtype) @ value
+            spread[group.places].view(*shape, heads, head_width).copy_(_by_place(attended, group))
+            if ctx.needs_input_grad[0]:
+                kept += [rotated, value, probability]
+        ctx.save_for_backward(cos, sin, *kept)
+        ctx.seen = seen
+        # What fills up gets some value, from which nothing follows.
+        return spread.flatten(1).index_select(0, F.pad(seen.place, (0, count - len(seen.place))))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        seen: RowGroups = ctx.seen
+        cos, sin, *kept = ctx.saved_tensors
+        heads, _, head_width = kept[0].shape[2:]
+        spread = gradient.new_empty(seen.num_places, 3, heads, head_width)
+        for number, group in enumerate(seen.groups):
+            rotated, value, probability = kept[3 * number : 3 * number + 3]
+            shape = group.rows, group.width
+            query, key = rotated.flatten(1, 2)
+            of_out = gradient.index_select(0, group.take)
+            if group.padding is not None:
+                of_out.index_fill_(0, group.padding, 0)
+            of_out = of_out.view(*shape, heads, head_width).transpose(1, 2).flatten(0, 1)
+            part = spread[group.places].view(*shape, 3, heads, head_width).permute(2, 0, 3, 1, 4)
+            part[2] = (probability.to(value.dtype).mT @ of_out).view(part[2].shape)
+            of_scores = (of_out @ value.mT).float()
+            of_scores = (of_scores - (of_scores * probability).sum(-1, keepdim=True)).mul_(probability)
+            of_scores = of_scores.mul_(head_width**-0.5).to(value.dtype)
+            cosine, sine = _angles(group, cos, sin)
+            turn((of_scores @ key).view(part[0].shape), cosine, -sine, out=part[0])
+            turn((of_scores.mT @ query).view(part[1].shape), cosine, -sine, out=part[1])
+        count = len(seen.place)
+        of_qkv = spread.index_select(0, F.pad(seen.place, (0, len(gradient) - count)))
+        of_qkv[count:] = 0
+        return of_qkv, None, None, None
+
+
+def _spread(lengths: Tensor, starts: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """[R, width] where there is a token, and which flat position it is; in the padding the row's last one."""
+    slot, lengths = torch.arange(width), lengths[:, None]
+    return slot < lengths, starts[:, None] + torch.minimum(slot, lengths - 1)
+
+
+def _by_place(x: Tensor, group: Group) -> Tensor:
+    """[rows * heads, width, w] -> [rows, width, heads, w]"""
+    return x.unflatten(0, (group.rows, -1)).transpose(1, 2)
+
+
+def _angles(group: Group, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Those of the group's longest row, its first one, for all of its rows: [width, w / 2] each."""
+    longest = group.take[: group.width]
+    return cos[:, 0, 0].index_select(0, longest), sin[:, 0, 0].index_select(0, longest)
+
+
+def _bias(visibility: Visibility, longest: int, real: Tensor | None) -> Tensor | None:
+    """real [rows, width]: where there is a token, None if everywhere."""
+    seen: Tensor | None = None
+    if isinstance(visibility, Blocks):
+        seen = doubled_mask(longest, visibility.size)[None, None]
+    elif visibility == "causal":  # which never sees the padding behind a row
+        seen, real = torch.ones(longest, longest, dtype=torch.bool).tril()[None, None], None
+    if real is not None:
+        keys = real[:, None, None, :]
+        seen = keys if seen is None else seen & keys
+    return None if seen is None else torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf)
