@@ -111,8 +111,7 @@ def train(
     model.network.attention = attention
     options = config.trainer
     if options.compile:
-        for block in model.network.blocks:  # block by block: one compilation serves all of them, and any number of rows
-            block.compile(dynamic=True)
+        model.network.compile_blocks()
     terminal = sys.stderr.isatty()
     callbacks = [*([clip] if clip else []), keeper, Progress(options.log_every, say=not terminal)]
     if terminal:

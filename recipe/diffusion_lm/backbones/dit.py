@@ -70,6 +70,7 @@ class DiT(nn.Module):
             False  # in training, run each block again in the backward pass instead of keeping what it needs
         )
         self.attention: Attention = Seen  # or FlatSeen: the same function, see flex.py
+        self.compiled = False
         conditioned = config.adaln and visibility != "causal"
         self.embedding = nn.Embedding(num_inputs, width)
         nn.init.kaiming_uniform_(self.embedding.weight, a=math.sqrt(5))
@@ -131,8 +132,15 @@ class DiT(nn.Module):
             x = checkpoint(_output, *inputs, use_reentrant=False) if recompute else _output(*inputs)
         return self._logits(x, wanted, condition, _of_rows(row_of, chosen))
 
+    def compile_blocks(self) -> None:
+        """torch.compile, block by block: one compilation serves all of them, and any number of rows."""
+        self.compiled = True
+        for block in self.blocks:
+            block.compile(dynamic=True)
+
     def _seen(self, layout: Layout) -> Seen | FlatSeen | RowGroups:
-        if self.attention is Seen and by_sentences(layout, self.visibility):
+        # Groups differ from batch to batch, and each would be compiled.
+        if self.attention is Seen and not self.compiled and by_sentences(layout, self.visibility):
             return RowGroups.of(layout, self.visibility, self.embedding.embedding_dim)
         return self.attention.of(layout, self.visibility)
 

@@ -91,8 +91,6 @@ class RowGroups:
             first = own.stop
         return cls(tuple(groups), place, start)
 
-    # A graph of as many parts as the batch has groups would be compiled anew for every batch.
-    @torch.compiler.disable
     def attend(
         self, qkv: Tensor, rotation: tuple[Tensor, Tensor], past: KeyValue | None = None, chosen: Tensor | None = None
     ) -> tuple[Tensor, None]:
