@@ -22,8 +22,8 @@ GROUPS = {
     "loss over the vocabulary": ("log_softmax", "_TargetLogProbs", "aten::gather", "aten::scatter"),
     "layer norm": ("layer_norm",),
     "optimiser, clipping, average": ("adamw", "lerp", "norm_", "_foreach"),
-    "dropout": ("bernoulli",),
     "GELU": ("gelu",),
+    "dropout's random numbers": ("bernoulli", "random_", "aten::ge"),
     "copies, conversions, gathers": ("copy", "cat", "index", "fill", "zero", "embedding", "empty"),
     "other elementwise": ("mul", "add", "sum", "masked", "div", "sub", "neg", "silu"),
 }
