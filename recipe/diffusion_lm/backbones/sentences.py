@@ -4,7 +4,7 @@
     out, key_value = seen.attend(qkv, rotation)              # as that of attention.Seen, written out
 
 Spread over [rows, longest], half of the places of a batch of sentences are padding, and every step of attention goes to memory and back;
-torch's CPU kernel has a backward pass besides that is 3 to 7 times slower than matrix products at these lengths. Here rows are sorted by
+torch's CPU kernel has a backward pass besides that takes 2 to 7 times as long as matrix products at these lengths. Here rows are sorted by
 length and worked on in groups that are nearly without padding, rotation included, and the backward pass goes the same way.
 """
 
