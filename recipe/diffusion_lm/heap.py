@@ -1,6 +1,6 @@
 """Memory of a process that computes on a CPU.
 
-keep_heap()                     # before the first step of a training, or the first batch of hypotheses
+keep_heap()                     # before the first step of a training
 """
 
 from __future__ import annotations
