@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from rescore.files import PathLike, write_whole
 from rescore.hypotheses import Hypothesis, NBestList
 from rescore.wer import FloatArray, IntArray, first_maxima, list_offsets
+from returnn_bridge.files import PathLike, read_json, write_whole
 
 WORDS = "words"
 TOKENS = "tokens:"
@@ -97,13 +97,7 @@ class Scales:
     def load(cls, path: PathLike) -> Scales:
         """Read what `save` has written; ValueError, one line with the path, for anything else."""
         where = os.fspath(path)
-        try:
-            with open(path, encoding="utf-8") as stream:
-                value = json.load(stream, object_pairs_hook=_unique_keys)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{where}:{error.lineno}: {error.msg}; expected a JSON object with scales") from None
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{where}: {error}; expected a JSON object with scales") from None
+        value = read_json(path, "a JSON object with scales, as `dlm tune` writes")
         return cls.from_json(value, where=where)
 
 
@@ -194,10 +188,3 @@ def _describe_bad(lists: Sequence[NBestList], place: int, name: str) -> str:
     near = difflib.get_close_matches(name, hypothesis.scores, 1)
     hint = f" (perhaps {near[0]!r}?)" if near else ""
     return f"{where} has no score {name!r}{hint}; expected one of its scores: {has}"
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        raise ValueError(f"a key is given twice among {', '.join(repr(key) for key, _ in pairs)}")
-    return result

@@ -17,6 +17,7 @@ from diffusion_lm.cli import Command
 from rescore.command_options import BatchTokens, Device, Estimator, Passes, Pieces, Precision, Replicates, Seed, Sources
 from rescore.open_scorer import describe_short, open_scorer, unknown_of
 from rescore.race_command import race
+from returnn_bridge.files import write_text
 
 
 def score(
@@ -90,7 +91,7 @@ def perplexity(
         print(result.summary())
         if out is not None:
             values = {**result.__dict__, "perplexity_per_word": result.per_word}
-            model_commands.write_whole(out, json.dumps(values, indent=1) + "\n")
+            write_text(out, json.dumps(values, indent=1) + "\n")
         return
     from rescore.scorer import usual_batch_tokens
 
@@ -319,8 +320,8 @@ def convert(
     ] = None,
 ) -> None:
     """Convert an N-best file: the same utterances, order and texts, floats with all their digits (nan and inf from .py to .py)."""
-    from rescore.files import has_suffix
     from rescore.nbest import iterate_nbest, split_source, write_nbest
+    from returnn_bridge.files import has_suffix
 
     name, path = split_source(source)
     odd = has_suffix(target, ".py")  # the one format that can hold nan and inf

@@ -18,13 +18,12 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import isfinite
 from typing import Any, NoReturn
 
-from rescore.files import PathLike, iterate_chunks, iterate_lines
 from rescore.hypotheses import Hypothesis, NBestList, is_detail
+from returnn_bridge.files import PathLike, iterate_chunks, iterate_lines, parse_json
 
 FORMAT, VERSION = "nbest-jsonl", 1
 _HYP_KEY = re.compile(r"hyp_([0-9]{1,9})")
@@ -40,7 +39,7 @@ def iterate_json_lines(path: PathLike, *, name: str | None = None) -> Iterator[N
     check = _Checker(name)
     for number, line in iterate_lines(path):
         where = f"{os.fspath(path)}:{number}"
-        data = _decode(line, path, number)
+        data = parse_json(line, path, number)
         if not isinstance(data, dict):
             raise ValueError(f'{where}: got {_short(data)}; expected an object {{"id", "hyps"}}')
         if number == 1 and "format" in data:
@@ -57,7 +56,7 @@ def iterate_json_lines(path: PathLike, *, name: str | None = None) -> Iterator[N
 def read_metadata(path: PathLike) -> dict[str, Any]:
     """The header of a JSON-lines file without its format and version; {} if it has none."""
     for number, line in iterate_lines(path):
-        data = _decode(line, path, number)
+        data = parse_json(line, path, number)
         if isinstance(data, dict) and "format" in data:
             _check_header(data, f"{os.fspath(path)}:{number}")
             return {key: value for key, value in data.items() if key not in ("format", "version")}
@@ -95,7 +94,7 @@ def load_json_dict(path: PathLike) -> dict[str, Any]:
     text = "".join(iterate_chunks(path))
     if not text.strip():
         raise ValueError(f"{os.fspath(path)}:1: the file is empty; expected a JSON object by utterance")
-    data = _decode(text, path, 1)
+    data = parse_json(text, path, 1)
     if not isinstance(data, dict):
         raise ValueError(f"{os.fspath(path)}:1: got {_short(data)}; expected a JSON object by utterance")
     return data
@@ -269,31 +268,5 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def _decode(text: str, path: PathLike, line: int) -> Any:
-    """JSON text that starts in the given line of a file."""
-    place = f"{os.fspath(path)}:{line}"
-    try:
-        return _DECODER.decode(text)
-    except json.JSONDecodeError as error:
-        place = f"{os.fspath(path)}:{line + error.lineno - 1}"
-        raise ValueError(f"{place}: invalid JSON ({error.msg}, column {error.colno}); expected valid JSON") from None
-    except RecursionError:
-        raise ValueError(f"{place}: JSON nested too deeply; expected an N-best list") from None
-    except ValueError as error:  # a key given twice; an integer of thousands of digits
-        raise ValueError(f"{place}: {error}; expected valid JSON with each key once") from None
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """json keeps the last of two equal keys in silence: an utterance would be lost."""
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        double = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"the key {double!r} is given twice")
-    return result
-
-
 def _encode(data: object) -> str:
     return json.dumps(data, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique)

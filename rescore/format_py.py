@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from math import isfinite
 
-from rescore.files import PathLike, iterate_chunks
+from returnn_bridge.files import PathLike, iterate_chunks
 
 _SKIP = re.compile(r"(?:[ \t\r\n\f]+|#[^\n]*\n|\\\r?\n)*")
 _NUMBER_PATTERN = r"(?:(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)(?:[eE][+-]?[0-9_]+)?|nan|inf)(?![\w.])"

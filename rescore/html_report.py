@@ -16,10 +16,10 @@ from typing import Any
 
 from rescore.changes import Change, MarkedWord, mark_words
 from rescore.curve_plot import draw_curve
-from rescore.files import PathLike, write_whole
 from rescore.page_style import SCRIPT, STYLE
 from rescore.report import ResultTable, SystemRow
 from rescore.tuning import Curve
+from returnn_bridge.files import PathLike, write_whole
 
 
 def write_html(

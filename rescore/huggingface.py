@@ -10,7 +10,6 @@ hypothesis is six characters and not a special token. Nothing is truncated: a te
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rescore.scores import LOG_P, SequenceScore
+from returnn_bridge.files import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -306,10 +306,7 @@ def _architecture(folder: Path) -> str:
         )
     if not path.is_file():
         raise ValueError(f"{folder}: no config.json; expected a model folder as `save_pretrained` writes it")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}; expected JSON") from None
+    config = read_json(path)
     names = config.get("architectures") if isinstance(config, dict) else None
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
         raise ValueError(f"{path}: architectures is {names!r}; expected a list with one class name")

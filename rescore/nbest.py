@@ -20,10 +20,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import isfinite
 from typing import Any
 
-from rescore.files import PathLike, has_suffix, write_whole
 from rescore.format_json import format_json_lines, format_mlm_scoring, iterate_json_lines, read_json, read_metadata
 from rescore.format_py import format_list, iterate_lists
 from rescore.hypotheses import Hypothesis, NBestList, is_detail
+from returnn_bridge.files import PathLike, has_suffix, write_whole
 
 __all__ = [
     "Hypothesis",

@@ -22,8 +22,8 @@ from typing import Any
 
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from rescore.files import iterate_lines
 from rescore.scores import LOG_P, SequenceScore
+from returnn_bridge.files import iterate_lines
 
 LOG_10 = math.log(10.0)
 ORDERS = range(2, 6)  # kaldingram 0.1.2 counts only the first word of each line for order 1

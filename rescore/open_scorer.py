@@ -5,9 +5,10 @@ scorer = open_scorer("masked=runs/masked/model", estimator="auto", passes=None, 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from returnn_bridge.files import read_json_object
 
 
 def open_scorer(
@@ -35,12 +36,7 @@ def open_scorer(
     else:
         unused = ""
     if path.is_dir() and (path / "config.json").is_file():
-        try:
-            config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path / 'config.json'}: not JSON ({error})") from None
-        if not isinstance(config, dict):
-            raise ValueError(f"{path / 'config.json'}: no JSON object; expected that of a model")
+        config = read_json_object(path / "config.json", "that of a model")
         if config.get("format") == "diffusion-lm":
             from rescore.scorer import NetworkScorer, usual_estimator
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rescore.files import PathLike, write_whole
+from returnn_bridge.files import PathLike, write_whole
 
 _TUNED = "*"
 

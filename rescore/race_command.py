@@ -39,10 +39,10 @@ def race(
     pieces: Pieces = False,
 ) -> None:
     """Find the winners with few passes: hypotheses that can not win any more are dropped after each step of a ladder."""
-    from rescore.files import has_suffix
     from rescore.open_scorer import open_scorer
     from rescore.racing import Race, RacingScorer
     from rescore.score_file import score_file
+    from returnn_bridge.files import has_suffix
 
     if not has_suffix(out, ".jsonl"):
         raise ValueError(

@@ -30,10 +30,10 @@ import numpy as np
 
 from rescore.alignment import Tokens, distances
 from rescore.combine import Scales
-from rescore.files import PathLike, write_whole
 from rescore.hypotheses import NBestList
 from rescore.plans import FloatArray
 from rescore.scores import SequenceScore
+from returnn_bridge.files import PathLike, write_whole
 
 FORMAT = "diffusion-lm-race"
 QUANTILES = 401  # kept of the observed law of e

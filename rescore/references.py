@@ -18,11 +18,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from rescore.files import PathLike, has_suffix, iterate_lines, write_whole
 from rescore.format_json import iterate_json_lines, load_json_dict
 from rescore.format_py import iterate_texts
 from rescore.hypotheses import NBestList
 from rescore.nbest import describe_difference
+from returnn_bridge.files import PathLike, has_suffix, iterate_lines, write_whole
 
 # CTM and STM want times and a text file has none. All utterances get the same length, whatever their number of words,
 # so that the words of a CTM always lie inside the segment that the STM of another text has for the utterance.

@@ -20,10 +20,10 @@ from math import nan, sqrt
 from typing import Any
 
 from rescore.combine import Scales, winners
-from rescore.files import PathLike, write_whole
 from rescore.hypotheses import NBestList
 from rescore.scores import ELBO, LOG_P
 from rescore.wer import BootstrapResult, ErrorCounts, ErrorTable, error_table, paired_bootstrap, wer_interval
+from returnn_bridge.files import PathLike, write_whole
 
 ORACLE = "oracle"
 BOUND_MARK, OTHER_MARK = "†", "‡"

@@ -25,11 +25,11 @@ from typing import Any, Protocol
 
 from rich.progress import Progress
 
-from rescore.files import has_suffix, write_whole
 from rescore.format_json import format_json_lines, iterate_json_lines
 from rescore.hypotheses import Hypothesis, NBestList
 from rescore.nbest import read_metadata, read_nbest, read_sources, split_source, write_nbest
 from rescore.scores import SequenceScore
+from returnn_bridge.files import has_suffix, write_whole
 
 SHARD = "shard"  # in the header of a part: its number, from 1, and how many there are
 GROUP = 8  # utterances that are scored together: fixed, so that an interruption can not change what shares a batch

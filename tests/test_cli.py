@@ -128,8 +128,8 @@ def spoiled(model_folder: Path, folder: Path, name: str, change) -> Path:
 
 SPOILED = {
     "truncated weights": ("model.safetensors", lambda data: data[: len(data) // 2], "model.safetensors: not readable"),
-    "config is no JSON": ("config.json", lambda data: data[:20], "config.json: not JSON"),
-    "config is a list": ("config.json", lambda _: b"[1]", "config.json: no JSON object"),
+    "config is no JSON": ("config.json", lambda data: data[:20], "config.json:2: invalid JSON"),
+    "config is a list": ("config.json", lambda _: b"[1]", "config.json: got list; expected a JSON object"),
     "no family": ("config.json", lambda data: data.replace(b'"family"', b'"clan"'), "config.json: no section 'family'"),
     "wrong vocabulary": ("config.json", lambda data: data.replace(b'"num_pieces": ', b'"num_pieces": 1'), "pieces"),
     "broken vocabulary": ("spm.model", lambda data: data[:50], "spm.model"),

@@ -130,7 +130,7 @@ def test_scales_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("", "scales.json:1: Expecting value"),
+        ("", "scales.json:1: invalid JSON"),
         ('{"scores": {"am": 1.0}', "scales.json:1: "),
         ("[]", "got list; expected an object"),
         ('{"scores": {"am": 1}, "word": 1}', "unknown key 'word'; expected scores, words, tokens, perhaps 'words'"),
@@ -139,9 +139,9 @@ def test_scales_file(tmp_path: Path) -> None:
         ('{"scores": {"am": NaN}}', "the scale of 'am' is nan; expected a finite number"),
         ('{"scores": {"am": true}}', "the scale of 'am' is True; expected a finite number"),
         ('{"scores": {"words": 1}}', "a score is named 'words'"),
-        ('{"scores": {"am": 1, "am": 2}}', "a key is given twice"),
-        ('{"scores": ' + "[" * 100_000, "expected a JSON object with scales"),
-        ("\ufeff{}", "expected a JSON object with scales"),
+        ('{"scores": {"am": 1, "am": 2}}', "scales.json:1: the key 'am' is given twice"),
+        ('{"scores": ' + "[" * 100_000, "scales.json:1: JSON nested too deeply"),
+        ("\ufeff{}", "expected an object {source: scale}"),
     ],
 )
 def test_broken_scale_files_give_one_line(tmp_path: Path, text: str, message: str) -> None:

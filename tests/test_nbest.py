@@ -111,7 +111,7 @@ def test_pieces_of_the_file_may_end_anywhere(tmp_path: Path, monkeypatch: pytest
      u'b': [(0, ''),], }  # end of it"""
     path = tmp_path / "hyps.py"
     path.write_text(content, encoding="utf-8")
-    monkeypatch.setattr("rescore.files._CHUNK_BYTES", width)
+    monkeypatch.setattr("returnn_bridge.files._CHUNK_BYTES", width)
     assert as_literal(read_nbest(path)) == ast.literal_eval(content)
 
 

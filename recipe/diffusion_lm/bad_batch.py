@@ -6,13 +6,13 @@ Text and numbers only: bad_batch.json is read by people and by whoever repeats t
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from returnn_bridge.batching import TokenBatch
+from returnn_bridge.files import write_text
 
 FILE = "bad_batch.json"
 
@@ -54,7 +54,5 @@ def _save(current: Current, folder: Path) -> Path:
     batch = current.batch
     rows = [row[:length] for row, length in zip(batch.tokens.tolist(), batch.lengths.tolist())]
     facts = {"step": current.step, "seed": current.seed, "seq_tags": list(batch.seq_tags), "tokens": rows}
-    path, temporary = folder / FILE, folder / f".{FILE}.{os.getpid()}"
-    temporary.write_text(json.dumps(facts) + "\n")
-    os.replace(temporary, path)
-    return path
+    write_text(folder / FILE, json.dumps(facts) + "\n")
+    return folder / FILE

@@ -12,6 +12,7 @@ import typer
 from diffusion_lm.cli import Command
 from diffusion_lm.clip_command import clip
 from diffusion_lm.pretrained_command import pretrained
+from returnn_bridge.files import read_yaml, write_text
 
 
 class RescoreMode(Protocol):
@@ -248,7 +249,7 @@ def perplexity(
     )
     print(result.summary())
     if out is not None:
-        write_whole(out, json.dumps(result.to_dict(), indent=1) + "\n")
+        write_text(out, json.dumps(result.to_dict(), indent=1) + "\n")
 
 
 def sample(
@@ -309,30 +310,7 @@ def sample(
     if judged is not None:
         print(judged(texts))
     if out is not None:
-        write_whole(out, "".join(f"{text}\n" for text in texts))
-
-
-def read_yaml(path: Path) -> dict:
-    """A YAML mapping, plain data only."""
-    import yaml
-
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(tree, dict):
-        raise ValueError(f"{path}: got {type(tree).__name__}; expected a mapping of sections")
-    return tree
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    import os
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+        write_text(out, "".join(f"{text}\n" for text in texts))
 
 
 COMMANDS: list[Command] = [vocab, tokenize, bliss, oggzip, train, average, pretrained, perplexity, sample, clip]

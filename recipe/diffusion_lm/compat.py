@@ -21,13 +21,14 @@ from rich.console import Console
 from rich.syntax import Syntax
 from rich.tree import Tree
 
-from diffusion_lm.commands import RescoreMode, read_yaml, write_whole
+from diffusion_lm.commands import RescoreMode
 from diffusion_lm.compat_block import not_missed
 from diffusion_lm.compat_keys import KEYS, OPTIONAL, SECTIONS, read
 from diffusion_lm.compat_rules import HONOURED, NO_EFFECT, Note
 from diffusion_lm.config import TrainConfig, from_dict, override_tree
 from diffusion_lm.families import SpecialIds, build_family
 from diffusion_lm.packing import Packing
+from returnn_bridge.files import read_yaml, write_text
 
 FOREIGN = {
     "mode",
@@ -172,7 +173,7 @@ def run(
         return
     folder = Path(out if out is not None else given("checkpointing.save_dir", made.save_dir))
     job = prepare(made, folder, rescore)
-    write_whole(folder / "config_tree.txt", text)
+    write_text(folder / "config_tree.txt", text)
     job()
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from diffusion_lm.backbones.flex import attention_of
-from diffusion_lm.commands import RescoreMode, open_judge, write_whole
+from diffusion_lm.commands import RescoreMode, open_judge
 from diffusion_lm.compat import Translation, given, with_origin
 from diffusion_lm.compat_special import files_of
 from diffusion_lm.evaluate import Perplexity, evaluate_packed, evaluate_tokens
@@ -32,6 +32,7 @@ from diffusion_lm.sampling import sample, sample_semi_autoregressive
 from diffusion_lm.sampling_block import sample_blocks
 from diffusion_lm.train import train
 from returnn_bridge.batching import ReturnnBatches
+from returnn_bridge.files import write_text
 
 ESTIMATOR = "plain"  # how the reference run scores
 Job = Callable[[], None]
@@ -77,7 +78,7 @@ def _perplexity(made: Translation, folder: Path, rescore: RescoreMode | None) ->
             result = _evaluate(made, name, model)
             print(f"{name}: {result.summary()}")
             results[name] = result.to_dict()
-        write_whole(folder / "perplexity.json", json.dumps(results, indent=1) + "\n")
+        write_text(folder / "perplexity.json", json.dumps(results, indent=1) + "\n")
 
     return job
 
@@ -112,7 +113,7 @@ def _samples(made: Translation, folder: Path, rescore: RescoreMode | None) -> Jo
     def job() -> None:
         drawn = _draw(made, model, lengths)
         texts = [one_line(model.vocab.decode(tokens)) for tokens in drawn.tokens]
-        write_whole(folder / "samples.txt", "".join(f"{text}\n" for text in texts))
+        write_text(folder / "samples.txt", "".join(f"{text}\n" for text in texts))
         for text in texts[: settings.num_shown]:
             print(text)
         print(

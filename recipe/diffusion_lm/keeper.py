@@ -23,6 +23,7 @@ from diffusion_lm.interruption import StopRequest
 from diffusion_lm.lit_module import TrainingModule
 from diffusion_lm.sharding import whole_state
 from returnn_bridge.batching import Position
+from returnn_bridge.files import write_text
 
 
 class Keeper(Callback):
@@ -133,7 +134,7 @@ class Keeper(Callback):
         if trainer.is_global_zero:
             os.replace(temporary, target)
             progress = {"step": trainer.global_step, "max_steps": self.config.trainer.max_steps}
-            write_whole(self.folder / "progress.json", json.dumps(progress) + "\n")
+            write_text(self.folder / "progress.json", json.dumps(progress) + "\n")
 
     def _export(self, trainer: lightning.Trainer, module: TrainingModule, name: str) -> None:
         """A model folder. The caller sees to it that the averaged weights are in place: those are the ones to score with."""
@@ -163,11 +164,4 @@ def _append(path: Path, header: list[str], fields: list[str]) -> None:
     """A line of a table whose first column counts up; lines from there on, of a run that went further before it was resumed, go."""
     lines = path.read_text().splitlines()[1:] if path.is_file() else []
     kept = [old for old in lines if int(old.split("\t", 1)[0]) < int(fields[0])]
-    write_whole(path, "\n".join(["\t".join(header), *kept, "\t".join(fields)]) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """A text file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    write_text(path, "\n".join(["\t".join(header), *kept, "\t".join(fields)]) + "\n")

@@ -28,6 +28,7 @@ from safetensors.torch import save as serialize
 from diffusion_lm.backbones.dit import BackboneConfig, DiT
 from diffusion_lm.families import Family, SpecialIds, build_family
 from diffusion_lm.layout import Sentences
+from returnn_bridge.files import read_json
 from returnn_bridge.open_vocab import load_vocab, vocab_file
 from returnn_bridge.vocab import Vocabulary
 
@@ -166,16 +167,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("format") != FORMAT or config.get("version") != 1:
         raise ValueError(f"{file}: not a {FORMAT} version 1 model")
     return config
-
-
-def read_json(file: Path, expected: str) -> Any:
-    """What a JSON file says; FileNotFoundError with what its folder was expected to be, ValueError where it is no JSON."""
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file; expected {expected}")
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: not JSON ({error})") from None
 
 
 def fingerprint(folder: str | os.PathLike[str]) -> str:

@@ -12,7 +12,6 @@ be compared, so look at the perplexity of some text before anything else.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +22,8 @@ from torch import Tensor
 
 from diffusion_lm.backbones.dit import BackboneConfig
 from diffusion_lm.import_mdlm import FREQUENCIES, network_weights, read_checkpoint
-from diffusion_lm.model import CONFIG, WEIGHTS, LanguageModel, read_json, usable_device
+from diffusion_lm.model import CONFIG, WEIGHTS, LanguageModel, usable_device
+from returnn_bridge.files import read_json
 from returnn_bridge.open_vocab import load_vocab
 
 TYPES = ("bd3lm", "mdlm")
@@ -36,7 +36,7 @@ def is_pretrained(folder: str | os.PathLike[str]) -> bool:
     """Whether a folder holds a published model (and not one of ours)."""
     file = Path(folder) / CONFIG
     try:
-        config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        config = read_json(file) if file.is_file() else None
     except ValueError:
         return False
     return isinstance(config, dict) and config.get("model_type") in TYPES

@@ -33,13 +33,14 @@ from diffusion_lm.config import TrainConfig, TrainerConfig, from_dict, to_dict
 from diffusion_lm.families import PolicyFamily
 from diffusion_lm.heap import keep_heap
 from diffusion_lm.interruption import StopRequest
-from diffusion_lm.keeper import Keeper, write_whole
+from diffusion_lm.keeper import Keeper
 from diffusion_lm.lit_module import TrainingModule
 from diffusion_lm.model import LanguageModel
 from diffusion_lm.preload import preload, start_from
 from diffusion_lm.progress import Progress
 from returnn_bridge.datamodule import ReturnnDataModule
 from returnn_bridge.datasets import lm_dataset_dict
+from returnn_bridge.files import read_json, write_text
 from returnn_bridge.token_store import find_store
 from returnn_bridge.vocab import Vocab, sentence_pieces_file
 
@@ -212,7 +213,7 @@ def _claim(folder: Path, config: TrainConfig) -> None:
     tree = to_dict(config)
     if path.is_file() and (folder / "checkpoints" / "last.ckpt").is_file():
         # Keys that are newer than the run have their defaults.
-        old, new = _deciding(to_dict(from_dict(json.loads(path.read_text())))), _deciding(tree)
+        old, new = _deciding(to_dict(from_dict(read_json(path)))), _deciding(tree)
         if old != new:
             changed = [key for key in sorted({**old, **new}) if old.get(key) != new.get(key)]
             raise ValueError(
@@ -220,7 +221,7 @@ def _claim(folder: Path, config: TrainConfig) -> None:
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(tree, indent=1) + "\n")
+    write_text(path, json.dumps(tree, indent=1) + "\n")
 
 
 def _deciding(tree: dict[str, Any]) -> dict[str, Any]:

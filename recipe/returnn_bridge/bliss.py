@@ -20,6 +20,7 @@ from math import isfinite
 from pathlib import Path
 from xml.etree import ElementTree
 
+from returnn_bridge.files import write_whole
 from returnn_bridge.oggzip import Entry, build_ogg_zip
 
 _NAMED = ("corpus", "subcorpus", "recording", "segment")
@@ -110,28 +111,16 @@ def write_bliss_text(path: str | os.PathLike[str], out: str | os.PathLike[str], 
     """
     target = Path(out)
     tagged = target.name.removesuffix(".gz").endswith(".py")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
     count = 0
-    try:
-        with open(temporary, "wb") as raw:
-            stream = gzip.GzipFile("", "wb", 6, raw, mtime=0) if target.name.endswith(".gz") else raw
-            stream.write(b"{\n" if tagged else b"")
-            for segment in read_bliss(path):
-                text = segment.text.lower() if lower else segment.text
-                if not tagged and not text:
-                    raise ValueError(
-                        f"{os.fspath(path)}: segment {segment.seq_tag!r} has no text; expected a transcript"
-                    )
-                line = f"{segment.seq_tag!r}: {text!r},\n" if tagged else f"{text}\n"
-                stream.write(line.encode("utf-8"))
-                count += 1
-            stream.write(b"}\n" if tagged else b"")
-            if stream is not raw:
-                stream.close()
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with write_whole(target) as write:
+        write("{\n" if tagged else "")
+        for segment in read_bliss(path):
+            text = segment.text.lower() if lower else segment.text
+            if not tagged and not text:
+                raise ValueError(f"{os.fspath(path)}: segment {segment.seq_tag!r} has no text; expected a transcript")
+            write(f"{segment.seq_tag!r}: {text!r},\n" if tagged else f"{text}\n")
+            count += 1
+        write("}\n" if tagged else "")
     return count
 
 

@@ -16,7 +16,6 @@ A tokenizer file is data: no part of one names a file or code. Truncation and pa
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from returnn_bridge.files import iterate_lines, read_json_object
 from returnn_bridge.vocab import PAIR, TOKENIZER_FILE, Vocabulary
 
 END = "<|endoftext|>"
@@ -142,14 +142,14 @@ def _of_pair(folder: Path, add_prefix_space: bool) -> bytes:
     """GPT-2's two files as a tokenizer.json."""
     library = _library()
     vocab, merges = (folder / name for name in PAIR)
-    pieces = _read_object(vocab)
+    pieces = read_json_object(vocab)
     if not all(type(number) is int and 0 <= number < len(pieces) for number in pieces.values()):
         raise ValueError(f"{vocab}: expected pieces with ids 0 to {len(pieces) - 1}")
     pairs = []
-    for number, line in enumerate(_read_text(merges).split("\n"), start=1):
+    for number, line in iterate_lines(merges):
         if not line or (number == 1 and line.startswith("#version")):
             continue
-        pair = line.removesuffix("\r").split(" ")
+        pair = line.split(" ")
         if len(pair) != 2 or not {*pair, "".join(pair)} <= pieces.keys():
             raise ValueError(f"{merges}:{number}: got {line!r}; expected two pieces of {vocab.name} that make a third")
         pairs.append((pair[0], pair[1]))
@@ -163,7 +163,7 @@ def _of_pair(folder: Path, add_prefix_space: bool) -> bytes:
 
 def _settings(file: Path) -> dict[str, Any]:
     """What the file beside a tokenizer says about it; transformers lets it have the last word."""
-    return _read_object(file) if file.is_file() else {}
+    return read_json_object(file) if file.is_file() else {}
 
 
 def _check_settings(settings: Mapping[str, Any], vocab: BpeVocab, file: Path) -> None:
@@ -173,20 +173,3 @@ def _check_settings(settings: Mapping[str, Any], vocab: BpeVocab, file: Path) ->
         value = value.get("content") if isinstance(value, dict) else value
         if value is not None and value != expected:
             raise ValueError(f"{file}: {name} {value!r}; expected {expected!r}, as the tokenizer beside it has it")
-
-
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: {error}; expected UTF-8 text") from None
-
-
-def _read_object(file: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(_read_text(file))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{file}: not JSON ({error})") from None
-    if not isinstance(tree, dict):
-        raise ValueError(f"{file}: got {type(tree).__name__}; expected a JSON object")
-    return tree

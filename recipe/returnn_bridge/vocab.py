@@ -13,7 +13,6 @@ tokenizers that have neither.
 
 from __future__ import annotations
 
-import gzip
 import io
 import os
 from abc import ABC, abstractmethod
@@ -21,6 +20,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
+
+from returnn_bridge.files import iterate_lines, write_text
 
 MODEL_FILE = "spm.model"
 TOKENIZER_FILE = "tokenizer.json"
@@ -108,10 +109,7 @@ class Vocabulary(ABC):
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the vocabulary's file into `folder` (whole or not at all) and return its path."""
         target = Path(folder) / self.file_name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}")
-        temporary.write_bytes(self.content)
-        os.replace(temporary, target)
+        write_text(target, self.content)
         return target
 
 
@@ -235,17 +233,8 @@ def train_vocab(
 
 
 def read_lines(texts: Sequence[str | os.PathLike[str]]) -> Iterator[str]:
-    """Non-empty lines of text files, plain or .gz, without the line end. A broken .gz or wrong encoding names file and line."""
+    """Non-empty lines of text files, plain or .gz, without blanks at the ends. A broken .gz or wrong encoding names file and line."""
     for path in texts:
-        number = 0
-        try:
-            opened = (
-                gzip.open(path, "rt", encoding="utf-8") if str(path).endswith(".gz") else open(path, encoding="utf-8")
-            )
-            with opened as file:
-                for line in file:
-                    number += 1
-                    if stripped := line.strip():
-                        yield stripped
-        except (EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}:{number + 1}: {error}; expected UTF-8 text, one sentence a line") from None
+        for _, line in iterate_lines(path):
+            if stripped := line.strip():
+                yield stripped

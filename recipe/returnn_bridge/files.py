@@ -1,0 +1,387 @@
+r"""Reading and writing files: the one place that knows about gzip, encodings, temporary names and locks.
+
+    for number, line in iterate_lines("hyps.jsonl.gz"): ...
+    for chunk in iterate_chunks("hyps.py.gz"): ...                  # decoded text in pieces, constant memory
+    tree = read_json("config.json", expected="a model folder")      # also read_yaml; both refuse a key that comes twice
+    with write_whole("out.py.gz") as write:                         # nothing is at the final name before the block ends well
+        write("text")
+    with whole_file("train.zip") as temporary: ...                  # the same for a program that wants a path
+    with whole_folder("model", replaces=is_model) as temporary: ...
+    with lock("scores.jsonl"): ...                                  # one process at a time; an error names the other one
+
+Every error names the file and, where there is one, the line. Temporary files carry the host and process that write them, so
+those of processes that were killed are recognised and removed by the next writer of the same file.
+This module imports nothing heavy and nothing of this project.
+"""
+
+from __future__ import annotations
+
+import codecs
+import fcntl
+import glob
+import gzip
+import json
+import os
+import shutil
+import socket
+import sys
+import uuid
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+PathLike = str | os.PathLike[str]
+
+MOST_YAML_NODES = 100_000
+"""A YAML file may not expand to more values than this: a few aliases of aliases can stand for billions."""
+
+_CHUNK_BYTES = 1 << 18
+_BYTE_ORDER_MARK = codecs.BOM_UTF8
+
+
+def has_suffix(path: PathLike, *suffixes: str) -> bool:
+    """True if the file name ends in one of the suffixes, alone or followed by ".gz"."""
+    name = os.fspath(path).lower().removesuffix(".gz")
+    return name.endswith(suffixes)
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+
+def iterate_chunks(path: PathLike) -> Iterator[str]:
+    """The text of a file in pieces of about 256 K characters, line ends as they are, a byte order mark left out.
+
+    ValueError naming the line for broken or truncated gzip data and for bytes that are not UTF-8; OSError as from
+    `open`.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    line = 1
+    for data in _iterate_bytes(path):
+        try:
+            chunk = decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            raise _encoding_error(path, line + error.object[: error.start].count(b"\n"), error) from None
+        line += chunk.count("\n")
+        yield chunk
+
+
+def iterate_lines(path: PathLike) -> Iterator[tuple[int, str]]:
+    r"""(line number from 1, line without its "\n" or "\r\n") of every line; errors as in `iterate_chunks`.
+
+    Only "\n" ends a line: form feeds, U+2028, a carriage return in the middle and their like may stand inside a text.
+    """
+    line = 0
+    begun: list[bytes] = []  # the parts of an incomplete line, joined once: a very long line takes linear time
+    for data in _iterate_bytes(path):
+        first, *others = data.split(b"\n")
+        begun.append(first)
+        if data and not others:
+            continue
+        complete = [b"".join(begun), *others[:-1]]
+        begun = others[-1:]
+        if not data and not complete[0]:  # the file ends behind a line end
+            return
+        for piece in complete:
+            line += 1
+            if line == 1:
+                piece = piece.removeprefix(_BYTE_ORDER_MARK)
+            try:
+                yield line, piece.removesuffix(b"\r").decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise _encoding_error(path, line, error) from None
+
+
+def parse_json(text: str, path: PathLike, line: int = 1) -> Any:
+    """The value of a JSON text that begins at that line of a file. ValueError with file and line if it is none or names a key twice."""
+    where = f"{os.fspath(path)}:{line}"
+    try:
+        return _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        where = f"{os.fspath(path)}:{line + error.lineno - 1}"
+        raise ValueError(f"{where}: invalid JSON ({error.msg}, column {error.colno}); expected valid JSON") from None
+    except RecursionError:
+        raise ValueError(f"{where}: JSON nested too deeply to be read") from None
+    except ValueError as error:  # a key given twice; an integer of thousands of digits
+        raise ValueError(f"{where}: {error}; expected valid JSON with each key once") from None
+
+
+def read_json(path: PathLike, expected: str = "a JSON file") -> Any:
+    """The value of a JSON file, .gz or plain. FileNotFoundError saying what was expected there, ValueError where it is no JSON."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{os.fspath(path)}: no such file; expected {expected}")
+    return parse_json("".join(iterate_chunks(path)), path)
+
+
+def read_json_object(path: PathLike, expected: str = "a JSON file") -> dict[str, Any]:
+    """As `read_json`, for a file that has to hold an object."""
+    tree = read_json(path, expected)
+    if not isinstance(tree, dict):
+        raise ValueError(f"{os.fspath(path)}: got {type(tree).__name__}; expected a JSON object ({expected})")
+    return tree
+
+
+def read_yaml(path: PathLike) -> dict[str, Any]:
+    """A YAML mapping of plain data. ValueError with the file and line for what is no YAML, a key that comes twice, and aliases
+    that refer to themselves or expand to more than `MOST_YAML_NODES` values."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Refuses a key that comes twice, where YAML's own loader takes the last one."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            seen: set[str] = set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                    if key.value in seen:
+                        problem = f"the key {key.value!r} comes twice; expected every key once"
+                        raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                    seen.add(key.value)
+            return cast(dict[Any, Any], super().construct_mapping(node, deep=deep))
+
+    name = os.fspath(path)
+    try:
+        tree = yaml.load("".join(iterate_chunks(path)), Loader)  # a subclass of the safe loader
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark is not None else ""
+        raise ValueError(f"{name}{line}: not valid YAML ({error.problem})") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name}: not valid YAML ({' '.join(str(error).split())})") from None
+    except RecursionError:
+        raise ValueError(f"{name}: not YAML that can be read (nested too deeply)") from None
+    if not isinstance(tree, dict):
+        raise ValueError(f"{name}: got {type(tree).__name__}; expected a mapping of sections")
+    if _expanded_size(tree) > MOST_YAML_NODES:
+        raise ValueError(f"{name}: aliases expand to over {MOST_YAML_NODES} values; expected a configuration")
+    return tree
+
+
+def _expanded_size(tree: Any) -> float:
+    """Number of values once every alias is written out; infinite for one that contains itself."""
+    sizes: dict[int, float] = {}
+
+    def size(value: Any) -> float:
+        if not isinstance(value, dict | list):
+            return 1
+        if id(value) not in sizes:
+            sizes[id(value)] = float("inf")  # what is met again before it is known contains itself
+            parts = value.values() if isinstance(value, dict) else value
+            sizes[id(value)] = 1 + sum(map(size, parts))
+        return sizes[id(value)]
+
+    return size(tree)
+
+
+# ---------------------------------------------------------------------------------------------------------- writing
+
+
+@contextmanager
+def write_whole(path: PathLike) -> Iterator[Callable[[str | bytes], object]]:
+    """Open a file for writing (text in UTF-8, gzip if named .gz); it gets its name only when the block ends well.
+
+    Yields a function that takes text or bytes. Folders above it are made. The bytes depend on what is written alone (no time stamp in
+    the gzip header). They are on the disk before the name is given.
+    """
+    with whole_file(path) as temporary, open(temporary, "wb") as raw:
+        zipped = os.fspath(path).endswith(".gz")
+        with _packed(raw) if zipped else nullcontext(raw) as stream:
+            yield lambda data: stream.write(data.encode("utf-8") if isinstance(data, str) else data)
+
+
+def write_text(path: PathLike, text: str | bytes) -> None:
+    """Write a file whole or not at all."""
+    with write_whole(path) as write:
+        write(text)
+
+
+@contextmanager
+def whole_file(path: PathLike) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its name when the block ends well, and is removed when it does not.
+
+    For programs that want a path to write to; see `write_whole` for text.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sweep(target)
+    temporary = temporary_path(target)
+    # Made here, not by tempfile: its files are for the owner only, ours get the rights that the umask gives.
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    try:
+        yield temporary
+        _flush_to_disk(temporary)
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def whole_folder(path: PathLike, *, replaces: Callable[[Path], bool] | None = None) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its name when the block ends well, and is removed when it does not.
+
+    replaces: tells whether the folder that is there already is an earlier result of the same kind, which may go. Without it, or where
+    it says no, a folder with anything in it raises ValueError before the block runs, and nothing is touched.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sweep(target)
+    check_replaceable(target, replaces)
+    temporary = temporary_path(target)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _flush_to_disk(file)
+        check_replaceable(target, replaces)
+        if target.exists():
+            old = temporary_path(target).with_suffix(".old")
+            os.replace(target, old)
+            os.replace(temporary, target)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def check_replaceable(target: Path, replaces: Callable[[Path], bool] | None) -> None:
+    """ValueError for a folder that holds anything but an earlier result, and for a file of that name."""
+    if not target.exists() and not target.is_symlink():
+        return
+    if not target.is_dir():
+        raise ValueError(f"{target}: is a file; expected the name of a folder")
+    held = sorted(entry.name for entry in target.iterdir())
+    if held and not (replaces is not None and replaces(target)):
+        shown = ", ".join(held[:4]) + (" ..." if len(held) > 4 else "")
+        raise ValueError(
+            f"{target}: exists and holds something else ({shown}); expected a new name, or an empty folder"
+        )
+
+
+def temporary_path(target: Path) -> Path:
+    """A new hidden name beside `target` that tells which process on which host writes it."""
+    return target.with_name(f".{target.name}.{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+
+
+def sweep(target: Path) -> None:
+    """Remove temporary files and folders of `target` whose process, on this host, does not run any more.
+
+    A process killed between the two renames of `whole_folder` leaves the earlier folder under a name in .old: that one is put back.
+    """
+    prefix = f".{target.name}.{_host()}-"
+    for left in target.parent.glob(f"{glob.escape(prefix)}*"):
+        process = left.name[len(prefix) :].split("-")[0]
+        if left.suffix not in (".tmp", ".old") or not process.isdigit() or _runs(int(process)):
+            continue
+        if left.suffix == ".old" and not target.exists():
+            os.replace(left, target)
+        elif left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------------------------------------------------- locking
+
+
+@contextmanager
+def lock(path: PathLike) -> Iterator[None]:
+    """Let one process at a time write `path`. ValueError naming the process that holds it.
+
+    The lock goes with its process, however that ends, so nothing is left to heal; the file `.NAME.lock` beside `path` only says who holds
+    it. On a file system without locks a line on the standard error says so, and the work goes on.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    file = target.with_name(f".{target.name}.lock")
+    while True:
+        handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(handle, 1000, 0).decode("utf-8", "replace").strip() or "another process"
+            os.close(handle)
+            raise ValueError(f"{target}: {holder} is writing it; expected one writer at a time") from None
+        except OSError as error:
+            print(f"warning: {target}: no lock on this file system ({error.strerror})", file=sys.stderr)
+        try:
+            current = os.stat(file)
+        except FileNotFoundError:
+            current = None
+        own = os.fstat(handle)
+        if current is not None and (current.st_dev, current.st_ino) == (own.st_dev, own.st_ino):
+            break
+        os.close(handle)  # its holder removed it between our opening and our lock
+    try:
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"process {os.getpid()} on {_host()}\n".encode(), 0)
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        os.close(handle)
+
+
+# ---------------------------------------------------------------------------------------------------------- helpers
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """json keeps the last of two equal keys in silence: an utterance would be lost."""
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key {twice!r} is given twice")
+    return result
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys)
+
+
+def _host() -> str:
+    return socket.gethostname().replace("/", "_") or "localhost"
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _flush_to_disk(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _packed(raw: BinaryIO) -> gzip.GzipFile:
+    return gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=raw, mtime=0)
+
+
+def _iterate_bytes(path: PathLike) -> Iterator[bytes]:
+    """The unpacked bytes in pieces; the last piece, and only it, is empty."""
+    newlines = 0
+    with open(path, "rb") as raw:
+        stream = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if os.fspath(path).endswith(".gz") else raw
+        data = b"start"
+        while data:
+            try:
+                data = stream.read(_CHUNK_BYTES)
+            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+                reason = str(error).rstrip(".") or type(error).__name__
+                raise ValueError(
+                    f"{os.fspath(path)}:{newlines + 1}: broken gzip data ({reason}); expected a complete gzip file"
+                ) from None
+            newlines += data.count(b"\n")
+            yield data
+
+
+def _encoding_error(path: PathLike, line: int, error: UnicodeDecodeError) -> ValueError:
+    byte = error.object[error.start]
+    hint = " (gzip data? then name it .gz)" if byte == 0x8B and line == 1 and error.start == 1 else ""
+    return ValueError(f"{os.fspath(path)}:{line}: byte 0x{byte:02x} is not UTF-8{hint}; expected UTF-8 text")
