@@ -1,9 +1,11 @@
 """Where the tokens of an utterance's hypotheses lie relative to each other, so that hypotheses can share what they have in common.
 
-leader = leader_of(hypotheses)              # the one that is nearest to all others
-slots_of(leader, tokens)                    # [(slot, insertion), ...], one for each token
-nearest_tree(hypotheses, leader)            # [(leader, None), (tokens, its nearest neighbour), ...]
-changed_spans(neighbour, tokens, 2)         # [(first, last, new first, new last), ...], what differs and 2 tokens around it
+    leader = leader_of(hypotheses)              # the one that is nearest to all others
+    slots_of(leader, tokens)                    # [(slot, insertion), ...], one for each token
+    nearest_tree(hypotheses, leader)            # [(leader, None), (tokens, its nearest neighbour), ...]
+    changed_spans(neighbour, tokens, 2)         # [(first, last, new first, new last), ...], what differs and 2 tokens around it
+
+All of it depends on the set of hypotheses alone, never on their order in the list.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """The utterances whose winner changed, and which of their words did.
 
-for change in changed_winners(lists, winners(lists, first_pass), winners(lists, tuned.scales)):
-    print(change.verdict, change.seq_tag, change.baseline, "->", change.system)
-old, new = mark_words(change)
+    for change in changed_winners(lists, winners(lists, first_pass), winners(lists, tuned.scales)):
+        print(change.verdict, change.seq_tag, change.baseline, "->", change.system)
+    old, new = mark_words(change)
+
+Utterances whose winner has the same words as before are left out.
 """
 
 from __future__ import annotations

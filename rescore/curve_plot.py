@@ -1,6 +1,8 @@
 """A small SVG drawing of the WER over one scale, with the chosen point; colours come from the CSS of the page around it.
 
-svg = draw_curve(curve)
+    svg = draw_curve(curve)
+
+An SVG element as text, without script, for the HTML page.
 """
 
 from __future__ import annotations

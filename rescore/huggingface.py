@@ -3,29 +3,34 @@
     scorer = load_huggingface("models/gpt2")                  # config.json says which kind it is
     scorer.score_texts("utt", ["he hoped there would be stew"])[0].log_prob      # nats, higher is better
 
-Nothing is fetched from a network and no code of the folder is run: weights must be safetensors. Texts are plain text, so "</s>" in a
-hypothesis is six characters and not a special token. Nothing is truncated: a text that does not fit is an error.
+Nothing is fetched from a network and no code of the folder is run: weights must be safetensors (see huggingface_folder.py). Texts are
+plain text, so "</s>" in a hypothesis is four characters and not a special token (see huggingface_text.py). Nothing is truncated: a text
+that does not fit is an error.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from rescore.huggingface_folder import (
+    CAUSAL_ENDINGS,
+    MASKED_ENDINGS,
+    architecture_of,
+    fingerprint,
+    load_folder,
+    shorten,
+)
+from rescore.huggingface_text import PlainText
 from rescore.scores import LOG_P, SequenceScore
-from returnn_bridge.files import read_json
 
 if TYPE_CHECKING:
     import torch
 
-CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel")
-MASKED_ENDINGS = ("ForMaskedLM",)
 MOST_LOGITS = 1 << 27  # numbers that the output layer may return at once: 512 MB in float32
-IDENTITY = (".json", ".txt", ".model", ".safetensors")  # files that decide on a score
 PRECISIONS = ("32", "bf16")
 
 Row = tuple[int, ...]
@@ -39,7 +44,7 @@ def load_huggingface(
 
     ValueError for a folder that is neither kind, is incomplete, or has pickled weights only; FileNotFoundError for no such folder.
     """
-    if _architecture(Path(folder)).endswith(MASKED_ENDINGS):
+    if architecture_of(Path(folder)).endswith(MASKED_ENDINGS):
         return HuggingFaceMaskedScorer(folder, name=name, **options)
     return HuggingFaceCausalScorer(folder, name=name, score_eos=score_eos, **options)
 
@@ -49,6 +54,7 @@ class _HuggingFaceScorer(ABC):
 
     kind: ClassVar[str]
     endings: ClassVar[tuple[str, ...]]
+    add_special: ClassVar[bool]  # whether the tokenizer puts its own special tokens around a text
 
     def __init__(
         self,
@@ -67,7 +73,7 @@ class _HuggingFaceScorer(ABC):
         self.folder = Path(folder)
         self.name = name or self.folder.resolve().name
         self.precision, self.batch_tokens = precision, batch_tokens
-        self.architecture = _architecture(self.folder)
+        self.architecture = architecture_of(self.folder)
         if not self.architecture.endswith(self.endings):
             raise ValueError(
                 f"{self.folder / 'config.json'}: architecture {self.architecture}; "
@@ -75,10 +81,11 @@ class _HuggingFaceScorer(ABC):
             )
         from diffusion_lm.model import usable_device
 
-        self.model, self.tokenizer = _load(self.folder, self.kind, usable_device(device), precision)
+        self.model, self.tokenizer = load_folder(self.folder, self.kind, usable_device(device), precision)
         self.model.config.use_cache = False  # every text is run once; keys and values would only take memory
         self.vocabulary_size = int(self.model.get_input_embeddings().weight.shape[0])
         self.longest = _longest_input(self.model, self.tokenizer)
+        self.plain_text = PlainText(self.tokenizer)
         self.tokens = 0
         self.unknown_tokens = 0
         self.rows_run = 0
@@ -96,7 +103,7 @@ class _HuggingFaceScorer(ABC):
         starts: list[int] = []
         passes: list[int] = []
         for seq_tag, texts in lists:
-            for text, ids, special in zip(texts, *self._encode(texts)):
+            for text, ids, special in zip(texts, *self._encode(seq_tag, texts)):
                 plain = [token for token, is_special in zip(ids, special) if not is_special]
                 self.tokens += len(plain)
                 self.unknown_tokens += plain.count(self.tokenizer.unk_token_id)
@@ -134,16 +141,17 @@ class _HuggingFaceScorer(ABC):
         """Tokens of all texts so far, and how many of them the vocabulary does not know."""
         return {"tokens": self.tokens, "oov_tokens": self.unknown_tokens}
 
-    @abstractmethod
-    def _encode(self, texts: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
+    def _encode(self, seq_tag: str, texts: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
         """Ids and, for each, whether it is a special token that the tokenizer put there."""
+        where = f"{self.folder}: utterance {seq_tag!r}"
+        return self.plain_text.encode(texts, add_special=self.add_special, where=where)
 
     @abstractmethod
     def _rows(self, ids: list[int], special: list[int]) -> list[tuple[Row, int, int]]:
         """(network input, position of the logits, token they have to predict) of every scored token."""
 
     def _check(self, seq_tag: str, text: str, row: Row, target: int) -> None:
-        where = f"{self.folder}: utterance {seq_tag!r}, text {_shorten(text)!r}"
+        where = f"{self.folder}: utterance {seq_tag!r}, text {shorten(text)!r}"
         if len(row) > self.longest:
             raise ValueError(f"{where}: {len(row)} tokens with special ones; expected at most {self.longest}")
         if max(*row, target) >= self.vocabulary_size:
@@ -151,6 +159,15 @@ class _HuggingFaceScorer(ABC):
                 f"{where}: token id {max(*row, target)} of a model with {self.vocabulary_size}; "
                 "expected the tokenizer that belongs to the model"
             )
+
+    def _check_own(self, role: str, tokens: Sequence[int]) -> None:
+        """Tokens that stand in every input can be checked before there is one."""
+        for token in tokens:
+            if token >= self.vocabulary_size:
+                raise ValueError(
+                    f"{self.folder}: {role} token {self.tokenizer.convert_ids_to_tokens(token)!r} has id {token} of a model "
+                    f"with {self.vocabulary_size}; expected the tokenizer that belongs to the model"
+                )
 
     def _answer(self, rows: list[Row], queries: list[Query]) -> list[float]:
         """log p(target at position | row) of every query, nats."""
@@ -216,6 +233,7 @@ class HuggingFaceCausalScorer(_HuggingFaceScorer):
 
     kind = "causal"
     endings = CAUSAL_ENDINGS
+    add_special = False
 
     def __init__(self, folder: str | os.PathLike[str], *, score_eos: bool = True, **options: Any):
         super().__init__(folder, **options)
@@ -229,15 +247,13 @@ class HuggingFaceCausalScorer(_HuggingFaceScorer):
             )
         self.start = starts[0]
         self.end = tokens.eos_token_id if score_eos else None
+        self._check_own("start", [self.start])
+        self._check_own("end", [] if self.end is None else [self.end])
         self._check_causal()
 
     def describe(self) -> dict[str, Any]:
         start = self.tokenizer.convert_ids_to_tokens(self.start)
         return super().describe() | {"start": start, "scores_eos": self.end is not None}
-
-    def _encode(self, texts: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
-        ids = _tokenize(self.tokenizer, texts, special=False)["input_ids"]
-        return ids, [[0] * len(row) for row in ids]
 
     def _rows(self, ids: list[int], special: list[int]) -> list[tuple[Row, int, int]]:
         targets = ids if self.end is None else [*ids, self.end]
@@ -268,123 +284,22 @@ class HuggingFaceMaskedScorer(_HuggingFaceScorer):
 
     kind = "masked"
     endings = MASKED_ENDINGS
+    add_special = True
 
     def __init__(self, folder: str | os.PathLike[str], **options: Any):
         super().__init__(folder, **options)
         if self.tokenizer.mask_token_id is None:
             raise ValueError(f"{self.folder}: its tokenizer has no mask token; expected one for a masked model")
+        self._check_own("mask", [self.tokenizer.mask_token_id])
+        self._check_own("special", self._encode("", [""])[0][0])
 
     def describe(self) -> dict[str, Any]:
         return super().describe() | {"target": "pll"}
-
-    def _encode(self, texts: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
-        found = _tokenize(self.tokenizer, texts, special=True)
-        return found["input_ids"], found["special_tokens_mask"]
 
     def _rows(self, ids: list[int], special: list[int]) -> list[tuple[Row, int, int]]:
         mask = self.tokenizer.mask_token_id
         places = [place for place, is_special in enumerate(special) if not is_special]
         return [((*ids[:place], mask, *ids[place + 1 :]), place, ids[place]) for place in places]
-
-
-def fingerprint(folder: str | os.PathLike[str]) -> str:
-    """16 hex digits that change when a file of the model or its tokenizer does."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(folder).iterdir()):
-        if path.suffix in IDENTITY and path.is_file():
-            with open(path, "rb") as file:
-                digest.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]
-
-
-def _architecture(folder: Path) -> str:
-    """The one class name in config.json, if it is of a kind that can be scored."""
-    path = folder / "config.json"
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder}: no such folder; expected one with config.json, a tokenizer and *.safetensors"
-        )
-    if not path.is_file():
-        raise ValueError(f"{folder}: no config.json; expected a model folder as `save_pretrained` writes it")
-    config = read_json(path)
-    names = config.get("architectures") if isinstance(config, dict) else None
-    if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
-        raise ValueError(f"{path}: architectures is {names!r}; expected a list with one class name")
-    known = names[0].endswith(CAUSAL_ENDINGS + MASKED_ENDINGS)
-    # XLM's one class is both kinds, and an encoder-decoder models a pair of texts.
-    if not known or names[0].startswith(("XLMWith", "Flaubert")) or config.get("is_encoder_decoder"):
-        kinds = ", ".join(f"...{ending}" for ending in CAUSAL_ENDINGS + MASKED_ENDINGS)
-        raise ValueError(f"{path}: architecture {names[0]} is neither causal nor masked; expected one of {kinds}")
-    return names[0]
-
-
-def _load(folder: Path, kind: str, device: torch.device, precision: str) -> tuple[Any, Any]:
-    """(model in evaluation mode, tokenizer) from local files. All errors as one-line ValueError."""
-    if not any(folder.glob("*.safetensors")):
-        pickled = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt"))
-        auto = {"causal": "AutoModelForCausalLM", "masked": "AutoModelForMaskedLM"}[kind]
-        hint = (
-            f"{', '.join(pickled)} is pickled data, which can run code, and is not read; if you trust it, convert it: "
-            f"transformers.{auto}.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
-            if pickled
-            else "expected model.safetensors"
-        )
-        raise ValueError(f"{folder}: no weights as safetensors; {hint}")
-    # With no vocabulary the library builds a tokenizer without one, and every text is empty; without merges it spells.
-    pair = (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
-    if not pair and not any(any(folder.glob(pattern)) for pattern in ("tokenizer.json", "vocab.txt", "*.model")):
-        raise ValueError(
-            f"{folder}: no tokenizer; expected tokenizer.json, vocab.txt, a SentencePiece .model, or vocab.json and merges.txt"
-        )
-    if (folder / "adapter_config.json").is_file():
-        raise ValueError(f"{folder}: holds an adapter; expected a whole model (merge_and_unload, then save_pretrained)")
-    try:
-        import transformers
-    except ImportError as error:
-        raise ValueError(
-            f"{folder}: Hugging Face models need the transformers package ({error}); pip install transformers"
-        ) from None
-    import torch
-
-    transformers.utils.logging.disable_progress_bar()
-    auto_model = {"causal": transformers.AutoModelForCausalLM, "masked": transformers.AutoModelForMaskedLM}[kind]
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model, info = auto_model.from_pretrained(
-            folder,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-            dtype=torch.float32 if precision == "32" else torch.bfloat16,
-        )
-    except Exception as error:  # the library raises whatever its parts do: KeyError, OSError, SafetensorError ...
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{folder}: transformers can not load it ({_shorten(reason, 300)})") from error
-    absent = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
-    if absent:  # the library would fill them with random numbers
-        raise ValueError(
-            f"{folder}: {len(absent)} weights are missing or have another shape, the first is {absent[0]}; expected all"
-        )
-    return model.eval().to(device), tokenizer
-
-
-def _tokenize(tokenizer: Any, texts: Sequence[str], *, special: bool) -> dict[str, list[list[int]]]:
-    """Without truncation (a tokenizer.json can ask for it) and with special tokens only where the tokenizer puts them."""
-    if not texts:
-        return {"input_ids": [], "special_tokens_mask": []}
-    found: dict[str, list[list[int]]] = tokenizer(
-        list(texts),
-        add_special_tokens=special,
-        split_special_tokens=True,
-        truncation=False,
-        padding=False,
-        return_special_tokens_mask=True,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    )
-    return found
 
 
 def _longest_input(model: Any, tokenizer: Any) -> int:
@@ -398,7 +313,3 @@ def _longest_input(model: Any, tokenizer: Any) -> int:
         if name.endswith("position_embeddings") and padding is not None:  # positions are counted from padding_idx + 1
             limits.append(module.num_embeddings - padding - 1)
     return min(limits)
-
-
-def _shorten(text: str, most: int = 60) -> str:
-    return text if len(text) <= most else text[: most - 3] + "..."

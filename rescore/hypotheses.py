@@ -1,7 +1,9 @@
 """The types of an N-best list. `rescore.nbest` reads and writes them.
 
-hypothesis = Hypothesis("he hoped there would be stew", {"am": -12.3, "masked": -41.0})
-utterance = NBestList("dev/1-2-3", (hypothesis,), reference="he hoped there would be stew")
+    hypothesis = Hypothesis("he hoped there would be stew", {"am": -12.3, "masked": -41.0})
+    utterance = NBestList("dev/1-2-3", (hypothesis,), reference="he hoped there would be stew")
+
+Both are frozen: what adds a score makes new ones.
 """
 
 from __future__ import annotations

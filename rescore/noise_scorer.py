@@ -1,6 +1,8 @@
 """Scores by drawn noise (rescore.drawn): every draw of every hypothesis is a row, rows of many utterances make a batch.
 
-found, rows = score_drawn(model, build_estimator("draws", passes=16), tags, encoded, seed=1, batches=batches)
+    found, rows = score_drawn(model, build_estimator("draws", passes=16), tags, encoded, seed=1, batches=batches)
+
+`batches` is the caller's rule for what goes through the network at once; scores do not depend on it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Any language model as a scorer: what it is follows from what lies at its path.
 
-scorer = open_scorer("masked=runs/masked/model", estimator="auto", passes=None, replicates=4, pieces=False, seed=1, device="cpu")
+    scorer = open_scorer("masked=runs/masked/model", estimator="auto", passes=None, replicates=4, pieces=False, seed=1, device="cpu")
+
+A model folder of ours, a Hugging Face folder, an ARPA file or a KenLM binary.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From lists to a table in one go: score with every LM, tune each row's scales on one set, report on another.
 
     result = rescore(
-        tune=["dev.py.gz"], tune_references="dev.ref.py.gz", test=["test.py.gz"], test_references="test.ref.py.gz",
+        tune_sources=["dev.py.gz"], tune_references="dev.ref.py.gz", test_sources=["test.py.gz"], test_references="test.ref.py.gz",
         lms={"ar": NetworkScorer("runs/ar/model", name="ar"), "4gram": NgramScorer("4gram.arpa", name="4gram")}, out="out",
     )
     print(result.table.to_markdown())

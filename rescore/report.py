@@ -1,7 +1,7 @@
 """The table of results: one row a system, as Markdown, CSV, JSON and LaTeX.
 
     rows = evaluate(test_lists, {"first pass": first, "+ masked LM": tuned.scales}, baseline="first pass", seed=1)
-    table = ResultTable("test", rows, scales_from="tuned on dev", metadata={"seed": 1})
+    table = ResultTable("test", rows, baseline="first pass", scales_from="tuned on dev", metadata={"seed": 1})
     print(table.to_markdown()); table.save("results.csv")
 
 The WER is that of the corpus. Every number that needs words to be read rightly (bound or exact, what the standard error

@@ -1,6 +1,8 @@
 """The HTML report of a rescoring run: table, WER over the scales, the utterances whose winner changed.
 
-write_report("out/report.html", rescore(...))
+    write_report("out/report.html", rescore(...))
+
+The page itself is made in html_report.py, from the table and these changes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """What measuring one text with one language model gives.
 
-score = SequenceScore(log_prob=-41.2, standard_error=0.3, num_passes=17, num_tokens=14, target="elbo")
-score.details()         # for the result file
+    score = SequenceScore(log_prob=-41.2, standard_error=0.3, num_passes=17, num_tokens=14, target="elbo")
+    score.details()         # for the result file
+
+Its unit is nats, and higher is better.
 """
 
 from __future__ import annotations

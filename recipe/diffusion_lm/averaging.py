@@ -1,7 +1,9 @@
 """Averages of weights: over the steps of a training, and of finished models.
 
-ema = ExponentialMovingAverage(network, 0.9999); ema.update(network)        # after every step
-average_models(["run/kept/step.00003000", "run/kept/step.00004000"], "averaged")
+    ema = ExponentialMovingAverage(network, 0.9999); ema.update(network)        # after every step
+    average_models(["run/kept/step.00003000", "run/kept/step.00004000"], "averaged")
+
+Both are means of weights, not of what networks answer, so a model with averaged weights costs no more to use.
 """
 
 from __future__ import annotations

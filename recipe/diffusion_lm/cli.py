@@ -1,6 +1,6 @@
 """The command line: a command is a plain function, its signature is its options.
 
-    run_commands("dlm", [vocab, train], argv)          # exit status: 0 done, 1 bad input (one line), 130 interrupted
+    run_commands("dlm", [vocab, train], "Language models.", argv)    # exit status: 0 done, 1 bad input (one line), 130 interrupted
 
 What a user can mend (ValueError, OSError) becomes one line on stderr; anything else is our mistake and keeps its traceback.
 """

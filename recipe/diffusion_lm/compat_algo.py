@@ -1,6 +1,8 @@
 """Rules for section `algo` of a tree of BD3-LM: which model it is, and what its other keys then mean (compat_block.py has the table).
 
-algo(reading)               # "bd3lm": family block; "mdlm", "sedd": masked; "ar": autoregressive
+    algo(reading)               # "bd3lm": family block; "mdlm", "sedd": masked; "ar": autoregressive
+
+Functions named as a key are its rule, as compat_rules.py describes rules.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the four modes of an MDLM, ASR-fork or BD3-LM tree do (compat.py reads the tree).
 
-job = prepare(translate(tree), Path("run"), rescore=None)      # everything that can be wrong is said here
-job()                                                           # and only this writes
+    job = prepare(translate(tree), Path("run"), rescore=None)      # everything that can be wrong is said here
+    job()                                                           # and only this writes
 
 train        as `dlm train`
 ppl_eval     perplexity bound with its error bar on each validation set, of sentences or of packed rows; perplexity.json

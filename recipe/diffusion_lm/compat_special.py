@@ -1,6 +1,8 @@
 """Rules for keys of an MDLM / ASR-fork tree that hang together with other keys, or mean something else here (compat_keys.py has the table).
 
-verdict, text = interval(reading, "trainer.val_check_interval", 10000)         # batches there, optimizer steps here
+    verdict, text = interval(reading, "trainer.val_check_interval", 10000)         # batches there, optimizer steps here
+
+Functions named as a key are its rule, as compat_rules.py describes rules.
 """
 
 from __future__ import annotations

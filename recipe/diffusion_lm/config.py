@@ -1,8 +1,10 @@
 """A training run's configuration: frozen dataclasses, strict, with dotted overrides.
 
-config = apply_overrides(presets.build("tiny_masked"), ["optim.lr=1e-3", "data.text=[a.txt.gz, b.txt.gz]", "family.T=1000"])
-config = from_dict(yaml.safe_load(text))            # unknown key -> ValueError naming the known ones
-to_dict(config)                                     # plain lists, dicts, numbers and strings again
+    config = apply_overrides(presets.build("demo_masked:tiny"), ["optim.lr=1e-3", "data.text=[a.txt.gz, b.txt.gz]", "family.T=1000"])
+    config = from_dict(yaml.safe_load(text))            # unknown key -> ValueError naming the known ones
+    to_dict(config)                                     # plain lists, dicts, numbers and strings again
+
+Values are checked where they are set: an unknown key, a wrong type or an impossible value is a ValueError that names the key.
 """
 
 from __future__ import annotations

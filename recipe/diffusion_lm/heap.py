@@ -1,6 +1,8 @@
 """Memory of a process that computes on a CPU.
 
-keep_heap()                     # before the first step of a training
+    keep_heap()                     # before the first step of a training
+
+It changes how the whole process uses memory, and no result.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """Sisyphus job for training: `dlm train` with a checkpoint under output/, so that a preempted run goes on where it was.
 
-job = TrainLmJob("librispeech_masked", {"data.vocab": vocab, "data.train": lm_dataset_dict([text], vocab, partition_epoch=20)})
-job.rqmt.update({"time": 72, "gpu": 1, "sbatch_args": ["--partition=gpu"]})      # no part of the hash
-job.out_model, job.out_best                                                       # model folders, for the jobs of rescore.jobs
+    job = TrainLmJob("librispeech_masked", {"data.vocab": vocab, "data.train": lm_dataset_dict([text], vocab, partition_epoch=20)})
+    job.rqmt.update({"time": 72, "gpu": 1, "sbatch_args": ["--partition=gpu"]})      # no part of the hash
+    job.out_model, job.out_best                                                       # model folders, for the jobs of rescore.jobs
+
+Settings are plain data and paths of other jobs; they and the preset make the hash.
 """
 
 from __future__ import annotations

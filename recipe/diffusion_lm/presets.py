@@ -1,6 +1,8 @@
 """Named configurations as functions, and suffixes that change one thing: `dlm train --preset librispeech_masked:ar:bf16`.
 
-config = build("tiny_masked:bf16")
+    config = build("demo_masked:tiny:bf16")
+
+Suffixes are applied from left to right, each to the configuration that the ones before have made.
 """
 
 from __future__ import annotations

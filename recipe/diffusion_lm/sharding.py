@@ -1,8 +1,10 @@
 """Weights cut up over several processes (FSDP): how a network is cut, and how whole tensors go in and out.
 
-shard(network, mesh)                # in place; each block and the rest are gathered when they are used
-whole(parameter)                    # the same tensor in one piece, on the CPU; any other tensor as it is
-like(whole_tensor, parameter)       # a whole tensor cut up and placed as `parameter` is
+    shard(network, mesh)                # in place; each block and the rest are gathered when they are used
+    whole(parameter)                    # the same tensor in one piece, on the CPU; any other tensor as it is
+    like(whole_tensor, parameter)       # a whole tensor cut up and placed as `parameter` is
+
+Other modules go through these functions and do not ask whether weights are cut up.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """What a position of a network may see. A family says it, a network is built from it, and neither knows the other.
 
-DiT(config, ..., visibility=family.visibility)          # "bidirectional", "causal" or Blocks(4)
-doubled_mask(longest, 4)                                # [2 longest, 2 longest] bool, who attends whom in the doubled input
+    DiT(config, ..., visibility=family.visibility)          # "bidirectional", "causal" or Blocks(4)
+    doubled_mask(longest, 4)                                # [2 longest, 2 longest] bool, who attends whom in the doubled input
+
+How each of these is computed is up to the attention of the backbone (backbones/attention.py).
 """
 
 from __future__ import annotations

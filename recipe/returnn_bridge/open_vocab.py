@@ -1,6 +1,8 @@
 """Any vocabulary: which tokenizer it is follows from what lies at its path.
 
-vocab = load_vocab("run/model")             # spm.model, tokenizer.json, or vocab.json and merges.txt; a folder of one, or such a file
+    vocab = load_vocab("run/model")             # spm.model, tokenizer.json, or vocab.json and merges.txt; a folder of one, or such a file
+
+A folder that holds two vocabularies is an error, not a choice.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Attention of padding-free rows: how they are spread, who sees whom, rotary positions, keys and values of what is finished.
 
-seen = Seen.of(layout, "causal")
-out, key_value = seen.attend(qkv, rotation)         # qkv [N, 3, heads, width of a head] -> [N, width]
+    seen = Seen.of(layout, "causal")
+    out, key_value = seen.attend(qkv, rotation)         # qkv [N, 3, heads, width of a head] -> [N, width]
 
 flex.py and sentences.py have other ways to do it, with the same two calls.
 """

@@ -1,6 +1,8 @@
 """The families of language models. `build_family` is the only place where a family's name is looked at.
 
-family = build_family({"name": "masked", "time_conditioning": True}, vocab)
+    family = build_family({"name": "masked", "time_conditioning": True}, special_ids(vocab))
+
+Everything else calls the methods of the family that it returns (families/base.py).
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """What every family of language models offers: the protocol, and the small types that cross it.
 
-loss = family.training_loss(network, sentences, draw_noise(lengths, generator, stratified=True))
-(loss.loss.sum() / loss.weight).backward()
-nelbo = family.nelbo(network, sentences, draw)      # [B] nats, an unbiased estimate of the bound of each sentence
+    loss = family.training_loss(network, sentences, draw_noise(lengths, generator, stratified=True))
+    (loss.loss.sum() / loss.weight).backward()
+    nelbo = family.nelbo(network, sentences, draw)      # [B] nats, an unbiased estimate of the bound of each sentence
+
+Randomness comes in as a `NoiseDraw`; a family holds its options and no weights.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """log p of one symbol a row from logits over the whole vocabulary, without ever holding the probabilities of all rows.
 
-log_probs = target_log_probs(logits, targets, kept=4000, never=(1, 2))      # [M] nats; log_softmax and gather, value for value
+    log_probs = target_log_probs(logits, targets, kept=4000, never=(1, 2))      # [M] nats; log_softmax and gather, value for value
 
 Rows are worked on a few at a time, forwards and backwards: on a CPU a batch of rows times vocabulary is tens of megabytes that leave the
 cache (and that the system clears page by page) for every intermediate result.
