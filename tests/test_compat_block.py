@@ -490,9 +490,9 @@ def test_samples(inside, trained, capsys):
     ],
 )
 def test_samples_of_the_other_algorithms(inside, vocab, settings, options):
-    random_model(vocab, options).save("other")
+    folder = random_model(vocab, options).save(f"{options['name']}_model")
     compat.run(
-        "tree.yaml", [*SMALL, SAMPLES, *settings, "eval.checkpoint_path=other"], out=f"{options['name']}_samples"
+        "tree.yaml", [*SMALL, SAMPLES, *settings, f"eval.checkpoint_path={folder}"], out=f"{options['name']}_samples"
     )
     assert len(Path(f"{options['name']}_samples/samples.txt").read_text().splitlines()) == 3
 

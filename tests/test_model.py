@@ -17,6 +17,7 @@ from diffusion_lm.draws import NoiseDraw, draw_noise
 from diffusion_lm.families import FAMILIES as REGISTRY
 from diffusion_lm.layout import Sentences
 from diffusion_lm.model import LanguageModel, fingerprint
+from diffusion_lm.model_folder import made_by
 from returnn_bridge.vocab import Vocab
 
 FAMILIES = [
@@ -133,7 +134,7 @@ def test_save_and_load_give_the_same_scores_bit_for_bit(vocab, tmp_path, family)
         model.family.nelbo(model.network, framed, draw), loaded.family.nelbo(loaded.network, framed, draw)
     )
     before = fingerprint(tmp_path / "model")
-    random_model(vocab, seed=1).save(tmp_path / "model")
+    random_model(vocab, seed=1).save(tmp_path / "model", replaces=made_by("trained"))
     assert fingerprint(tmp_path / "model") != before, "saving replaces the folder, and the fingerprint sees it"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"], "nothing half-written stays"
 

@@ -233,3 +233,33 @@ def test_a_tree_reads_a_published_folder(published, tmp_path, monkeypatch):
     compat.run("tree.yaml", [*options, "eval.checkpoint_path=ours"], out="second")
     assert Path("first/perplexity.json").read_text() == Path("second/perplexity.json").read_text()
     assert len(Path("first/samples.txt").read_text().splitlines()) == 3
+
+
+def test_only_an_earlier_import_is_replaced(published, vocab, tmp_path, monkeypatch, capsys):
+    """And that is said before the published weights are read."""
+    _, folder, vocab_folder = published
+    trained = random_model(vocab).save(tmp_path / "run" / "model", facts={"steps": 3})
+    mean = random_model(vocab).save(tmp_path / "mean", facts={"imported": {"folder": "published"}, "averaged": []})
+    command = ["pretrained", str(folder), "--vocab", str(vocab_folder), "--out"]
+    for _ in range(2):
+        assert status([*command, str(tmp_path / "ours")]) == 0
+    assert LanguageModel.load(tmp_path / "ours").facts["imported"] == {"folder": "published", "model_type": "bd3lm"}
+    capsys.readouterr()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    monkeypatch.setattr("diffusion_lm.pretrained.read_checkpoint", lambda _: pytest.fail("weights are read first"))
+    for out in (tmp_path / "run", trained, mean, folder, vocab_folder):
+        assert status([*command, str(out)]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{out}: exists and holds something else" in line
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_published_weights_must_be_numbers(published):
+    _, folder, vocab_folder = published
+    state = load_file(folder / "model.safetensors")
+    state["backbone.blocks.1.mlp.0.weight"][3, 4] = torch.inf
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(
+        ValueError, match=r"model\.safetensors: .*blocks\.1\.mlp\.0\.weight has 1 values that are nan or inf"
+    ):
+        open_pretrained(folder, vocab_folder)

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from diffusion_lm.model import LanguageModel, fingerprint
+from diffusion_lm.model_folder import made_by
 from diffusion_lm.sharding import like, whole
+from returnn_bridge.files import check_replaceable
 
 
 class ExponentialMovingAverage:
@@ -62,10 +64,16 @@ class ExponentialMovingAverage:
 def average_models(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Path:
     """The model with the mean of the weights of these model folders, for the same text, family and size.
 
-    ValueError naming the folder that is of another kind than the first, and for fewer than two.
+    ValueError naming the folder that is of another kind than the first, for fewer than two, and for an `out` that holds anything but an
+    earlier average.
     """
     if len(folders) < 2:
         raise ValueError(f"{len(folders)} model to average; expected at least two")
+    for folder in folders:
+        if Path(out).resolve().is_relative_to(Path(folder).resolve()):
+            raise ValueError(f"{out}: is or lies in {folder}, a model to average; expected another folder for the mean")
+    replaces = made_by("averaged")
+    check_replaceable(Path(out), replaces)
     first = LanguageModel.load(folders[0])
     sums = {name: value.double() for name, value in first.network.state_dict().items()}
     for folder in folders[1:]:
@@ -81,4 +89,4 @@ def average_models(folders: Sequence[str | os.PathLike[str]], out: str | os.Path
             sums[name] += value
     first.network.load_state_dict({name: (value / len(folders)).float() for name, value in sums.items()})
     sources = [{"folder": Path(folder).name, "fingerprint": fingerprint(folder)} for folder in folders]
-    return first.save(out, facts={**first.facts, "averaged": sources})
+    return first.save(out, facts={**first.facts, "averaged": sources}, replaces=replaces)

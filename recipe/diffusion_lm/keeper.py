@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from lightning.pytorch.callbacks import Callback
 from diffusion_lm.config import TrainConfig
 from diffusion_lm.interruption import StopRequest
 from diffusion_lm.lit_module import TrainingModule
+from diffusion_lm.model_folder import made_by
 from diffusion_lm.sharding import whole_state
 from returnn_bridge.batching import Position
 from returnn_bridge.files import write_text
@@ -90,14 +92,15 @@ class Keeper(Callback):
         self.kept = {step: old for step, old in self.kept.items() if step < trainer.global_step} | {
             trainer.global_step: value
         }
-        last = sorted(self.kept)[len(self.kept) - options.keep_last :]
+        last = sorted(self.kept, reverse=True)[: options.keep_last]
         best = sorted(self.kept, key=lambda step: self.kept[step])[: options.keep_best]
         self.kept = {step: self.kept[step] for step in sorted({*last, *best})}
         if trainer.global_step in self.kept:
             self._export(trainer, module, f"kept/step.{trainer.global_step:08d}")
         if trainer.is_global_zero:
-            for folder in (self.folder / "kept").glob("step.*"):
-                if int(folder.name.removeprefix("step.")) not in self.kept:
+            is_trained = made_by("trained")
+            for step, folder in kept_models(self.folder).items():
+                if step not in self.kept and is_trained(folder):
                     shutil.rmtree(folder)
 
     def _watch_sub_epoch(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
@@ -132,6 +135,8 @@ class Keeper(Callback):
         temporary = target.with_name(".last.ckpt.writing")
         trainer.save_checkpoint(temporary)
         if trainer.is_global_zero:
+            with open(temporary, "rb") as written:
+                os.fsync(written.fileno())  # else a machine that goes down could leave a name without its content
             os.replace(temporary, target)
             progress = {"step": trainer.global_step, "max_steps": self.config.trainer.max_steps}
             write_text(self.folder / "progress.json", json.dumps(progress) + "\n")
@@ -148,7 +153,7 @@ class Keeper(Callback):
             "ema": self.config.trainer.ema,
             "torch": torch.__version__,
         }
-        module.model.save(self.folder / name, facts=facts, weights=weights)
+        module.model.save(self.folder / name, facts=facts, weights=weights, replaces=made_by("trained"))
 
     def _append_scores(self, trainer: lightning.Trainer, module: TrainingModule, metrics: dict[str, float]) -> None:
         """One line a validation, in the manner of RETURNN's score file. A step measured again after a resume is replaced."""
@@ -158,6 +163,12 @@ class Keeper(Callback):
         fields = [str(trainer.global_step), str(position.sub_epoch), str(module.tokens_seen), f"{rate:.6g}"]
         header = ["step", "sub_epoch", "tokens", "learning_rate", *names]
         _append(self.folder / "scores.tsv", header, fields + [f"{metrics[name]:.6f}" for name in names])
+
+
+def kept_models(folder: Path) -> dict[int, Path]:
+    """The models of validations in a run folder, by their step. What lies beside them under other names is not ours."""
+    found = {path: re.fullmatch(r"step\.(\d{8,})", path.name) for path in sorted((folder / "kept").glob("step.*"))}
+    return {int(match[1]): path for path, match in found.items() if match is not None}
 
 
 def _append(path: Path, header: list[str], fields: list[str]) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from torch import Tensor
 
 from diffusion_lm.backbones.dit import BackboneConfig
 from diffusion_lm.import_mdlm import FREQUENCIES, network_weights, read_checkpoint
-from diffusion_lm.model import CONFIG, WEIGHTS, LanguageModel, usable_device
-from returnn_bridge.files import read_json
+from diffusion_lm.model import LanguageModel, usable_device
+from diffusion_lm.model_folder import CONFIG, WEIGHTS, check_finite, made_by
+from returnn_bridge.files import check_replaceable, read_json
 from returnn_bridge.open_vocab import load_vocab
 
 TYPES = ("bd3lm", "mdlm")
@@ -50,6 +51,7 @@ def open_pretrained(
     device = usable_device(device)
     config = _config(path)
     state = read_checkpoint(path / WEIGHTS)
+    check_finite({name: value for name, value in state.items() if name not in BUFFERS}, path / WEIGHTS)
     kept = {name: value for name, value in state.items() if name not in BUFFERS}
     backbone, weights = network_weights(
         kept, num_heads=_whole(config, "n_heads", path), conditioned=config.get("adaln", True)
@@ -67,18 +69,25 @@ def open_pretrained(
         model = LanguageModel.build(_family(config, path), backbone, pieces)
     model.network.load_state_dict(weights)
     model.network.to(device).eval().requires_grad_(False)
-    facts: dict[str, Any] = {"imported_from": path.name, "model_type": config["model_type"]}
+    facts: dict[str, Any] = {"imported": {"folder": path.resolve().name, "model_type": config["model_type"]}}
     if all(name in state for name in INTERVAL):
         facts["trained_times"] = [float(state[name]) for name in INTERVAL]
     return dataclasses.replace(model, facts=facts)
 
 
 def import_pretrained(
-    folder: str | os.PathLike[str], vocab: str | os.PathLike[str], out: str | os.PathLike[str]
+    folder: str | os.PathLike[str],
+    vocab: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    look: Callable[[LanguageModel], object] | None = None,
 ) -> LanguageModel:
-    """Write a published model as a model folder of ours."""
+    """Write a published model as a model folder of ours; only an earlier import is replaced. look: called before anything is written."""
+    replaces = made_by("imported")
+    check_replaceable(Path(out), replaces)
     model = open_pretrained(folder, vocab)
-    model.save(out)
+    if look is not None:
+        look(model)
+    model.save(out, replaces=replaces)
     return model
 
 

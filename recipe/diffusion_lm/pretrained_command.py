@@ -24,15 +24,14 @@ def pretrained(
 ) -> None:
     """Turn published weights into a model folder of ours. Nothing is downloaded, and no code of the folder is run."""
     from diffusion_lm.evaluate import evaluate_text
-    from diffusion_lm.pretrained import import_pretrained, open_pretrained
+    from diffusion_lm.model import LanguageModel
+    from diffusion_lm.pretrained import import_pretrained
 
-    if check:
-        # Before anything is written: a text that is not there is no reason to leave a model behind.
-        model = open_pretrained(folder, vocab)
-        result = evaluate_text(model, check, passes=passes)
-        uniform = model.vocab.num_pieces
-        print(f"{result.summary()}; a model that knows nothing has {uniform} per piece")
-        model.save(out)
-    else:
-        model = import_pretrained(folder, vocab, out)
+    def look(model: LanguageModel) -> None:
+        if check:
+            result = evaluate_text(model, check, passes=passes)
+            print(f"{result.summary()}; a model that knows nothing has {model.vocab.num_pieces} per piece")
+
+    # It looks before it writes: a text that is not there is no reason to leave a model behind.
+    model = import_pretrained(folder, vocab, out, look)
     print(f"{out}: {model.family_options['name']}, {model.num_parameters / 1e6:.1f} M parameters")

@@ -4,12 +4,12 @@
     result.model                            # run/model, the self-contained folder
 
 What a run leaves: `model/` (averaged weights of the last step), `best/` (of the best validation), `kept/` (of others, where asked for),
-`checkpoints/last.ckpt` (to resume), `config.json`, `progress.json`, `scores.tsv` (one line a validation), `sub_epochs.tsv` and `tensorboard/`.
+`checkpoints/last.ckpt` (to resume), `config.json`, `inputs.json` (sizes and digests of what it reads), `vocab/`, `progress.json`,
+`scores.tsv` (one line a validation), `sub_epochs.tsv` and `tensorboard/`.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -26,10 +26,11 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from diffusion_lm.backbones.flex import attention_of
+from diffusion_lm.backbones.flex import Attention, attention_of
 from diffusion_lm.bad_batch import is_out_of_memory, out_of_memory
+from diffusion_lm.checkpoint_check import check_checkpoint
 from diffusion_lm.clip_training import ClipTraining
-from diffusion_lm.config import TrainConfig, TrainerConfig, from_dict, to_dict
+from diffusion_lm.config import TrainConfig, TrainerConfig
 from diffusion_lm.families import PolicyFamily
 from diffusion_lm.heap import keep_heap
 from diffusion_lm.interruption import StopRequest
@@ -38,10 +39,10 @@ from diffusion_lm.lit_module import TrainingModule
 from diffusion_lm.model import LanguageModel
 from diffusion_lm.preload import preload, start_from
 from diffusion_lm.progress import Progress
+from diffusion_lm.run_folder import claim, describe_inputs, only_writer
 from returnn_bridge.datamodule import ReturnnDataModule
 from returnn_bridge.datasets import lm_dataset_dict
-from returnn_bridge.files import read_json, write_text
-from returnn_bridge.token_store import find_store
+from returnn_bridge.token_store import TokenStore, find_store
 from returnn_bridge.vocab import Vocab, sentence_pieces_file
 
 
@@ -65,10 +66,32 @@ def train(
     """Train to `trainer.max_steps`, or continue the run in `out`. `stop_after` ends this call early, with a model, at that step.
 
     On SIGTERM, and `max_seconds` after the call, the run is saved and SystemExit raised (status 143 and 75): the same call goes on.
-    Raises ValueError when `out` holds a run of another configuration, and for what is wrong in the configuration or the data.
+    Raises ValueError when `out` holds a run of another configuration or of other data, when another process trains in it, and for what is
+    wrong in the configuration or the data.
     """
     stop = StopRequest(max_seconds)
     folder = Path(out)
+    parts = _build(config)
+    inputs = describe_inputs(parts.vocab, parts.data.train_opts, parts.data.valid_opts)
+    # Last of all that can be wrong: a folder that belongs to another run.
+    with only_writer(folder, config.trainer) as writes:
+        checkpoint = claim(folder, config, parts.vocab, inputs, write=writes)
+        return _fit(config, folder, parts, stop, checkpoint, stop_after)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What meets in a training, built and checked before its folder is touched."""
+
+    vocab: Vocab
+    model: LanguageModel
+    data: ReturnnDataModule
+    store: TokenStore | None
+    clip: ClipTraining | None
+    attention: Attention
+
+
+def _build(config: TrainConfig) -> _Parts:
     vocab = Vocab.load(_required(config.data.vocab, "data.vocab"))
     train_opts, valid_opts = dataset_dicts(config, vocab)
     store = find_store(train_opts, config.data.vocab, config.data.store)
@@ -99,22 +122,33 @@ def train(
         store=None if store is None else str(store.path),
     )
     clip = ClipTraining(config.trainer.clip_search, model.family, config.seed) if config.trainer.clip_search else None
-    # Last of all that can be wrong: a folder with a configuration in it takes no other.
-    _claim(folder, config)
-    vocab.save(folder / "vocab")
+    return _Parts(vocab, model, data, store, clip, attention)
+
+
+def _fit(
+    config: TrainConfig,
+    folder: Path,
+    parts: _Parts,
+    stop: StopRequest,
+    checkpoint: Path | None,
+    stop_after: int | None,
+) -> TrainResult:
+    vocab, model, data, store = parts.vocab, parts.model, parts.data, parts.store
     module = TrainingModule(model, config, data)
+    if checkpoint is not None:
+        check_checkpoint(checkpoint, module.state_dict())
     _say(f"{config.family['name']}: {model.num_parameters / 1e6:.1f} M parameters, {vocab.num_pieces} pieces")
     if store is not None:
         _say(f"token store {store.path}: {len(store)} sentences, {len(store.ids)} tokens")
     keeper = Keeper(folder, config, stop)
     module.after_validation, module.folder = keeper.after_validation, folder
     model.network.recompute = config.trainer.activation_checkpointing
-    model.network.attention = attention
+    model.network.attention = parts.attention
     options = config.trainer
     if options.compile:
         model.network.compile_blocks()
     terminal = sys.stderr.isatty()
-    callbacks = [*([clip] if clip else []), keeper, Progress(options.log_every, say=not terminal)]
+    callbacks = [*([parts.clip] if parts.clip else []), keeper, Progress(options.log_every, say=not terminal)]
     if terminal:
         callbacks.append(RichProgressBar(leave=True))
     _quiet()
@@ -133,11 +167,11 @@ def train(
         max_steps=min(options.max_steps, stop_after or options.max_steps),
         max_epochs=-1,
         accumulate_grad_batches=options.accumulate_grad_batches,
-        val_check_interval=options.val_check_interval * options.accumulate_grad_batches if valid_opts else 1.0,
+        val_check_interval=options.val_check_interval * options.accumulate_grad_batches if data.valid_opts else 1.0,
         check_val_every_n_epoch=None
-        if valid_opts
+        if data.valid_opts
         else 1,  # count steps over the whole run: a sub-epoch may be shorter than the interval
-        limit_val_batches=options.limit_val_batches if valid_opts else 0,
+        limit_val_batches=options.limit_val_batches if data.valid_opts else 0,
         num_sanity_val_steps=0,
         log_every_n_steps=options.log_every,
         enable_checkpointing=False,  # Keeper writes them, whole or not at all
@@ -148,9 +182,8 @@ def train(
         use_distributed_sampler=False,
     )
     start = time.monotonic()
-    resume = folder / "checkpoints" / "last.ckpt"
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=str(resume) if resume.is_file() else None, weights_only=True)
+        trainer.fit(module, datamodule=data, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
     except SystemExit:  # of all processes at the same step
         _part()
         raise
@@ -205,35 +238,6 @@ def dataset_dicts(config: TrainConfig, vocab: Vocab) -> tuple[dict[str, Any], di
             raise ValueError(f"validation set {name!r} is in data.valid and in data.valid_text; expected it once")
         valid_opts[name] = lm_dataset_dict([str(path)], str(spm), seq_ordering="default")
     return train_opts, valid_opts
-
-
-def _claim(folder: Path, config: TrainConfig) -> None:
-    """Write config.json, or check that the run already there, if it has come to a checkpoint, has the same one."""
-    path = folder / "config.json"
-    tree = to_dict(config)
-    if path.is_file() and (folder / "checkpoints" / "last.ckpt").is_file():
-        # Keys that are newer than the run have their defaults.
-        old, new = _deciding(to_dict(from_dict(read_json(path)))), _deciding(tree)
-        if old != new:
-            changed = [key for key in sorted({**old, **new}) if old.get(key) != new.get(key)]
-            raise ValueError(
-                f"{folder} holds a run of another configuration ({', '.join(changed[:5])} differ); expected the same one, or a new folder"
-            )
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(tree, indent=1) + "\n")
-
-
-def _deciding(tree: dict[str, Any]) -> dict[str, Any]:
-    """The settings, by dotted name, that a run can not change: batches are the same bit for bit with and without a token store."""
-    return {key: value for key, value in _flat(tree).items() if key != "data.store"}
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    items: dict[str, Any] = {}
-    for key, value in tree.items():
-        items.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return items
 
 
 def _strategy(options: TrainerConfig) -> str | Strategy:

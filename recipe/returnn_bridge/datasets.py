@@ -262,14 +262,25 @@ def _file_list(value: Any) -> list[str]:
     )
 
 
+def dataset_files(opts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(dotted key, path) of every file that a dataset dict reads. FileNotFoundError or ValueError for one that is missing or empty."""
+    opts = plain_opts(opts)
+    _check_files(opts)
+    return _files(opts)
+
+
+def _files(opts: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (f"{where}.{key}", path) for where, node in _walk(opts) for key in _FILES for path in _file_list(node.get(key))
+    ]
+
+
 def _check_files(opts: dict[str, Any]) -> None:
-    for where, node in _walk(opts):
-        for key in _FILES:
-            for path in _file_list(node.get(key)):
-                if not os.path.isfile(path):
-                    raise FileNotFoundError(f"{path}: no such file ({where}.{key})")
-                if os.path.getsize(path) == 0:
-                    raise ValueError(f"{path}: empty file ({where}.{key}); expected some content")
+    for key, path in _files(opts):
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"{path}: no such file ({key})")
+        if os.path.getsize(path) == 0:
+            raise ValueError(f"{path}: empty file ({key}); expected some content")
 
 
 @dataclass(frozen=True)
