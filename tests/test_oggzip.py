@@ -15,6 +15,7 @@ import pytest
 from conftest import DEMO, random_text
 from returnn_bridge.batching import ReturnnBatches
 from returnn_bridge.datasets import ogg_zip_dataset_dict
+from returnn_bridge.native_cache import use_private_cache
 from returnn_bridge.oggzip import Entry, build_ogg_zip, read_transcripts
 from returnn_bridge.vocab import Vocab, train_vocab
 
@@ -94,6 +95,7 @@ def test_the_audio_is_what_was_put_in(tmp_path, entries):
 
 
 def test_returnn_decodes_the_audio(tmp_path, entries):
+    use_private_cache()
     from returnn.datasets import init_dataset
 
     build_ogg_zip(tmp_path / "dev.zip", entries[:3])

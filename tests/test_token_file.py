@@ -295,7 +295,7 @@ token_store.build_store([text], vocab, out)
 """
 
 
-@pytest.mark.parametrize("lines", [1, 60, 110, 170, 230])
+@pytest.mark.parametrize("lines", [1, 240, 270, 300, 330, 360])
 def test_killed_while_it_clears_up_nothing_wrong_is_left(corpus, vocab_folder, path, tmp_path, lines):
     good = path.read_bytes()
     out = tmp_path / "other" / "corpus.hdf"

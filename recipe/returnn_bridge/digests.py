@@ -65,7 +65,9 @@ class Digests:
         }
 
     def _remember(self, name: str, entry: list[str]) -> None:
-        with suppress(OSError):  # in a folder of somebody else nothing is remembered, and the next start computes it again
+        with suppress(
+            OSError
+        ):  # in a folder of somebody else nothing is remembered, and the next start computes it again
             write_text(self.memory, json.dumps({**self._recall(), name: entry}, indent=1) + "\n")
 
 
