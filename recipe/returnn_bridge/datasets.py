@@ -23,6 +23,7 @@ from typing import Any
 
 from returnn_bridge.files import iterate_bytes, iterate_raw_lines
 from returnn_bridge.native_cache import use_private_cache
+from returnn_bridge.oggzip import check_ogg_zip
 from returnn_bridge.vocab import MODEL_FILE, sentence_pieces_file
 
 _ORDER = "seq_ordering partition_epoch repeat_epoch fixed_random_seed random_seed_offset seq_list_filter_file unique_seq_tags"
@@ -125,6 +126,7 @@ def init_dataset(opts: Mapping[str, Any], *, num_tokens: int, data_key: str = "d
         raise OSError(
             "no C++ compiler (c++, clang++, g++) in PATH; OggZipDataset needs one, RETURNN compiles the reader of its text file"
         )
+    _check_zips(opts)
     use_private_cache()
     try:
         import tree  # noqa: F401
@@ -271,6 +273,17 @@ def _check_files(opts: dict[str, Any]) -> None:
                     raise FileNotFoundError(f"{path}: no such file ({where}.{key})")
                 if os.path.getsize(path) == 0:
                     raise ValueError(f"{path}: empty file ({where}.{key}); expected some content")
+
+
+def _check_zips(opts: dict[str, Any]) -> None:
+    for _, node in _walk(opts):
+        named = node.get("content_name") or node.get("resolve_symlink_for_name")  # the index goes by another name
+        if node["class"] == "OggZipDataset" and not named:
+            paths = _file_list(node["path"])
+            separate = {os.path.basename(path).removesuffix(".txt.gz") for path in paths}  # indexes beside the zips
+            for path in paths:
+                if path.endswith(".zip") and os.path.basename(path).removesuffix(".zip") not in separate:
+                    check_ogg_zip(path)
 
 
 @dataclass(frozen=True)
