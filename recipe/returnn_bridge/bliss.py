@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
+from typing import cast
 from xml.etree import ElementTree
 
 from returnn_bridge.files import iterate_bytes, write_whole
@@ -81,13 +82,13 @@ def read_bliss(path: str | os.PathLike[str]) -> Iterator[Segment]:
 
 def _events(path: str) -> Iterator[tuple[str, ElementTree.Element]]:
     """Where elements begin and end. The file tells its encoding itself."""
-    parser = ElementTree.XMLPullParser(("start", "end"))
+    parser: ElementTree.XMLPullParser[ElementTree.Element] = ElementTree.XMLPullParser(("start", "end"))
     for data in iterate_bytes(path):
         if data:
             parser.feed(data)
         else:
             parser.close()
-        yield from parser.read_events()
+        yield from cast(Iterator[tuple[str, ElementTree.Element]], parser.read_events())
 
 
 def build_bliss_ogg_zip(
