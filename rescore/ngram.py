@@ -14,7 +14,6 @@ import math
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from rescore.scores import LOG_P, SequenceScore
-from returnn_bridge.files import iterate_lines
+from returnn_bridge.files import iterate_lines, scratch_folder, write_whole
 
 LOG_10 = math.log(10.0)
 ORDERS = range(2, 6)  # kaldingram 0.1.2 counts only the first word of each line for order 1
@@ -34,14 +33,15 @@ def train_ngram(texts: Sequence[str | os.PathLike[str]], *, order: int, out: str
     """Write a Kneser-Ney model of the texts (plain or .gz, one sentence a line) as ARPA; whole or not at all.
 
     ValueError for an order that can not be trained, text without a word or with sentence marks in it, and text that is too small for the
-    order: the discount of an order is n1 / (n1 + 2 n2), so some of its n-grams must occur exactly twice. The same text gives the same bytes.
+    order: the discount of an order is n1 / (n1 + 2 n2), so some of its n-grams must occur exactly twice. ValueError, too, where `out` is
+    anything but an earlier ARPA file. The same text gives the same bytes.
     """
     if order not in ORDERS:
         raise ValueError(f"order {order}: expected {ORDERS.start} ... {ORDERS.stop - 1}")
     target, sources = Path(out), ", ".join(map(str, texts))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".ngram.") as folder:
-        corpus, arpa = Path(folder, "text"), Path(folder, "arpa")
+    _check_replaceable(target)
+    with scratch_folder(target) as folder:
+        corpus, arpa = folder / "text", folder / "arpa"
         with open(corpus, "w", encoding="utf-8") as file:
             for path, number, words in _sentences(texts):
                 if found := MARKERS.intersection(words):
@@ -63,9 +63,10 @@ def train_ngram(texts: Sequence[str | os.PathLike[str]], *, order: int, out: str
                 f"{sources}: too little text for order {order}, {ngram!r} occurs but would have probability 0; "
                 "expected more text, or a lower order"
             )
-        complete = Path(folder, "complete")
-        _add_unknown(arpa, complete)
-        os.replace(complete, target)
+        with write_whole(target) as write:
+            for line in _with_unknown(arpa):
+                write(line)
+            _check_replaceable(target)
     return target
 
 
@@ -159,15 +160,26 @@ def _sentences(
                 yield path, number, words
 
 
-def _add_unknown(source: Path, target: Path) -> None:
-    """Copy an ARPA file and give it the <unk> that KenLM would put in, with a complaint, at every load: 10^-100."""
-    with open(source, encoding="utf-8") as lines, open(target, "w", encoding="utf-8") as out:
+def _check_replaceable(target: Path) -> None:
+    if not target.exists() and not target.is_symlink():
+        return
+    try:
+        first = next((line for _, line in iterate_lines(target) if line.strip()), "")
+    except (OSError, ValueError):
+        first = ""
+    if first.strip() != "\\data\\":
+        raise ValueError(f"{target}: exists and is no ARPA file; expected a new name, or an ARPA file to replace")
+
+
+def _with_unknown(arpa: Path) -> Iterator[str]:
+    """The lines of an ARPA file with the <unk> that KenLM would put in, with a complaint, at every load: 10^-100."""
+    with open(arpa, encoding="utf-8") as lines:
         for line in lines:
             if line.startswith("ngram 1="):
                 line = f"ngram 1={int(line.partition('=')[2]) + 1}\n"
-            out.write(line)
+            yield line
             if line.startswith("\\1-grams:"):
-                out.write("-100\t<unk>\n")
+                yield "-100\t<unk>\n"
 
 
 def _impossible_ngram(arpa: Path) -> str:

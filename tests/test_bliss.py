@@ -92,5 +92,26 @@ def test_segments_beyond_the_audio_and_broken_gzip(tmp_path):
     with pytest.raises(ValueError, match=r"audio of length 1.00 s; utterance 'c/r/s'"):
         build_bliss_ogg_zip(tmp_path / "c.xml", tmp_path / "z.zip")
     (tmp_path / "c.xml.gz").write_bytes(gzip.compress(b"<corpus name='c'>" + bytes(range(200)) * 50)[:60])
-    with pytest.raises(ValueError, match="c.xml.gz"):
+    with pytest.raises(ValueError, match=r"c.xml.gz:1: broken gzip data"):
         list(read_bliss(tmp_path / "c.xml.gz"))
+
+
+def test_the_corpus_itself_is_not_overwritten(corpus, tmp_path):
+    corpus.write_text(CORPUS.replace("<orth></orth>", "<orth>E</orth>"))
+    before = corpus.read_text()
+    (tmp_path / "link.txt").symlink_to(corpus)
+    for out in (corpus, tmp_path / "link.txt", tmp_path / "." / "c.xml"):
+        with pytest.raises(ValueError, match="is the corpus itself"):
+            write_bliss_text(corpus, out)
+    assert corpus.read_text() == before
+
+
+def test_a_corpus_may_have_another_encoding_and_any_size(tmp_path):
+    """Read in pieces: elements of a file of several pieces are whole."""
+    body = "".join(f'<segment name="{number}"><orth>grün {number}</orth></segment>' for number in range(9000))
+    text = (
+        f"<?xml version='1.0' encoding='iso-8859-1'?><corpus name='c'><recording name='r'>{body}</recording></corpus>"
+    )
+    (tmp_path / "c.xml.gz").write_bytes(gzip.compress(text.encode("iso-8859-1"), mtime=0))
+    found = [segment.text for segment in read_bliss(tmp_path / "c.xml.gz")]
+    assert found == [f"grün {number}" for number in range(9000)]

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import random
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -183,12 +184,47 @@ def test_unknown_words_are_left_out_of_the_perplexity(arpa, tmp_path):
 )
 def test_unusable_text_is_one_line_and_leaves_the_old_model(tmp_path, content, order, message):
     (tmp_path / "text").write_bytes(content.encode(errors="surrogateescape"))
-    (tmp_path / "lm.arpa").write_text("old")
+    old = "\\data\\\nold"
+    (tmp_path / "lm.arpa").write_text(old)
     with pytest.raises(ValueError, match=message) as caught:
         train_ngram([tmp_path / "text"], order=order, out=tmp_path / "lm.arpa")
     assert "\n" not in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lm.arpa", "text"]
-    assert (tmp_path / "lm.arpa").read_text() == "old"
+    assert (tmp_path / "lm.arpa").read_text() == old
+
+
+def test_only_an_earlier_model_is_replaced(trained, text, tmp_path):
+    order, path = trained
+    for name, content in (
+        ("a.arpa", "work of a week"),
+        ("b.arpa", "the\\data\\"),
+        ("c.arpa", ""),
+        ("d.arpa.gz", "plain"),
+    ):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(ValueError, match=f"{name}: exists and is no ARPA file; expected a new name") as caught:
+            train_ngram([text], order=order, out=tmp_path / name)
+        assert (tmp_path / name).read_text() == content and "\n" not in str(caught.value)
+    itself = tmp_path / "text"
+    itself.write_bytes(text.read_bytes())
+    with pytest.raises(ValueError, match="text: exists and is no ARPA file"):
+        train_ngram([itself], order=order, out=itself)
+    (tmp_path / "e.arpa").write_text("\n\\data\\\nan older one")
+    assert train_ngram([text], order=order, out=tmp_path / "e.arpa").read_bytes() == path.read_bytes()
+    for _ in range(2):
+        zipped = train_ngram([text], order=order, out=tmp_path / "f.arpa.gz")
+    assert gzip.decompress(zipped.read_bytes()) == path.read_bytes()
+    assert NgramScorer(zipped).score_texts("u", ["the king"]) == NgramScorer(path).score_texts("u", ["the king"])
+
+
+def test_what_a_killed_training_left_goes_with_the_next(text, tmp_path):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    left = tmp_path / f".lm.arpa.{socket.gethostname()}-{gone.pid}-12345678.tmp"
+    left.mkdir()
+    (left / "text").write_text("half")
+    train_ngram([text], order=2, out=tmp_path / "lm.arpa")
+    assert [found.name for found in tmp_path.iterdir()] == ["lm.arpa"]
 
 
 @pytest.mark.parametrize(

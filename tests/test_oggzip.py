@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import itertools
+import socket
+import subprocess
 import zipfile
 from ast import literal_eval
 from pathlib import Path
@@ -13,9 +15,11 @@ import numpy as np
 import pytest
 
 from conftest import DEMO, random_text
+from diffusion_lm.commands import oggzip
 from returnn_bridge.batching import ReturnnBatches
 from returnn_bridge.datasets import ogg_zip_dataset_dict
-from returnn_bridge.oggzip import Entry, build_ogg_zip, read_transcripts
+from returnn_bridge.native_cache import use_private_cache
+from returnn_bridge.oggzip import Entry, build_folder_ogg_zip, build_ogg_zip, check_ogg_zip, read_transcripts
 from returnn_bridge.vocab import Vocab, train_vocab
 
 soundfile = pytest.importorskip("soundfile")
@@ -94,6 +98,7 @@ def test_the_audio_is_what_was_put_in(tmp_path, entries):
 
 
 def test_returnn_decodes_the_audio(tmp_path, entries):
+    use_private_cache()
     from returnn.datasets import init_dataset
 
     build_ogg_zip(tmp_path / "dev.zip", entries[:3])
@@ -170,7 +175,7 @@ def test_transcripts_plain_and_zipped(tmp_path):
     [
         ("a.txt", b"u-1 ONE\nu-2\n", "a.txt:2: utterance 'u-2' has no text"),
         ("a.txt", b"u-1 ONE\nu-1 TWO\n", "a.txt:2: utterance 'u-1' comes a second time"),
-        ("a.txt", b"u-1 ONE\nu-2 \xff\n", "a.txt:2: not UTF-8"),
+        ("a.txt", b"u-1 ONE\nu-2 \xff\n", "a.txt:2: byte 0xff is not UTF-8"),
         ("a.txt", b"", "a.txt: no transcripts in 0 lines"),
         ("a.txt.gz", gzip.compress(b"u-1 ONE\n")[:-9], "a.txt.gz:.*broken gzip"),
         ("a.txt.gz", b"u-1 ONE\n", "a.txt.gz:1: broken gzip"),
@@ -204,3 +209,91 @@ def test_a_small_set_can_be_read_again_and_again(entries, tmp_path):
     batches = ReturnnBatches(opts, num_tokens=vocab.num_pieces)
     first, second, third = ([batch.tokens.tolist() for batch in batches] for _ in range(3))
     assert first == second == third
+
+
+@pytest.fixture
+def recordings(tmp_path) -> Path:
+    """a.WAV, b.Flac and a file that is no audio, in two folders; a folder that is named as audio."""
+    folder = tmp_path / "audio"
+    (folder / "one.wav").mkdir(parents=True)
+    sine(folder / "a.wav", 0.1).rename(folder / "a.WAV")
+    sine(folder / "one.wav" / "b.flac", 0.2).rename(folder / "one.wav" / "b.Flac")
+    (folder / "one.wav" / "b.txt").write_text("B")
+    (tmp_path / "texts").write_text("a A\nb B\nc C\n")
+    return folder
+
+
+def test_a_folder_of_audio_whatever_the_case_of_its_names(recordings, tmp_path, capsys):
+    oggzip(recordings, tmp_path / "z.zip", tmp_path / "texts", lower=True)
+    assert capsys.readouterr().out.endswith("z.zip: 2 utterances; 1 transcripts without audio left out\n")
+    with zipfile.ZipFile(tmp_path / "z.zip") as archive:
+        index = literal_eval(archive.read("z.txt").decode())
+        assert [(line["seq_name"], line["text"]) for line in index] == [("a", "a"), ("b", "b")]
+        assert archive.comment.startswith(b"OggZip: 2 utterances, index ")
+
+
+def test_two_files_of_one_utterance_are_an_error_that_names_both(recordings, tmp_path):
+    for name in ("one.wav/a.wav", "a.OGG"):
+        sine(recordings / "copy.wav", 0.1).rename(recordings / name)
+        with pytest.raises(ValueError, match=r"utterance 'a' is .*; expected one file for each") as caught:
+            build_folder_ogg_zip(recordings, tmp_path / "texts", tmp_path / "z.zip")
+        assert str(recordings / "a.WAV") in str(caught.value) and str(recordings / name) in str(caught.value)
+        (recordings / name).unlink()
+    (tmp_path / "texts").write_text("a A\n")
+    with pytest.raises(ValueError, match=r"texts: no transcript of 'b' \(.*b.Flac\)"):
+        build_folder_ogg_zip(recordings, tmp_path / "texts", tmp_path / "z.zip")
+    with pytest.raises(ValueError, match="no .flac, .wav or .ogg file"):
+        build_folder_ogg_zip(tmp_path / "texts", tmp_path / "texts", tmp_path / "z.zip")
+    assert not (tmp_path / "z.zip").exists()
+
+
+def test_only_an_earlier_ogg_zip_is_replaced(tmp_path):
+    target = tmp_path / "z.zip"
+    build_ogg_zip(target, [Entry("a", "it's")])
+    build_ogg_zip(target, [Entry("b", "text")])
+    good = target.read_bytes()
+    with zipfile.ZipFile(tmp_path / "backup.zip", "w") as archive:
+        archive.writestr("backup.txt", "[1]")
+    (tmp_path / "text.zip").write_text("work of a week")
+    target.rename(tmp_path / "other.zip")  # its index has another name: RETURNN would not find it either
+    for name in ("backup", "text", "other"):
+        before = (tmp_path / f"{name}.zip").read_bytes()
+        with pytest.raises(ValueError, match=f"{name}.zip: exists and is no OggZip of that name"):
+            build_ogg_zip(tmp_path / f"{name}.zip", [Entry("b", "text")])
+        assert (tmp_path / f"{name}.zip").read_bytes() == before
+    build_ogg_zip(target, [Entry("b", "text")])
+    assert target.read_bytes() == good
+
+
+def test_a_zip_that_is_not_as_it_was_built_is_refused(tmp_path, vocab_folder, vocab):
+    target = tmp_path / "z.zip"
+    build_ogg_zip(target, [Entry("a", "the king"), Entry("b", "a stone")])
+    good = target.read_bytes()
+    check_ogg_zip(target)
+    with zipfile.ZipFile(target) as archive:
+        comment, lines = archive.comment, archive.read("z.txt").splitlines(keepends=True)
+    with zipfile.ZipFile(tmp_path / "short.zip", "w") as archive:
+        archive.writestr("short.txt", b"".join(lines[:1] + lines[2:]))
+        archive.comment = comment
+    (tmp_path / "renamed.zip").write_bytes(good)
+    for name, size in (("end", -10), ("half", len(good) // 2)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "z.zip").write_bytes(good[:size])
+    for name, message in (
+        ("short", "another index than it was built with"),
+        ("end/z", "another index than it was built with"),
+        ("half/z", "not a zip that can be read"),
+        ("renamed", "no index renamed.txt in it"),
+    ):
+        with pytest.raises(ValueError, match=rf"{name}.zip: {message}") as caught:
+            ids_of([tmp_path / f"{name}.zip"], vocab_folder, vocab)
+        assert "\n" not in str(caught.value)
+
+
+def test_what_a_killed_process_left_beside_the_zip_goes(tmp_path):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    left = tmp_path / f".z.zip.{socket.gethostname()}-{gone.pid}-12345678.tmp"
+    left.write_bytes(b"half")
+    build_ogg_zip(tmp_path / "z.zip", [Entry("a", "text")])
+    assert [path.name for path in tmp_path.iterdir()] == ["z.zip"]

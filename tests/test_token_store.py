@@ -230,6 +230,7 @@ def test_a_stale_store_stops_training_with_the_command_that_helps(own_vocab, tex
         main(arguments)
     assert program == "dlm" and stopped.value.code == 0
     trained(own_vocab, text, tmp_path / "run")
+    (own_vocab / "spm.model").unlink()
     train_vocab([text], size=40, out=own_vocab)
     with pytest.raises(ValueError, match="other content than the vocabulary spm.model has now"):
         trained(own_vocab, text, tmp_path / "other")

@@ -123,7 +123,7 @@ def oggzip(
 ) -> None:
     """Build an OggZip for RETURNN's OggZipDataset from audio and transcripts."""
     from returnn_bridge.bliss import build_bliss_ogg_zip
-    from returnn_bridge.oggzip import Entry, build_ogg_zip, read_transcripts
+    from returnn_bridge.oggzip import build_folder_ogg_zip
 
     if audio.is_file():
         if transcripts is not None:
@@ -135,19 +135,8 @@ def oggzip(
         raise ValueError(f"{audio}: --text-only is for a Bliss corpus; expected a .xml or .xml.gz file with it")
     if transcripts is None:
         raise ValueError(f"{audio}: no such Bliss corpus; for a folder of audio, --transcripts is missing")
-    texts = read_transcripts(transcripts)
-    files = {path.stem: path for path in sorted(audio.rglob("*")) if path.suffix in (".flac", ".wav", ".ogg")}
-    if not files:
-        raise ValueError(f"{audio}: no .flac, .wav or .ogg file; expected a folder of audio")
-    for tag in files:
-        if tag not in texts:
-            raise ValueError(
-                f"{transcripts}: no transcript of {tag!r} ({files[tag]}); expected one for each audio file"
-            )
-    count = build_ogg_zip(
-        out, [Entry(tag, texts[tag].lower() if lower else texts[tag], path) for tag, path in files.items()]
-    )
-    print(f"{out}: {count} utterances; {len(texts) - count} transcripts without audio left out")
+    count, left_out = build_folder_ogg_zip(audio, transcripts, out, lower=lower)
+    print(f"{out}: {count} utterances; {left_out} transcripts without audio left out")
 
 
 def bliss(

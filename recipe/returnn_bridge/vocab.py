@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from returnn_bridge.files import iterate_lines, write_text
+from returnn_bridge.files import iterate_lines, lock, write_text
 
 MODEL_FILE = "spm.model"
 TOKENIZER_FILE = "tokenizer.json"
@@ -200,36 +200,83 @@ def train_vocab(
 ) -> Vocab:
     """Train a SentencePiece model of `size` pieces on text files (plain or .gz, one sentence a line) and save it in folder `out`.
 
-    Raises ValueError when the text has too few distinct pieces for `size`, FileNotFoundError for a missing text.
-    One thread, so that the same text gives the same bytes.
+    Every line counts, however long it is; of more than 500,000 lines that many are drawn. One thread, so that the same text gives the same
+    bytes. Raises ValueError when the text has too few distinct pieces for `size`, for text that is not readable, and where `out` holds a
+    vocabulary of other bytes; FileNotFoundError for a missing text.
     """
-    import sentencepiece
-
     if model_type not in ("unigram", "bpe"):
         raise ValueError(f"model type {model_type!r}; expected 'unigram' or 'bpe'")
     for path in texts:
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path}: no such text file")
+    lines = _TrainingLines(texts)
+    try:
+        model = _train(lines, size, model_type)
+    except ValueError:
+        if lines.error is not None or lines.longest <= LINE_BYTES:
+            raise
+    if lines.longest > LINE_BYTES:  # rare: the text is read a second time then, and not beforehand every time
+        model = _train(lines, size, model_type, max_sentence_length=lines.longest)
+    vocab = Vocab(model)
+    target = Path(out) / MODEL_FILE
+    with lock(target):
+        if target.exists() and target.read_bytes() != model:
+            raise ValueError(
+                f"{target}: exists and was trained otherwise; remove it, with what was made with it, or choose a new name"
+            )
+        vocab.save(out)
+    return vocab
+
+
+LINE_BYTES = 4192  # SentencePiece leaves longer lines out unless told otherwise
+
+
+class _TrainingLines:
+    """The lines of texts, as often as they are asked for; knows the longest, and what went wrong while SentencePiece took them."""
+
+    def __init__(self, texts: Sequence[str | os.PathLike[str]]) -> None:
+        self.texts = texts
+        self.longest = 0  # bytes
+        self.error: Exception | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            for line in read_lines(self.texts):
+                # Lines with this sign, which it writes for what is unknown, SentencePiece would leave out too.
+                text = line.replace("\u2585", " ")
+                if 4 * len(text) > self.longest:
+                    self.longest = max(self.longest, len(text.encode()))
+                yield text
+        except Exception as error:  # SentencePiece would make a RuntimeError of many lines of it
+            self.error = error
+            raise
+
+
+def _train(lines: _TrainingLines, size: int, model_type: str, **more: Any) -> bytes:
+    """The bytes of a SentencePiece model. It keeps what it was told, so it is told no default."""
+    import sentencepiece
+
     buffer = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.Train(
-            sentence_iterator=read_lines(texts),
+            sentence_iterator=iter(lines),
             model_writer=buffer,
             vocab_size=size,
             model_type=model_type,
             character_coverage=1.0,
             input_sentence_size=500_000,
             shuffle_input_sentence=True,
+            **more,
             num_threads=1,
             minloglevel=2,
         )
     except RuntimeError as error:
+        if lines.error is not None:
+            raise lines.error from None
         raise ValueError(
             f"SentencePiece could not make {size} pieces of this text: {str(error).splitlines()[-1]}"
         ) from None
-    vocab = Vocab(buffer.getvalue())
-    vocab.save(out)
-    return vocab
+    return buffer.getvalue()
 
 
 def read_lines(texts: Sequence[str | os.PathLike[str]]) -> Iterator[str]:
