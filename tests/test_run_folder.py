@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from conftest import random_model, random_text
-from diffusion_lm import run_folder
 from diffusion_lm.config import to_dict
 from diffusion_lm.run_folder import RESULTS, claim, describe_inputs, only_writer
 from diffusion_lm.train import dataset_dicts, train
+from returnn_bridge.digests import Digests
 from returnn_bridge.files import lock
 from returnn_bridge.vocab import Vocab, train_vocab
 from test_train import config_of
@@ -24,7 +24,13 @@ def content(folder: Path) -> dict[Path, bytes]:
 
 def claimed(folder: Path, config, write: bool = True) -> Path | None:
     vocab = Vocab.load(config.data.vocab)
-    return claim(folder, config, vocab, describe_inputs(vocab, *dataset_dicts(config, vocab)), write=write)
+    return claim(
+        folder,
+        config,
+        vocab,
+        describe_inputs(vocab, *dataset_dicts(config, vocab), Digests(folder / "digests")),
+        write=write,
+    )
 
 
 def refused(folder: Path, config, message: str) -> None:
@@ -166,16 +172,6 @@ def test_runs_without_a_record_of_their_inputs_go_on_and_get_one(config, tmp_pat
     )
 
 
-def test_of_huge_files_samples_are_digested(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_folder, "MOST_BYTES", 100)
-    vocab = Vocab.load(config.data.vocab)
-    before = describe_inputs(vocab, *dataset_dicts(config, vocab))
-    (tmp_path / "train.txt").write_bytes((tmp_path / "train.txt").read_bytes()[:-2] + b"x\n")
-    after = describe_inputs(vocab, *dataset_dicts(config, vocab))
-    ((first,), (second,)) = (list(found["files"].values()) for found in (before, after))
-    assert set(first) == {"bytes", "sha256 of samples"} and first["bytes"] == second["bytes"] and first != second
-
-
 def test_all_datasets_encode_with_the_vocabulary_of_the_run(config, vocab, tmp_path):
     train_vocab([tmp_path / "train.txt"], size=40, out=tmp_path / "other")
     train_opts, valid_opts = dataset_dicts(config, vocab)
@@ -183,7 +179,7 @@ def test_all_datasets_encode_with_the_vocabulary_of_the_run(config, vocab, tmp_p
     with pytest.raises(
         ValueError, match=r"other/spm\.model: not the vocabulary of data\.vocab \(data\.valid\.dev\.orth_vocab"
     ):
-        describe_inputs(vocab, train_opts, valid_opts)
+        describe_inputs(vocab, train_opts, valid_opts, Digests(tmp_path / "digests"))
 
 
 def test_one_training_at_a_time(config, tmp_path):

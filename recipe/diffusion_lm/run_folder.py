@@ -1,6 +1,6 @@
 """The folder of a training run: who may write it, and what the run in it was begun with.
 
-    inputs = describe_inputs(vocab, train_opts, valid_opts)             # sizes and digests, for inputs.json
+    inputs = describe_inputs(vocab, train_opts, valid_opts, digests)    # sizes and digests, for inputs.json
     with only_writer(folder, config.trainer) as first:                  # ValueError while another training is at work here
         checkpoint = claim(folder, config, vocab, inputs, write=first)  # None: the run begins; ValueError where something would be lost
 
@@ -10,7 +10,6 @@ with the vocabulary and the text that the run was begun with: the same names are
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -22,16 +21,13 @@ from diffusion_lm.config import TrainConfig, TrainerConfig, from_dict, to_dict
 from diffusion_lm.keeper import kept_models
 from diffusion_lm.model_folder import described, made_by
 from returnn_bridge.datasets import dataset_files
+from returnn_bridge.digests import Digests
 from returnn_bridge.files import check_replaceable, lock, read_json_object, write_text
-from returnn_bridge.token_store import describe_sources
 from returnn_bridge.vocab import Vocab
 
 CONFIG, INPUTS = "config.json", "inputs.json"
 # What a run must not lose; a folder of these counts when anything is in it.
 RESULTS = ("model", "best", "kept", "checkpoints", "scores.tsv", "sub_epochs.tsv", "progress.json")
-MOST_BYTES = (
-    4 << 30
-)  # of a file whose whole content is digested: seconds. Of larger ones 66 places are, as a token store does
 _RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 
 
@@ -48,9 +44,9 @@ def only_writer(folder: Path, options: TrainerConfig) -> Iterator[bool]:
 
 
 def describe_inputs(
-    vocab: Vocab, train_opts: Mapping[str, Any], valid_opts: Mapping[str, Mapping[str, Any]]
+    vocab: Vocab, train_opts: Mapping[str, Any], valid_opts: Mapping[str, Mapping[str, Any]], digests: Digests
 ) -> dict[str, Any]:
-    """Size and digest of the vocabulary and of every file that training and validation read.
+    """Size and sha256 of the vocabulary and of every file that training and validation read.
 
     ValueError for a dataset that encodes with another vocabulary: its ids would mean other pieces.
     """
@@ -65,7 +61,7 @@ def describe_inputs(
                 if Path(path).read_bytes() != vocab.content:
                     raise ValueError(f"{path}: not the vocabulary of data.vocab ({where}); expected the same file")
             elif path not in files:
-                files[path] = _described(path)
+                files[path] = {"bytes": os.path.getsize(path), "sha256": digests.of(path)}
     return {"vocabulary": described(vocab.content), "files": files}
 
 
@@ -182,12 +178,3 @@ def _difference(begun: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     if "bytes" in different:
         return f"{now['bytes']} bytes, but {begun['bytes']}"
     return "other content than" if different else ""
-
-
-def _described(path: str) -> dict[str, Any]:
-    size = os.path.getsize(path)
-    if size > MOST_BYTES:
-        sampled = describe_sources([], path)[0]
-        return {key: value for key, value in sampled.items() if key != "file"}
-    with open(path, "rb") as file:
-        return {"bytes": size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

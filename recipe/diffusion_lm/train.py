@@ -42,6 +42,7 @@ from diffusion_lm.progress import Progress
 from diffusion_lm.run_folder import claim, describe_inputs, only_writer
 from returnn_bridge.datamodule import ReturnnDataModule
 from returnn_bridge.datasets import lm_dataset_dict
+from returnn_bridge.digests import Digests
 from returnn_bridge.token_store import TokenStore, find_store
 from returnn_bridge.vocab import Vocab, sentence_pieces_file
 
@@ -72,7 +73,8 @@ def train(
     stop = StopRequest(max_seconds)
     folder = Path(out)
     parts = _build(config)
-    inputs = describe_inputs(parts.vocab, parts.data.train_opts, parts.data.valid_opts)
+    remembered = Digests(sentence_pieces_file(config.data.vocab).with_name(".inputs.verified"))
+    inputs = describe_inputs(parts.vocab, parts.data.train_opts, parts.data.valid_opts, remembered)
     # Last of all that can be wrong: a folder that belongs to another run.
     with only_writer(folder, config.trainer) as writes:
         checkpoint = claim(folder, config, parts.vocab, inputs, write=writes)
