@@ -30,6 +30,8 @@ from returnn_bridge.files import PathLike, read_json, write_whole
 
 WORDS = "words"
 TOKENS = "tokens:"
+LARGEST_TOTAL = 1e300
+"""Totals beyond this are refused: their differences may be no numbers. Any usual stand-in for log 0 is far from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,25 @@ def best_texts(lists: Sequence[NBestList], scales: Scales) -> dict[str, str]:
 def combined_scores(lists: Sequence[NBestList], scales: Scales) -> FloatArray:
     """[hypotheses of all lists]: the totals, nats, in the order of the lists."""
     named = scales.named()
-    return weighted_sum(feature_matrix(lists, list(named)), list(named.values()))
+    matrix = feature_matrix(lists, list(named))
+    check_summable(lists, matrix, list(named), list(named.values()))
+    return weighted_sum(matrix, list(named.values()))
+
+
+def check_summable(
+    lists: Sequence[NBestList], features: FloatArray, names: Sequence[str], weights: Sequence[float]
+) -> None:
+    """ValueError naming utterance and rank for a score so large that its weighted sum with the others is no number any more."""
+    with np.errstate(over="ignore"):
+        sizes = np.abs(features) * np.abs(weights)
+        bad = np.flatnonzero(~(sizes.sum(axis=1) < LARGEST_TOTAL))
+    if bad.size:
+        place = int(bad[0])
+        column = int(sizes[place].argmax())
+        raise ValueError(
+            f"{_hypothesis_at(lists, place)} has {names[column]} score {features[place, column]:g}, with the scale {weights[column]:g}; "
+            f"expected less than {LARGEST_TOTAL:g} for the sum of all scores times their scales"
+        )
 
 
 def weighted_sum(features: FloatArray, weights: Sequence[float] | FloatArray) -> FloatArray:
@@ -174,12 +194,16 @@ def _lacks(hypothesis: Hypothesis, name: str) -> bool:
     return False
 
 
-def _describe_bad(lists: Sequence[NBestList], place: int, name: str) -> str:
+def _hypothesis_at(lists: Sequence[NBestList], place: int) -> str:
+    """In words: which one stands at this place of all."""
     offsets = list_offsets(lists)
     number = int(np.searchsorted(offsets, place, side="right")) - 1
-    rank = place - int(offsets[number])
-    hypothesis = lists[number].hypotheses[rank]
-    where = f"hypothesis {rank + 1} of {lists[number].seq_tag!r}"
+    return f"hypothesis {place - int(offsets[number]) + 1} of {lists[number].seq_tag!r}"
+
+
+def _describe_bad(lists: Sequence[NBestList], place: int, name: str) -> str:
+    hypothesis = [hypothesis for utterance in lists for hypothesis in utterance.hypotheses][place]
+    where = _hypothesis_at(lists, place)
     if not _lacks(hypothesis, name):
         return f"{where} has {name} score {_getter(name)(hypothesis)}; expected a finite number (nats)"
     if name.startswith(TOKENS):

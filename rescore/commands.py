@@ -15,9 +15,9 @@ import typer
 from diffusion_lm import commands as model_commands
 from diffusion_lm.cli import Command
 from rescore.command_options import BatchTokens, Device, Estimator, Passes, Pieces, Precision, Replicates, Seed, Sources
-from rescore.open_scorer import describe_short, open_scorer, unknown_of
+from rescore.open_scorer import describe_short, open_scorer
 from rescore.race_command import race
-from returnn_bridge.files import write_text
+from returnn_bridge.files import check_outputs, lock, write_text
 
 
 def score(
@@ -45,6 +45,7 @@ def score(
     """Score every hypothesis with a language model. Interrupted, the same command goes on to the same bytes."""
     from rescore.score_file import score_file
 
+    check_outputs([out], [*list_files(nbest), *list_files([model])])
     scorer = open_scorer(
         model,
         estimator=estimator,
@@ -57,8 +58,10 @@ def score(
         pieces=pieces,
     )
     run = score_file(nbest, scorer, out, shard=parse_shard(shard), new_only=new_only)
+    unknown = "" if run.unknown is None else f", unknown to the model: {run.unknown}"
     print(
-        f"{run.out}: {len(run.lists)} utterances, {run.hypotheses} hypotheses, {run.seconds:.1f} s, {describe_short(scorer)}{unknown_of(scorer)}"
+        f"{run.note()}{run.out}: {len(run.lists)} utterances, {run.hypotheses} hypotheses, {run.seconds:.1f} s, "
+        f"{describe_short(scorer)}{unknown}"
     )
 
 
@@ -67,11 +70,12 @@ def merge(
     out: Annotated[list[Path], typer.Option(help="Result, as of `dlm score`; several forms may be given.")],
 ) -> None:
     """Put the parts of a sharded scoring together: the same bytes as scored in one go."""
-    from rescore.score_file import merge_parts
+    from rescore.score_file import merge_parts, score_target
 
-    for target in out:
-        run = merge_parts(parts, target)
-        print(f"{target}: {len(run.lists)} utterances, {run.hypotheses} hypotheses, {run.seconds:.1f} s")
+    check_outputs(map(score_target, out), parts)
+    runs = [merge_parts(parts, target) for target in out]
+    for run in runs:
+        print(f"{run.note()}{run.out}: {len(run.lists)} utterances, {run.hypotheses} hypotheses, {run.seconds:.1f} s")
 
 
 def perplexity(
@@ -87,11 +91,12 @@ def perplexity(
     if model.is_file():
         from rescore.ngram import ngram_perplexity
 
+        check_outputs([] if out is None else [out], [model, *text])
         result = ngram_perplexity(model, text)
-        print(result.summary())
         if out is not None:
             values = {**result.__dict__, "perplexity_per_word": result.per_word}
             write_text(out, json.dumps(values, indent=1) + "\n")
+        print(result.summary())
         return
     from rescore.scorer import usual_batch_tokens
 
@@ -126,14 +131,16 @@ def tune(
     """Choose the scales with the fewest word errors: exact line searches, no grid step to miss a minimum."""
     from rescore import tuning
     from rescore.combine import WORDS
-    from rescore.nbest import read_sources
+    from rescore.nbest import check_no_lists, read_sources
     from rescore.pipeline import System
-    from rescore.references import attach_references, read_references
+    from rescore.references import attach_reference_file
     from rescore.report import format_scales
 
     if row and (free or fixed):
         raise ValueError(f"--row {row} and --free or --fixed; expected one of the two ways to say it")
-    lists = attach_references(read_sources(nbest), read_references(refs))
+    check_outputs([out], [*list_files(nbest), refs])
+    check_no_lists([out])
+    lists = attach_reference_file(read_sources(nbest), refs)
     names = list(lists[0].hypotheses[0].scores)
     given = System.parse("fixed=" + ",".join(fixed or [f"{names[0]}:1"])).fixed
     chosen = System.parse("free=" + ",".join(free or [name for name in [*names, WORDS] if name not in given])).free
@@ -172,16 +179,24 @@ def wer(
 ) -> None:
     """Word error rate table: S/D/I, oracle, paired bootstrap intervals against the first row."""
     from rescore.combine import Scales, best_texts
-    from rescore.nbest import read_sources
-    from rescore.pipeline import seconds_of
-    from rescore.references import attach_references, read_references, write_transcripts
-    from rescore.report import ResultTable, evaluate
+    from rescore.nbest import check_no_lists, read_sources
+    from rescore.pipeline import seconds_of, unknown_in
+    from rescore.references import attach_reference_file, check_transcripts, transcript_suffix, write_transcripts
+    from rescore.report import ResultTable, check_row_name, evaluate, table_suffix
     from rescore.score_file import recorded
 
-    lists = attach_references(read_sources(nbest), read_references(refs))
+    for path in out or []:
+        table_suffix(path)
+    for path in transcripts or []:
+        transcript_suffix(path)
+    outputs = [*(out or []), *(transcripts or [])]
+    check_outputs(outputs, [*list_files(nbest), refs, *filter(None, map(scales_file, scales or []))])
+    check_no_lists(outputs)
+    lists = attach_reference_file(read_sources(nbest), refs)
     systems = {"first in list": Scales({next(iter(lists[0].hypotheses[0].scores)): 0.0})}
     for item in scales or []:
         name, row_scales = parse_scales(item)
+        check_row_name(name)
         if name in systems:
             raise ValueError(f"--scales {item}: a row named {name!r} is there already; expected different names")
         systems[name] = row_scales
@@ -196,14 +211,18 @@ def wer(
             "nbest": nbest,
             "refs": str(refs),
             "seed": seed,
-            "models": {name: facts for name, (facts, _) in known.items()},
+            "models": {name: record.facts for name, record in known.items()},
         },
+        unknown=unknown_in(known),
     )
-    print(table.to_markdown())
+    best = best_texts(lists, list(systems.values())[-1])
+    for path in transcripts or []:
+        check_transcripts(path, best)
     for path in out or []:
         table.save(path)
     for path in transcripts or []:
-        write_transcripts(path, best_texts(lists, list(systems.values())[-1]))
+        write_transcripts(path, best)
+    print(table.to_markdown())
 
 
 def rescore(
@@ -236,12 +255,16 @@ def rescore(
     """Score, tune and report in one go: lists and language models in, a WER table and an HTML report out."""
     from rescore import pipeline
     from rescore.nbest import split_source
+    from rescore.report import TABLE_SUFFIXES
     from rescore.report_page import write_report
 
+    systems = [pipeline.System.parse(text) for text in row or []]
     scorers = {}
+    inputs: list[str | Path] = [*list_files([*tune, *test]), tune_refs, test_refs]
     for item in lm or []:
         path, at, how = ("", "", "") if os.path.exists(split_source(item)[1]) else item.rpartition("@")
         own_estimator, _, count = how.partition(":")
+        inputs += list_files([path if at else item])
         scorer = open_scorer(
             path if at else item,
             estimator=own_estimator if at else estimator,
@@ -257,25 +280,29 @@ def rescore(
         if scorer.name in scorers:
             raise ValueError(f"--lm {item}: the name {scorer.name!r} is taken; expected NAME=PATH with different names")
         scorers[scorer.name] = scorer
-    result = pipeline.rescore(
-        tune_sources=tune,
-        tune_references=tune_refs,
-        test_sources=test,
-        test_references=test_refs,
-        lms=scorers,
-        out=out,
-        systems=[pipeline.System.parse(text) for text in row or []],
-        baseline=baseline,
-        seed=seed,
-        title=title,
-        command=shlex.join(["dlm", *sys.argv[1:]]),
-    )
-    (out / "scales").mkdir(exist_ok=True)
-    for name, scales in result.scales.items():
-        scales.save(out / "scales" / f"{pipeline.file_name(name)}.json")
-    for suffix in (".md", ".csv", ".json", ".tex"):
-        result.table.save(out / f"wer{suffix}")
-    write_report(out / "report.html", result)
+    check_outputs(pipeline.output_files(out, list(scorers)), inputs)
+    with lock(out / "report.html"):  # the files of two runs in one folder would belong to different tables
+        result = pipeline.rescore(
+            tune_sources=tune,
+            tune_references=tune_refs,
+            test_sources=test,
+            test_references=test_refs,
+            lms=scorers,
+            out=out,
+            systems=systems,
+            baseline=baseline,
+            seed=seed,
+            title=title,
+            command=shlex.join(["dlm", *sys.argv[1:]]),
+        )
+        (out / "scales").mkdir(exist_ok=True)
+        for name, scales in result.scales.items():
+            scales.save(out / "scales" / f"{pipeline.file_name(name)}.json")
+        for suffix in TABLE_SUFFIXES:
+            result.table.save(out / f"wer{suffix}")
+        write_report(out / "report.html", result)
+    for note in result.notes:
+        print(note)
     print(result.table.to_markdown())
     for name, tuned in result.tuned.items():
         for warning in tuned.warnings:
@@ -291,6 +318,7 @@ def ngram(
     """Train a Kneser-Ney n-gram, the baseline every neural LM has to beat."""
     from rescore.ngram import train_ngram
 
+    check_outputs([out], text)
     train_ngram(text, order=order, out=out)
     print(f"{out}: {order}-gram")
 
@@ -304,12 +332,18 @@ def overview(
     tuned_on: Annotated[str, typer.Option(help="The set that the scales are from; it gets a mark.")] = "",
 ) -> None:
     """Put the WER tables of several sets side by side."""
+    from rescore.nbest import check_no_lists
     from rescore.overview import read_overview
+    from rescore.report import table_suffix
 
+    for path in out:
+        table_suffix(path)
+    check_outputs(out, [item.partition("=")[2] for item in tables])
+    check_no_lists(out)
     found = read_overview(tables, title=title, tuned_on=tuned_on)
-    print(found.to_markdown())
     for path in out:
         found.save(path)
+    print(found.to_markdown())
 
 
 def convert(
@@ -324,9 +358,23 @@ def convert(
     from returnn_bridge.files import has_suffix
 
     name, path = split_source(source)
+    check_outputs([target], [path])
     odd = has_suffix(target, ".py")  # the one format that can hold nan and inf
     write_nbest(target, iterate_nbest(path, name=name, allow_non_finite=odd), score=score, allow_non_finite=odd)
     print(f"{target}: written")
+
+
+def list_files(sources: Sequence[str]) -> list[str]:
+    """The files of PATH or NAME=PATH."""
+    from rescore.nbest import split_source
+
+    return [split_source(source)[1] for source in sources]
+
+
+def scales_file(item: str) -> str:
+    """The file that an option `--scales` names, as in `parse_scales`; "" if it gives its scales itself."""
+    rest = item.rpartition("=")[2]
+    return next((path for path in (item, rest) if Path(path).is_file()), "")
 
 
 def parse_shard(text: str) -> tuple[int, int] | None:

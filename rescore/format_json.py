@@ -2,11 +2,13 @@
 
     for utterance in iterate_json_lines("scores.jsonl.gz"): ...
     lists = read_json("dev-other.am.json", name="am")
-    for piece in format_json_lines(lists, {"seed": 1}): write(piece)
+    write_json_lines("scores.jsonl", lists, {"seed": 1})
 
 JSON lines, one utterance a line after an optional header (`{"format": "nbest-jsonl", "version": 1, ...}`):
     {"id": "dev/1", "ref": "a b", "hyps": [{"text": "a b", "scores": {"am": -3.4, "mdlm": -41.2}}]}
 with, if wanted, "details" beside the "scores": {"mdlm": {"num_passes": 8, "standard_error": 0.3}}.
+The header of a finished file ends in "utterances", their number, and "sha256", that of all lines below it, each with its line end: a
+file that lost lines is refused by every reader. Without these two keys (older files, other tools) nothing is compared.
 mlm-scoring, the order is that of the numbers:
     {"dev/1": {"hyp_1": {"score": -1.2, "text": "a b"}, "hyp_2": {"score": -2.5, "text": "a"}, "ref": "a b"}}
 Flat, `NAME_score` becomes the score NAME and any other number keeps its name:
@@ -15,28 +17,36 @@ Flat, `NAME_score` becomes the score NAME and any other number keeps its name:
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import isfinite
+from pathlib import Path
 from typing import Any, NoReturn
 
 from rescore.hypotheses import Hypothesis, NBestList, is_detail
-from returnn_bridge.files import PathLike, iterate_chunks, iterate_lines, parse_json
+from returnn_bridge.files import PathLike, iterate_chunks, iterate_lines, parse_json, write_whole
 
 FORMAT, VERSION = "nbest-jsonl", 1
+COUNT, DIGEST = "utterances", "sha256"
+_RESERVED = ("format", "version", COUNT, DIGEST)
+_BYTES_IN_MEMORY = 1 << 26
 _HYP_KEY = re.compile(r"hyp_([0-9]{1,9})")
 
 
-def iterate_json_lines(path: PathLike, *, name: str | None = None) -> Iterator[NBestList]:
+def iterate_json_lines(path: PathLike, *, name: str | None = None, may_be_empty: bool = False) -> Iterator[NBestList]:
     """The utterances of a JSON-lines file in order, one line in memory at a time.
 
     Every hypothesis must have the same score names; `name` renames the score of a file that has just one. ValueError
     (one line: file, line, utterance, rank) for anything that is not of the form above, a score that is no finite
-    number, an id given twice, an unknown field, a file without utterances.
+    number, an id given twice, an unknown field, lines that are not those that the header tells of, and, unless it
+    `may_be_empty`, a file without utterances.
     """
     check = _Checker(name)
+    seal = _Seal({}, "")
     for number, line in iterate_lines(path):
         where = f"{os.fspath(path)}:{number}"
         data = parse_json(line, path, number)
@@ -44,22 +54,26 @@ def iterate_json_lines(path: PathLike, *, name: str | None = None) -> Iterator[N
             raise ValueError(f'{where}: got {_short(data)}; expected an object {{"id", "hyps"}}')
         if number == 1 and "format" in data:
             _check_header(data, where)
+            seal = _Seal(data, where)
             continue
+        seal.add(line)
         tag, reference, entries = data.pop("id", None), data.pop("ref", None), data.pop("hyps", None)
         if not isinstance(tag, str):
             raise ValueError(f"{where}: got the id {_short(tag)}; expected a string")
         _refuse_fields(data, f"{where}: utterance {tag!r}", "id, ref, hyps")
         yield check.utterance(where, tag, entries, reference, _named_scores)
-    check.finish(path)
+    seal.check(path)
+    if not may_be_empty:
+        check.finish(path)
 
 
 def read_metadata(path: PathLike) -> dict[str, Any]:
-    """The header of a JSON-lines file without its format and version; {} if it has none."""
+    """The metadata in the header of a JSON-lines file, without format, version, count and digest; {} if it has none."""
     for number, line in iterate_lines(path):
         data = parse_json(line, path, number)
         if isinstance(data, dict) and "format" in data:
             _check_header(data, f"{os.fspath(path)}:{number}")
-            return {key: value for key, value in data.items() if key not in ("format", "version")}
+            return {key: value for key, value in data.items() if key not in _RESERVED}
         break
     return {}
 
@@ -101,16 +115,11 @@ def load_json_dict(path: PathLike) -> dict[str, Any]:
 
 
 def format_json_lines(lists: Iterable[NBestList], metadata: Mapping[str, Any] | None = None) -> Iterator[str]:
-    """Header and utterances as lines; floats with all their digits. ValueError for metadata that JSON does not know."""
-    header = {"format": FORMAT, "version": VERSION, **(metadata or {})}
-    if header["format"] != FORMAT or header["version"] != VERSION:
-        raise ValueError('metadata may not set "format" or "version"; expected other keys')
-    try:
-        yield _encode(header)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"metadata can not be written as JSON ({error}); expected finite numbers, strings, lists, dicts"
-        ) from None
+    """Header and utterances as lines; floats with all their digits. ValueError for metadata that JSON does not know.
+
+    This header tells neither their number nor their digest, which are not known before the end; see `write_json_lines`.
+    """
+    yield _format_header(metadata or {}, {})
     for utterance in lists:
         hyps = []
         for hypothesis in utterance.hypotheses:
@@ -120,6 +129,29 @@ def format_json_lines(lists: Iterable[NBestList], metadata: Mapping[str, Any] | 
             hyps.append(entry)
         reference = {} if utterance.reference is None else {"ref": utterance.reference}
         yield _encode({"id": utterance.seq_tag, **reference, "hyps": hyps})
+
+
+def write_json_lines(path: PathLike, lists: Iterable[NBestList], metadata: Mapping[str, Any] | None = None) -> None:
+    """Write header and utterances, whole or not at all; the header tells their number and digest. Errors as of `format_json_lines`.
+
+    The lines wait in memory, or in a nameless file beside `path` where they are many, until their digest is known.
+    """
+    state, count = hashlib.sha256(), 0
+    pieces = format_json_lines(lists, metadata)
+    next(pieces)
+    with (
+        write_whole(path) as write,
+        tempfile.SpooledTemporaryFile(_BYTES_IN_MEMORY, dir=str(Path(path).parent)) as body,
+    ):
+        for piece in pieces:
+            line = piece.encode()
+            state.update(line)
+            count += 1
+            body.write(line)
+        write(_format_header(metadata or {}, {COUNT: count, DIGEST: state.hexdigest()}))
+        body.seek(0)
+        while data := body.read(1 << 20):
+            write(data)
 
 
 def format_mlm_scoring(lists: Iterable[NBestList], score: str) -> Iterator[str]:
@@ -223,6 +255,47 @@ def _ordered_hyps(value: dict[str, Any], where: str) -> list[Any]:
             raise ValueError(f"{where} has the field {key!r}; expected hyp_1, hyp_2, ... (each once) and ref")
         numbered[int(match.group(1))] = entry
     return [numbered[number] for number in sorted(numbered)]
+
+
+class _Seal:
+    """What a header says of the lines below it, compared with what they are."""
+
+    def __init__(self, header: Mapping[str, Any], where: str) -> None:
+        self._count, self._digest = header.get(COUNT), header.get(DIGEST)
+        if self._count is not None and type(self._count) is not int:
+            raise ValueError(f"{where}: got {COUNT} {_short(self._count)}; expected their number")
+        if self._digest is not None and type(self._digest) is not str:
+            raise ValueError(f"{where}: got {DIGEST} {_short(self._digest)}; expected hexadecimal digits")
+        self._state, self._lines = hashlib.sha256(), 0
+
+    def add(self, line: str) -> None:
+        self._lines += 1
+        if self._digest is not None:
+            self._state.update(line.encode() + b"\n")
+
+    def check(self, path: PathLike) -> None:
+        where, accept = os.fspath(path), f'remove "{COUNT}" and "{DIGEST}" from its first line to use it as it is'
+        if self._count is not None and self._count != self._lines:
+            raise ValueError(
+                f"{where}: holds {self._lines} utterances; expected {self._count}, as its header says ({accept})"
+            )
+        if self._digest is not None and self._digest != self._state.hexdigest():
+            got = self._state.hexdigest()
+            raise ValueError(
+                f"{where}: its lines have the sha256 {got[:12]}...; expected {self._digest[:12]}..., as its header says: they were "
+                f"changed after they were written ({accept})"
+            )
+
+
+def _format_header(metadata: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    if taken := [key for key in _RESERVED if key in metadata]:
+        raise ValueError(f'metadata may not set "{taken[0]}"; expected other keys')
+    try:
+        return _encode({"format": FORMAT, "version": VERSION, **metadata, **facts})
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"metadata can not be written as JSON ({error}); expected finite numbers, strings, lists, dicts"
+        ) from None
 
 
 def _check_header(data: dict[str, Any], where: str) -> None:

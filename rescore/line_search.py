@@ -17,7 +17,7 @@ from itertools import pairwise, product
 import numpy as np
 from numpy.typing import NDArray
 
-from rescore.combine import feature_matrix, weighted_sum
+from rescore.combine import check_summable, feature_matrix, weighted_sum
 from rescore.hypotheses import NBestList
 from rescore.wer import ErrorTable, FloatArray, IntArray
 
@@ -64,10 +64,12 @@ class Steps:
             middle = (self.edges[piece] + self.edges[piece + 1]) / 2
         return Best(int(counts.min()), float(low[run]), float(high[run]), float(middle))
 
-    def run_at(self, position: float) -> Range:
-        """The stretch around a position over which the errors do not change."""
+    def run_at(self, position: float, errors: int) -> Range:
+        """The stretch around a position with these errors over which they do not change; a point if they are others on both sides of it."""
         kept = np.flatnonzero(np.diff(self.edges) > NARROW * (self.edges[-1] - self.edges[0]))
         place = int(np.clip(np.searchsorted(self.edges[kept], position, side="right") - 1, 0, len(kept) - 1))
+        if self.counts[kept[place]] != errors:  # the setting lies in a piece too narrow to count, or on a tie
+            return position, position
         same = self.counts[kept] == self.counts[kept[place]]
         before = np.flatnonzero(~same[:place])
         after = np.flatnonzero(~same[place:])
@@ -93,8 +95,11 @@ class Space:
     def build(
         cls, lists: Sequence[NBestList], fixed: Mapping[str, float], free: Mapping[str, Range], table: ErrorTable
     ) -> Space:
-        base = weighted_sum(feature_matrix(lists, list(fixed)), list(fixed.values()))
-        features = feature_matrix(lists, list(free))
+        names, widest = [*fixed, *free], [*fixed.values(), *(max(map(abs, bounds)) for bounds in free.values())]
+        matrix = feature_matrix(lists, names)
+        check_summable(lists, matrix, names, widest)
+        base = weighted_sum(matrix[:, : len(fixed)], list(fixed.values()))
+        features = matrix[:, len(fixed) :]
         low, high = np.array([list(bounds) for bounds in free.values()], np.float64).T
         # A hypothesis that another one beats at every corner of the box is beaten everywhere in it. Above five scales
         # there are too many corners, and all hypotheses stay.
@@ -141,6 +146,25 @@ class Space:
         for weight, feature in zip(weights, self.features):
             total = total + weight * feature
         return total
+
+    def nearest_to_zero(self) -> FloatArray:
+        return np.clip(np.zeros(len(self.low)), self.low, self.high)
+
+    def at_zeros(self, point: FloatArray) -> FloatArray:
+        """The point with those scales set to 0 that make fewer errors there.
+
+        0 is the one setting that matters however narrow the piece around it: there a source does not count. With a source that says
+        "impossible" by a score of -1e10, the piece ends at a scale of 1e-10.
+        """
+        errors, improved = self.errors_at(point), True
+        while improved:
+            improved = False
+            for axis in np.flatnonzero((self.low <= 0.0) & (self.high >= 0.0) & (point != 0.0)).tolist():
+                moved = point.copy()
+                moved[axis] = 0.0
+                if (found := self.errors_at(moved)) < errors:
+                    point, errors, improved = moved, found, True
+        return point
 
     def centred(self, point: FloatArray) -> FloatArray:
         """To the middle of the best piece along each scale in turn, as long as the errors do not rise."""

@@ -20,14 +20,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import isfinite
 from typing import Any
 
-from rescore.format_json import format_json_lines, format_mlm_scoring, iterate_json_lines, read_json, read_metadata
+from rescore.format_json import (
+    FORMAT,
+    format_mlm_scoring,
+    iterate_json_lines,
+    read_json,
+    read_metadata,
+    write_json_lines,
+)
 from rescore.format_py import format_list, iterate_lists
 from rescore.hypotheses import Hypothesis, NBestList, is_detail
-from returnn_bridge.files import PathLike, has_suffix, write_whole
+from returnn_bridge.files import PathLike, has_suffix, iterate_lines, parse_json, write_whole
 
 __all__ = [
     "Hypothesis",
     "NBestList",
+    "check_no_lists",
     "describe_difference",
     "iterate_nbest",
     "read_metadata",
@@ -121,21 +129,43 @@ def write_nbest(
     if metadata is not None and not is_lines:
         raise ValueError(f"{where}: only .jsonl files hold metadata; expected none")
     checked = _checked(lists, where, allow_non_finite and has_suffix(path, ".py"))
-    with write_whole(path) as write:
+    try:
         if is_lines:
-            pieces = format_json_lines(checked, metadata)
-        else:
+            write_json_lines(path, checked, metadata)
+            return
+        with write_whole(path) as write:
             head = next(checked)
             score = _choose_score(head, score, where)
             single = itertools.chain([head], checked)
-            pieces = format_mlm_scoring(single, score) if has_suffix(path, ".json") else _format_py(single, score)
-        for piece in pieces:
-            try:
+            for piece in format_mlm_scoring(single, score) if has_suffix(path, ".json") else _format_py(single, score):
                 write(piece)
-            except UnicodeEncodeError as error:
-                raise ValueError(
-                    f"{where}: {piece[:40]!r}... holds a lone surrogate ({error.reason}); expected text"
-                ) from None
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{where}: {error.object[:40]!r}... holds a lone surrogate ({error.reason}); expected text"
+        ) from None
+
+
+def check_no_lists(outputs: Iterable[PathLike]) -> None:
+    """ValueError if N-best lists or scores lie where something else is to be written: a table is made again in a minute, they are not."""
+    for path in outputs:
+        if _holds_lists(path):
+            raise ValueError(
+                f"{os.fspath(path)}: holds N-best lists; expected another name for the output (or remove it)"
+            )
+
+
+def _holds_lists(path: PathLike) -> bool:
+    """True for a file that begins with our header, and for one whose reader takes its first utterance."""
+    if not os.path.isfile(path):
+        return False
+    try:
+        first = next(iterate_lines(path), (1, ""))[1]
+        if first.startswith("{") and FORMAT in first[:100]:
+            header = parse_json(first, path)
+            return isinstance(header, dict) and header.get("format") == FORMAT
+        return next(iterate_nbest(path, allow_non_finite=True), None) is not None
+    except ValueError:
+        return False
 
 
 def describe_difference(name: str, tags: Iterable[str], other_name: str, other_tags: Iterable[str]) -> str:

@@ -74,6 +74,7 @@ class NgramScorer:
     """Exact log-probabilities of whole sentences, BOS and EOS on. No network passes.
 
     A word that the model does not know gets its <unk> probability, or 100 powers of ten (230 nats) less than 1 where it has none.
+    Sentence marks in a text are such words.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, name: str = "ngram"):
@@ -92,14 +93,23 @@ class NgramScorer:
         self.words = 0
         self.unknown_words = 0
         self._unknown_types: set[str] = set()
+        number = 0
+        while (unheard := f"<word-{number}>") in self.model:
+            number += 1
+        # In a text these are words like any other, which no model has heard: to KenLM they would be a begin or an end of the sentence.
+        self._instead = dict.fromkeys((*MARKERS, "<unk>"), unheard)
+
+    def words_of(self, text: str) -> list[str]:
+        """The words of a text as KenLM may see them: sentence marks are words that it does not know."""
+        return [self._instead.get(word, word) for word in text.split()]
 
     def score_texts(self, seq_tag: str, texts: Sequence[str]) -> list[SequenceScore]:
         """One score for each text, in order."""
         scores = []
         for text in texts:
-            words = text.split()
+            words = self.words_of(text)
             self.words += len(words)
-            unknown = [word for word in words if word not in self.model]
+            unknown = [own for own, word in zip(text.split(), words) if word not in self.model]
             self.unknown_words += len(unknown)
             self._unknown_types.update(unknown)
             log_prob = LOG_10 * float(self.model.score(" ".join(words), bos=True, eos=True))
@@ -136,12 +146,18 @@ class NgramPerplexity:
 
 def ngram_perplexity(path: str | os.PathLike[str], texts: Sequence[str | os.PathLike[str]]) -> NgramPerplexity:
     """Perplexity of text files (plain or .gz, one sentence a line, empty lines left out) under an n-gram, in constant memory."""
-    model = NgramScorer(path).model
+    scorer = NgramScorer(path)
     log_prob, tokens, unknown_words = 0.0, 0, 0
-    for _, _, words in _sentences(texts):
-        for log10_prob, _, unknown in model.full_scores(" ".join(words), bos=True, eos=True):
+    for text, number, line in _sentences(texts):
+        words = scorer.words_of(" ".join(line))
+        scores = scorer.model.full_scores(" ".join(words), bos=True, eos=True)
+        for word, (log10_prob, _, unknown) in zip([*words, "</s>"], scores, strict=True):
             if unknown:
                 unknown_words += 1
+            elif not math.isfinite(log10_prob):
+                raise ValueError(
+                    f"{path}: the word {word!r} of {text}:{number} has the log-probability {log10_prob}; expected a finite one"
+                )
             else:
                 log_prob += LOG_10 * log10_prob
                 tokens += 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rescore.scores import UnknownWords
 from returnn_bridge.files import read_json_object
 
 
@@ -69,14 +70,14 @@ def open_scorer(
     )
 
 
-def unknown_of(scorer: Any) -> str:
-    """How many words or pieces the model did not know: the first thing to look at when an LM does not help."""
+def unknown_of(scorer: Any) -> UnknownWords | None:
+    """How much of all texts so far the model did not know, the first thing to look at when an LM does not help; None if it does not tell."""
     if hasattr(scorer, "counts"):
         counts = scorer.counts()
-        return f", unknown to the model: {counts['oov_tokens']} of {counts['tokens']}"
+        return UnknownWords(counts["oov_tokens"], counts["tokens"], "words" if "oov_words" in counts else "tokens")
     if hasattr(scorer, "unknown_pieces"):
-        return f", {scorer.unknown_pieces} unknown pieces"
-    return ""
+        return UnknownWords(scorer.unknown_pieces, scorer.words, "pieces")
+    return None
 
 
 def describe_short(scorer: Any) -> str:

@@ -12,12 +12,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from returnn_bridge.files import PathLike, write_whole
+from rescore.escaping import escape_latex, escape_markdown, latex_comment
+from rescore.report import table_suffix
+from returnn_bridge.files import PathLike, read_json, write_text
 
 _TUNED = "*"
 
@@ -66,11 +67,11 @@ class Overview:
                     certain = row["change_low"] * row["change_high"] > 0
                     text += f" (**{change:+.2f}**)" if certain else f" ({change:+.2f})"
                 cells.append(text)
-            body.append("| " + " | ".join([name.replace("|", r"\|"), *cells]) + " |")
-        head = "| " + " | ".join(["system", *self._columns()]) + " |"
+            body.append("| " + " | ".join([escape_markdown(name), *cells]) + " |")
+        head = "| " + " | ".join(["system", *self._columns(escape_markdown, _TUNED)]) + " |"
         rule = "|---|" + "---:|" * len(self.tables)
-        notes = [f"- {note}" for note in self.footnotes()]
-        return "\n".join([f"### {self.title}", "", head, rule, *body, "", *notes, ""])
+        notes = [f"- {escape_markdown(note)}" for note in self.footnotes()]
+        return "\n".join([f"### {escape_markdown(self.title)}", "", head, rule, *body, "", *notes, ""])
 
     def to_csv(self) -> str:
         """All digits, one line a system."""
@@ -83,9 +84,11 @@ class Overview:
 
     def to_latex(self) -> str:
         """A `tabular` for the booktabs package."""
-        rows = [" & ".join([_latex(name), *map(_number, self.wer_percent(name))]) + r" \\" for name in self.systems]
-        head = " & ".join(["system", *map(_latex, self._columns())]) + r" \\"
-        comments = [f"% {note}" for note in [self.title, *self.footnotes()]]
+        rows = [
+            " & ".join([escape_latex(name), *map(_number, self.wer_percent(name))]) + r" \\" for name in self.systems
+        ]
+        head = " & ".join(["system", *self._columns(escape_latex, escape_latex(_TUNED))]) + r" \\"
+        comments = [latex_comment(note) for note in [self.title, *self.footnotes()]]
         start = [rf"\begin{{tabular}}{{l{'r' * len(self.tables)}}}", r"\toprule", head, r"\midrule"]
         return "\n".join([*comments, *start, *rows, r"\bottomrule", r"\end{tabular}", ""])
 
@@ -97,15 +100,10 @@ class Overview:
     def save(self, path: PathLike) -> None:
         """Write in the format of the suffix (.md, .csv, .json, .tex); the file appears whole or not at all."""
         writers = {".md": self.to_markdown, ".csv": self.to_csv, ".json": self.to_json, ".tex": self.to_latex}
-        suffix = os.path.splitext(os.fspath(path))[1]
-        if suffix not in writers:
-            raise ValueError(f"{os.fspath(path)}: unknown table format; expected a name ending in {', '.join(writers)}")
-        text = writers[suffix]()
-        with write_whole(path) as write:
-            write(text)
+        write_text(path, writers[table_suffix(path)]())
 
-    def _columns(self) -> list[str]:
-        return [name + (_TUNED if name == self.tuned_on else "") for name in self.tables]
+    def _columns(self, escape: Callable[[str], str], mark: str) -> list[str]:
+        return [escape(name) + (mark if name == self.tuned_on else "") for name in self.tables]
 
 
 def read_overview(tables: Sequence[str], *, title: str = "WER %", tuned_on: str = "") -> Overview:
@@ -118,25 +116,46 @@ def read_overview(tables: Sequence[str], *, title: str = "WER %", tuned_on: str 
         if name in found:
             raise ValueError(f"table {item!r}: set {name!r} is given twice; expected each set once")
         found[name] = _read_table(path)
-    names = {name: [row["system"] for row in table["rows"]] for name, table in found.items()}
-    first = next(iter(names))
-    for name, rows in names.items():
-        if rows != names[first]:
-            raise ValueError(f"{name} has the rows {rows}; expected those of {first}: {names[first]}")
+    first = next(iter(found))
+    for name, table in found.items():
+        for what, got, expected in (
+            ("rows", _names(table), _names(found[first])),
+            ("baseline", table.get("baseline"), found[first].get("baseline")),
+        ):
+            if got != expected:
+                raise ValueError(f"{name} has the {what} {got}; expected those of {first}: {expected}")
     if tuned_on and tuned_on not in found:
         raise ValueError(f"tuned on {tuned_on!r}; expected one of the sets {', '.join(found)}")
     return Overview(title, found, tuned_on)
 
 
+def _names(table: Mapping[str, Any]) -> list[str]:
+    return [row["system"] for row in table["rows"]]
+
+
 def _read_table(path: str) -> Mapping[str, Any]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            table = json.load(file)
-        if all(row["system"] and row["reference_words"] >= 0 and "wer_percent" in row for row in table["rows"]):
-            return table
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise ValueError(f"{path}: no table of results; expected a .json that `dlm wer` or `dlm rescore` wrote")
+    table = read_json(path, "a table that `dlm wer` or `dlm rescore` wrote as .json")
+    rows = table.get("rows") if isinstance(table, dict) else None
+    if not isinstance(rows, list) or not rows or not all(map(_is_row, rows)):
+        raise ValueError(f"{path}: no table of results; expected a .json that `dlm wer` or `dlm rescore` wrote")
+    names = _names(table)
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{path}: two rows are named {twice[0]!r}; expected different names")
+    return table
+
+
+def _is_row(row: object) -> bool:
+    """Whether it holds what is printed, in the right types."""
+    if (
+        not isinstance(row, dict)
+        or not isinstance(row.get("system"), str)
+        or type(row.get("reference_words")) is not int
+    ):
+        return False
+    changes = [row.get(f"change_{name}") for name in ("difference", "low", "high")]
+    complete = all(value is None for value in changes) or None not in changes
+    numbers = [value for value in (row.get("wer_percent", ""), *changes) if value is not None]
+    return complete and all(isinstance(value, float | int) for value in numbers)
 
 
 def _row(table: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -145,7 +164,3 @@ def _row(table: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
-
-
-def _latex(text: str) -> str:
-    return "".join("\\" + letter if letter in "&%$#_{}" else letter for letter in text)

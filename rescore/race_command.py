@@ -39,10 +39,11 @@ def race(
     pieces: Pieces = False,
 ) -> None:
     """Find the winners with few passes: hypotheses that can not win any more are dropped after each step of a ladder."""
+    from rescore.nbest import split_source
     from rescore.open_scorer import open_scorer
     from rescore.racing import Race, RacingScorer
     from rescore.score_file import score_file
-    from returnn_bridge.files import has_suffix
+    from returnn_bridge.files import check_outputs, has_suffix
 
     if not has_suffix(out, ".jsonl"):
         raise ValueError(
@@ -50,6 +51,9 @@ def race(
         )
     if (calibration is None) == (calibrate is None) or (calibrate is None) != (scales is None):
         raise ValueError("a race needs either --calibrate with --scales or --calibration")
+    learned = out.with_name(f"{out.name}.race.json")
+    inputs = [split_source(source)[1] for source in (*nbest, *(calibrate or []), model)]
+    check_outputs([out, *([learned] if calibrate else [])], [*inputs, *filter(None, (scales, calibration))])
     scorer = open_scorer(
         model,
         estimator=estimator,
@@ -71,7 +75,6 @@ def race(
                 f"{model}: {how_measured.name} is no step of a race for this model; expected --estimator and --ladder of "
                 f"{'masks, such as strided' if kind == 'masks' else 'draws, such as --estimator draws --ladder draws:2,draws:4'}"
             )
-    learned = out.with_name(f"{out.name}.race.json")
     if calibration is not None:
         how = Race.load(calibration)
         if (how.name, how.confidence) != (scorer.name, confidence):
@@ -81,15 +84,16 @@ def race(
     else:
         assert scales is not None and calibrate is not None, "checked above"
         how = learn(calibrate, scorer, stages, scales, confidence, out)
-        how.save(learned)
     racer = RacingScorer(scorer, stages, how)
     run = score_file(nbest, racer, out)
+    if calibrate is not None:
+        how.save(learned)  # behind the scoring, which refuses an `out` of another race: what belongs to that one stays
     details: list[Mapping[str, Any]] = [h.details[scorer.name] for utterance in run.lists for h in utterance.hypotheses]
     doubt = sum(detail.get("win_probability", 0.0) for detail in details)
     spent = sum(detail["num_passes"] for detail in details)
     dropped = sum("win_probability" in detail for detail in details)
     print(
-        f"{run.out}: {len(run.lists)} utterances, {run.hypotheses} hypotheses, {run.seconds:.1f} s\n"
+        f"{run.note()}{run.out}: {len(run.lists)} utterances, {run.hypotheses} hypotheses, {run.seconds:.1f} s\n"
         f"passes a hypothesis: {spent / run.hypotheses:.2f} asked for, {run.passes / run.hypotheses:.2f} run; "
         f"measured in full: {1 - dropped / run.hypotheses:.1%}\n"
         f"winners that full scoring would change, expected at most: {doubt:.1f} of {len(run.lists)}"
@@ -106,8 +110,8 @@ def learn(calibrate: list[str], scorer: Any, stages: list[Any], scales: Path, co
     folder = out.with_name(f"{out.name}.calibration")
     lists = read_sources(calibrate)
     if scorer.name in lists[0].hypotheses[0].scores:
-        facts = recorded(calibrate).get(scorer.name, ({}, None))[0]
-        if facts != scorer.describe():
+        made = recorded(calibrate).get(scorer.name)
+        if made is None or made.facts != scorer.describe():
             raise ValueError(
                 f"the calibration lists have a score {scorer.name!r} that was not made with these settings; expected one that was, or none"
             )

@@ -251,6 +251,7 @@ class RacingScorer:
         if len(race.rungs) != len(stages) + 1:
             raise ValueError(f"a race of {len(race.rungs)} rungs with {len(stages)} stages; expected one rung more")
         self.scorer, self.stages, self.race, self.name = scorer, list(stages), race, race.name
+        self.folder = getattr(scorer, "folder", race.name)
 
     @property
     def rows_run(self) -> int:

@@ -63,41 +63,70 @@ def attach_references(lists: Sequence[NBestList], references: Mapping[str, str])
     return [replace(utterance, reference=references[utterance.seq_tag]) for utterance in lists]
 
 
+def attach_reference_file(lists: Sequence[NBestList], path: PathLike) -> list[NBestList]:
+    """The lists with the references of a file. ValueError as in `check_same_utterances`, and for references without a single word."""
+    references = read_references(path)
+    if not any(text.split() for text in references.values()):
+        raise ValueError(f"{os.fspath(path)}: the references have no words; expected some to count errors against")
+    return attach_references(lists, references)
+
+
+def transcript_suffix(path: PathLike) -> str:
+    """Of transcripts to be written. ValueError for one that is none."""
+    suffix = next((suffix for suffix in _FORMATS if has_suffix(path, suffix)), None)
+    if suffix is None:
+        raise ValueError(
+            f"{os.fspath(path)}: unknown transcript format; expected a name ending in {', '.join(_FORMATS)}"
+        )
+    return suffix
+
+
+def check_transcripts(path: PathLike, transcripts: Mapping[str, str]) -> None:
+    """ValueError for what the format of the suffix can not hold, naming the utterance and the word.
+
+    To sclite ";;" at the start of a line is a comment, braces are alternatives, "@" is no word and a word in parentheses one that may
+    be left out: such words would be scored as something else, or not at all.
+    """
+    where, suffix = os.fspath(path), transcript_suffix(path)
+    if not transcripts:
+        raise ValueError(f"{where}: no transcripts to write; expected at least one")
+    if suffix == ".py":
+        return
+    for tag, text in transcripts.items():
+        if not tag or _NO_TAG[suffix].search(tag):
+            raise ValueError(
+                f"{where}: utterance {tag!r} can not stand in a {suffix} file; expected no blanks or parentheses, and no ;; in front"
+            )
+        if suffix == ".txt":
+            continue
+        for place, word in enumerate(text.split()):
+            if _NO_WORD[suffix].fullmatch(word) or (suffix == ".trn" and place == 0 and word.startswith(";;")):
+                raise ValueError(
+                    f"{where}: utterance {tag!r}: the word {word!r} can not stand in a {suffix} file, where it is syntax; "
+                    "expected other words, or a .txt or .py file"
+                )
+
+
 def write_transcripts(path: PathLike, transcripts: Mapping[str, str]) -> None:
     """Write {seq_tag: text}; the file appears whole or not at all.
 
     .trn, .stm and .txt have the words with single blanks. .ctm and .stm have made-up times (each utterance lasts
     1000 s, its words are spread evenly over it) and are sorted by tag: they are for scoring against each other. The
     others keep the order given; .py also keeps the texts byte for byte.
-    ValueError for an unknown suffix, an empty mapping, a tag that the format can not hold.
+    ValueError for an unknown suffix, an empty mapping, a tag or a word that the format can not hold.
     """
-    where = os.fspath(path)
-    formats: dict[str, Callable[[str, str], str]] = {
-        ".trn": _format_trn,
-        ".ctm": _format_ctm,
-        ".stm": _format_stm,
-        ".txt": _format_kaldi,
-        ".py": _format_py,
-    }
-    suffix = next((suffix for suffix in formats if has_suffix(path, suffix)), None)
-    if suffix is None:
-        raise ValueError(f"{where}: unknown transcript format; expected a name ending in {', '.join(formats)}")
-    if not transcripts:
-        raise ValueError(f"{where}: no transcripts to write; expected at least one")
+    check_transcripts(path, transcripts)
+    suffix = transcript_suffix(path)
     with write_whole(path) as write:
         write("{\n" if suffix == ".py" else "")
         # sclite wants the utterances of a CTM in the order of those of the STM.
         in_order = sorted(transcripts.items()) if suffix in (".ctm", ".stm") else transcripts.items()
         for tag, text in in_order:
-            if suffix != ".py" and (not tag or re.search(r"\s", tag) or (suffix == ".trn" and re.search("[()]", tag))):
-                raise ValueError(
-                    f"{where}: utterance {tag!r} can not stand in a {suffix} file; expected no blanks or parentheses"
-                )
             try:
-                write(formats[suffix](tag, text))
+                write(_FORMATS[suffix](tag, text))
             except UnicodeEncodeError as error:
                 raise ValueError(
-                    f"{where}: utterance {tag!r} holds a lone surrogate ({error.reason}); expected text"
+                    f"{os.fspath(path)}: utterance {tag!r} holds a lone surrogate ({error.reason}); expected text"
                 ) from None
         write("}\n" if suffix == ".py" else "")
 
@@ -177,3 +206,23 @@ def _format_stm(tag: str, text: str) -> str:
 
 def _format_py(tag: str, text: str) -> str:
     return f"{tag!r}: {str(text)!r},\n"
+
+
+_FORMATS: dict[str, Callable[[str, str], str]] = {
+    ".trn": _format_trn,
+    ".ctm": _format_ctm,
+    ".stm": _format_stm,
+    ".txt": _format_kaldi,
+    ".py": _format_py,
+}
+_NO_TAG = {
+    ".trn": re.compile(r"[\s()]"),
+    ".ctm": re.compile(r"^;;|\s"),
+    ".stm": re.compile(r"^;;|\s"),
+    ".txt": re.compile(r"\s"),
+}
+_NO_WORD = {
+    ".trn": re.compile(r".*[{}].*|@|\(.*\)", re.DOTALL),
+    ".stm": re.compile(r".*[{}].*|@|\(.*\)", re.DOTALL),
+    ".ctm": re.compile(r"@|<ALT(_BEGIN|_END)?>", re.IGNORECASE),
+}

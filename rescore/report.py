@@ -20,12 +20,14 @@ from math import nan, sqrt
 from typing import Any
 
 from rescore.combine import Scales, winners
+from rescore.escaping import escape_latex, escape_markdown, latex_comment
 from rescore.hypotheses import NBestList
-from rescore.scores import ELBO, LOG_P
+from rescore.scores import ELBO, LOG_P, UnknownWords
 from rescore.wer import BootstrapResult, ErrorCounts, ErrorTable, error_table, paired_bootstrap, wer_interval
-from returnn_bridge.files import PathLike, write_whole
+from returnn_bridge.files import PathLike, write_text
 
 ORACLE = "oracle"
+TABLE_SUFFIXES = (".md", ".csv", ".json", ".tex")
 BOUND_MARK, OTHER_MARK = "†", "‡"
 
 
@@ -66,7 +68,10 @@ def evaluate(
     `baseline`: the system that the changes are against. `seconds`: by system, as measured by the caller. `groups`: the
     speaker of each utterance, for the block bootstrap. `table`: the error table of the lists, if it is there already.
     Standard errors and passes are taken from the details of the scores (`standard_error`, `num_passes`, `target`).
+    ValueError for a system with the name of the oracle, and for references without words.
     """
+    for name in systems:
+        check_row_name(name)
     if baseline not in systems:
         raise ValueError(f"the baseline {baseline!r} is not among the systems; expected one of {', '.join(systems)}")
     seconds = seconds or {}
@@ -74,6 +79,8 @@ def evaluate(
     if unknown:
         raise ValueError(f"seconds given for {unknown[0]!r}; expected one of the systems {', '.join(systems)}")
     table = error_table(lists) if table is None else table
+    if not table.reference_words.sum():
+        raise ValueError("the references have no words; expected some to count errors against")
     best = {name: winners(lists, scales) for name, scales in systems.items()}
     before = table.errors_of(best[baseline])
 
@@ -100,6 +107,14 @@ def evaluate(
     errors = table.errors_of(table.oracle_winners())
     rows.append(SystemRow(ORACLE, table.oracle(), None, deviation(errors), change(errors)))
     return rows
+
+
+def check_row_name(name: str) -> None:
+    """ValueError for a name that a row of the table has anyway: a second row of it would pass for the first."""
+    if name == ORACLE:
+        raise ValueError(
+            f"a row is named {name!r}; expected another name (NAME=...): every table has a row {name!r} of its own"
+        )
 
 
 def _measured(lists: Sequence[NBestList], sources: Sequence[str]) -> dict[str, Any]:
@@ -137,11 +152,15 @@ class ResultTable:
     """Where the scales come from, such as "tuned on dev"."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """What anyone needs to make the table again (files, seed, command, versions); values fit for JSON."""
+    unknown: Mapping[str, UnknownWords] = field(default_factory=dict)
+    """By LM: how much of these lists it did not know, where that was recorded."""
 
     def __post_init__(self) -> None:
         if not self.rows:
             raise ValueError(f"the table {self.title!r} has no rows; expected at least one")
         names = [row.name for row in self.rows]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"the table {self.title!r} has two rows named {twice[0]!r}; expected different names")
         if self.baseline and self.baseline not in names:
             raise ValueError(f"the baseline {self.baseline!r} is not in the table; expected one of {', '.join(names)}")
         if any(row.change for row in self.rows) and not self.baseline:
@@ -188,12 +207,26 @@ class ResultTable:
             notes.append(
                 "A row without scales picks by the reference: no ranking of these lists can do better than the oracle."
             )
-        return notes
+        if self.unknown:
+            notes.append(
+                f"Unknown to the LMs: {'; '.join(f'{name}, {value}' for name, value in self.unknown.items())}."
+            )
+        return [*notes, *(f"Warning: {warning}." for warning in self.warnings())]
+
+    def warnings(self) -> list[str]:
+        """A line for each row that trusts an LM which does not know most of the words."""
+        return [
+            f"row “{row.name}”: {name} does not know most words of these lists ({self.unknown[name]}), so its score says little but "
+            "how many there are; expected lists in the case of its training text"
+            for row in self.rows
+            for name, scale in (row.scales.scores if row.scales else {}).items()
+            if scale and name in self.unknown and self.unknown[name].most
+        ]
 
     def to_markdown(self) -> str:
         """A pipe table with its title and footnotes; numbers to the right."""
         columns, cells = self.cells()
-        texts = [[_escape(cell, _MARKDOWN) for cell in row] for row in [[column.title for column in columns], *cells]]
+        texts = [[escape_markdown(cell) for cell in row] for row in [[column.title for column in columns], *cells]]
         widths = [max(map(len, column)) for column in zip(*texts)]
         lines = [
             "| " + " | ".join(_pad(cell, width, column) for cell, width, column in zip(row, widths, columns)) + " |"
@@ -201,17 +234,17 @@ class ResultTable:
         ]
         rule = ["-" * (width + 1) + (":" if column.is_number else "-") for width, column in zip(widths, columns)]
         lines.insert(1, "|" + "|".join(rule) + "|")
-        notes = [f"- {_escape(note, _MARKDOWN)}" for note in self.footnotes()]
-        return "\n".join([f"### {_escape(self.title, _MARKDOWN)}", "", *lines, "", *notes, ""])
+        notes = [f"- {escape_markdown(note)}" for note in self.footnotes()]
+        return "\n".join([f"### {escape_markdown(self.title)}", "", *lines, "", *notes, ""])
 
     def to_latex(self) -> str:
         """A `tabular` for the booktabs package, footnotes as comments."""
         columns, cells = self.cells()
         head, *body = (
-            " & ".join(_escape(cell, _LATEX) for cell in row) + r" \\"
+            " & ".join(escape_latex(cell) for cell in row) + r" \\"
             for row in [[column.title for column in columns], *cells]
         )
-        comments = [f"% {note}" for note in [self.title.replace("\n", " "), *self.footnotes()]]
+        comments = [latex_comment(note) for note in [self.title, *self.footnotes()]]
         layout = "".join("r" if column.is_number else "l" for column in columns)
         start = [rf"\begin{{tabular}}{{{layout}}}", r"\toprule", head, r"\midrule"]
         return "\n".join([*comments, *start, *body, r"\bottomrule", r"\end{tabular}", ""])
@@ -235,6 +268,7 @@ class ResultTable:
             "scales_from": self.scales_from,
             "rows": [_record(row) for row in self.rows],
             "footnotes": self.footnotes(),
+            "unknown": {name: asdict(value) for name, value in self.unknown.items()},
             "metadata": dict(self.metadata),
         }
         return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -242,12 +276,17 @@ class ResultTable:
     def save(self, path: PathLike) -> None:
         """Write the table in the format of the suffix (.md, .csv, .json, .tex); the file appears whole or not at all."""
         writers = {".md": self.to_markdown, ".csv": self.to_csv, ".json": self.to_json, ".tex": self.to_latex}
-        suffix = os.path.splitext(os.fspath(path))[1]
-        if suffix not in writers:
-            raise ValueError(f"{os.fspath(path)}: unknown table format; expected a name ending in {', '.join(writers)}")
-        text = writers[suffix]()
-        with write_whole(path) as write:
-            write(text)
+        write_text(path, writers[table_suffix(path)]())
+
+
+def table_suffix(path: PathLike) -> str:
+    """Of a table to be written. ValueError for one that is none."""
+    suffix = os.path.splitext(os.fspath(path))[1]
+    if suffix not in TABLE_SUFFIXES:
+        raise ValueError(
+            f"{os.fspath(path)}: unknown table format; expected a name ending in {', '.join(TABLE_SUFFIXES)}"
+        )
+    return suffix
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,27 +353,6 @@ def _record(row: SystemRow) -> dict[str, Any]:
         "passes_per_hypothesis": row.passes_per_hypothesis,
         "seconds": row.seconds,
     }
-
-
-_MARKDOWN = {"\\": "\\\\", "|": "\\|", "\n": " ", "<": "&lt;", "*": "\\*", "_": "\\_", "`": "\\`"}
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    **{character: "\\" + character for character in "&%$#_{}"},
-    **{
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "\n": " ",
-        "<": "$<$",
-        ">": "$>$",
-        BOUND_MARK: r"$\dagger$",
-        OTHER_MARK: r"$\ddagger$",
-    },
-    "[": "{[}",  # at the start of a line it would be read as an option of the line break before it
-}
-
-
-def _escape(text: str, characters: Mapping[str, str]) -> str:
-    return "".join(characters.get(character, character) for character in text)
 
 
 def _pad(cell: str, width: int, column: Column) -> str:

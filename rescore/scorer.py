@@ -72,6 +72,7 @@ class NetworkScorer:
         if self.estimator is None:
             self.estimator = build_estimator(usual_estimator(self.model.family))
         self.rows_run = 0
+        self.words = 0
         self.unknown_pieces = 0
 
     def describe(self) -> dict[str, Any]:
@@ -119,7 +120,7 @@ class NetworkScorer:
     def with_estimator(self, estimator: Estimator) -> NetworkScorer:
         """The same network, measured in another way; it counts its own rows."""
         other = copy.copy(self)
-        other.estimator, other.rows_run, other.unknown_pieces = estimator, 0, 0
+        other.estimator, other.rows_run, other.words, other.unknown_pieces = estimator, 0, 0, 0
         return other
 
     def encode(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
@@ -131,6 +132,7 @@ class NetworkScorer:
             )
         words = [vocab.join_pieces(text) for text in texts] if self.pieces else list(texts)
         ids = vocab.encode_batch(words)
+        self.words += sum(len(text.split()) for text in words)
         self.unknown_pieces += sum(map(vocab.count_unknown, ids))
         return [tuple(row) for row in ids]
 

@@ -8,7 +8,7 @@ Along a line in the space of scales every hypothesis has a total that is linear,
 the upper envelope of its lines and the errors of the corpus are piecewise constant. All breakpoints are computed: no
 step size, no local minimum (Och, ACL 2003, "Minimum error rate training"). The scale chosen is the middle of the best
 piece, which is the farthest from any change; pieces narrower than 1e-9 of the range are no setting that a number could
-name, and are passed over.
+name, and are passed over, but for the setting 0, with which a source does not count.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ class Curve:
     chosen_wer_percent: float
     plateau: Range
     """Where the WER is that of the chosen scale, without a gap."""
+    at_ends: tuple[bool, bool]
+    """Whether the plateau holds the lower and the upper end of the range."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,8 @@ def tune(
     Names are those of `Scales.named`: a score, "words", "tokens:SOURCE". `table`: that of the lists, if it is there
     already. The same lists give the same scales. What is exact:
 
-    * one free scale: the minimum over the whole range is found; of several best pieces the widest, then the lowest;
+    * one free scale: the minimum over the whole range is found; of several best pieces the widest, then the lowest; 0 where
+      nothing else is as good;
     * two: 257 evenly spaced values of each with an exact line search over the other, then line searches along both in
       turn. A minimum can be missed only if its region is narrower than 1/256 of the range in both scales;
     * more: exact line searches along each scale and each pair of scales from eight starting points; a local minimum.
@@ -86,6 +89,8 @@ def tune(
         point = space.centred(_search_grid(space))
     else:
         point = space.centred(_search_many(space))
+    ends = [point] if size == 1 else [point, space.nearest_to_zero()]
+    point = min(map(space.at_zeros, ends), key=space.errors_at)
     # Ten digits: no scale is known better, and a scale file should be readable. Kept only if it changes no winner.
     rounded = np.array([float(f"{value:.10g}") for value in point])
     point = rounded if space.errors_at(rounded) == space.errors_at(point) else point
@@ -133,9 +138,8 @@ def _search_many(space: Space) -> FloatArray:
     axes = [span * unit for unit in np.eye(size)]
     directions = axes + [first + sign * second for first, second in combinations(axes, 2) for sign in (1.0, -1.0)]
     # Zero (or next to it) is one start, so the result is no worse than any one of the sources alone.
-    nearest_to_zero = np.clip(np.zeros(size), space.low, space.high)
     generator = np.random.default_rng(0)
-    starts = [space.low + span / 2, nearest_to_zero, *(space.low + span * generator.random((6, size)))]
+    starts = [space.low + span / 2, space.nearest_to_zero(), *(space.low + span * generator.random((6, size)))]
     results = []
     for point in starts:
         errors, improved = space.errors_at(point), True
@@ -165,7 +169,14 @@ def _curve(space: Space, point: FloatArray, axis: int, name: str, errors: ErrorC
     low, span = float(space.low[axis]), float(space.high[axis] - space.low[axis])
     grid = np.linspace(0.0, 1.0, _CURVE_POINTS)
     counts = steps.counts[np.clip(np.searchsorted(steps.edges, grid, side="right") - 1, 0, len(steps.counts) - 1)]
-    begin, end = steps.run_at((point[axis] - low) / span)
+    begin, end = steps.run_at((point[axis] - low) / span, errors.errors)
+    at_ends = []
+    for bound, plateau_end in ((space.low, begin), (space.high, end)):
+        moved = point.copy()
+        moved[axis] = bound[axis]
+        near = abs(plateau_end - (bound[axis] - low) / span) <= NARROW
+        # A plateau that reaches up to the end of the range may still not hold its very end.
+        at_ends.append(bool(near and space.errors_at(moved) == errors.errors))
     assert errors.wer_percent is not None, "tune has refused references without words"
     return Curve(
         name=name,
@@ -174,16 +185,18 @@ def _curve(space: Space, point: FloatArray, axis: int, name: str, errors: ErrorC
         chosen=float(point[axis]),
         chosen_wer_percent=errors.wer_percent,
         plateau=(low + span * begin, low + span * end),
+        at_ends=(at_ends[0], at_ends[1]),
     )
 
 
 def _warnings(curve: Curve, bounds: Range) -> Iterator[str]:
     low, high = bounds
-    slack = NARROW * (high - low)
-    at_low, at_high = curve.plateau[0] <= low + slack, curve.plateau[1] >= high - slack
+    at_low, at_high = curve.at_ends
     where = f"the best scale of {curve.name!r}, {curve.chosen:.4g}, "
     if at_low and at_high:
         yield f"the scale of {curve.name!r} makes no difference between {low:g} and {high:g}"
+    elif curve.chosen == 0.0:
+        yield f"the best scale of {curve.name!r} is 0: the source does not help on these lists"
     elif (at_low and low == 0.0) or (at_high and high == 0.0):
         yield where + "is as good as 0: the source does not help on these lists"
     elif at_low or at_high:

@@ -154,7 +154,7 @@ def test_broken_scale_files_give_one_line(tmp_path: Path, text: str, message: st
 
 
 def brute_force(lists: list[NBestList], low: float, high: float) -> int:
-    """Fewest errors over the midpoints between all points where any two hypotheses of an utterance change places."""
+    """Fewest errors over 0 and the midpoints between all points where any two hypotheses of an utterance change places."""
     table = error_table(lists)
     points = {low, high}
     for utterance in lists:
@@ -164,7 +164,8 @@ def brute_force(lists: list[NBestList], low: float, high: float) -> int:
                 points.add((other.scores["am"] - one.scores["am"]) / steeper)
     inside = sorted(point for point in points if low <= point <= high)
     middles = [(left + right) / 2 for left, right in pairwise(inside) if right - left > 1e-9 * (high - low)]
-    return min(table.corpus(winners(lists, Scales({"am": 1.0, "lm": middle}))).errors for middle in middles)
+    zero = [0.0] if low <= 0.0 <= high else []
+    return min(table.corpus(winners(lists, Scales({"am": 1.0, "lm": point}))).errors for point in [*middles, *zero])
 
 
 @settings(max_examples=150)
@@ -174,7 +175,11 @@ def test_line_search_is_exact(lists: list[NBestList], bounds: tuple[float, float
     assert result.errors.errors == brute_force(lists, *bounds)
     assert result.errors == error_table(lists).corpus(winners(lists, result.scales))
     (curve,) = result.curves
-    assert curve.plateau[0] < curve.chosen < curve.plateau[1]
+    assert curve.plateau[0] <= curve.chosen <= curve.plateau[1]
+    assert curve.chosen == 0.0 or curve.plateau[0] < curve.chosen < curve.plateau[1]
+    for end, held in zip(bounds, curve.at_ends):
+        same = error_table(lists).corpus(winners(lists, Scales({"am": 1.0, "lm": end}))).errors == result.errors.errors
+        assert held == (same and (curve.plateau[0] == end or curve.plateau[1] == end))
     assert min(curve.wer_percent) >= result.wer_percent == curve.chosen_wer_percent
 
 
@@ -253,6 +258,64 @@ def test_edges_of_the_range_are_reported(reference: str, expected: str) -> None:
     )
     result = tune([NBestList("u", hypotheses, reference)], free={"lm": (0, 4)})
     assert result.warnings == (expected,)
+
+
+LOG_ZEROS = [-1e9, -1e10, -3.4e38, -1e100, -1e290]
+
+
+def log_zero_lists(*scores: tuple[float, float], names: tuple[str, ...] = ("lm",)) -> list[NBestList]:
+    """An utterance for each pair: the scores of a hypothesis that is first by the acoustic score, and of a second one."""
+    texts = ("a b", "x b")
+    return [
+        NBestList(
+            f"u{number}",
+            tuple(Hypothesis(t, {"am": -5.0 - r, **dict.fromkeys(names, pair[r])}) for r, t in enumerate(texts)),
+            texts[0],
+        )
+        for number, pair in enumerate(scores)
+    ]
+
+
+@pytest.mark.parametrize("log_zero", LOG_ZEROS)
+@pytest.mark.parametrize("names", [("lm",), ("lm", "lm2"), ("lm", "lm2", "lm3")])
+@pytest.mark.parametrize("low", [0.0, -1.0])
+def test_zero_is_found_however_narrow_its_piece(log_zero: float, names: tuple[str, ...], low: float) -> None:
+    """A scale of 0 is the system without the source: tuning never ends worse, and says that the source does not help.
+
+    The sources call the right hypothesis of one utterance impossible, which any positive scale shows, and the wrong one of the other,
+    which any negative scale turns round.
+    """
+    lists = log_zero_lists((log_zero, -7.0), (-7.0, log_zero), names=names)
+    result = tune(lists, free=dict.fromkeys(names, (low, 3.0)))
+    assert result.errors.errors == error_table(lists).corpus(winners(lists, Scales({"am": 1.0}))).errors == 0
+    if low == 0.0 or len(names) == 1:
+        assert set(result.scales.scores.values()) == {0.0, 1.0}
+        assert result.warnings == tuple(
+            f"the best scale of {name!r} is 0: the source does not help on these lists" for name in names
+        )
+
+
+@pytest.mark.parametrize("log_zero", LOG_ZEROS)
+def test_a_plateau_that_only_touches_zero_is_not_at_zero(log_zero: float) -> None:
+    """Every scale above 1e-10 rules out what is wrong; at 0 it stays: the source is not "without effect"."""
+    lists = log_zero_lists((log_zero, -7.0))
+    lists = [NBestList(u.seq_tag, u.hypotheses, u.hypotheses[1].text) for u in lists]
+    result = tune(lists, free={"lm": (0.0, 3.0)})
+    assert (result.errors.errors, result.curves[0].at_ends) == (0, (False, True))
+    edge = "lies at the edge of the range 0 ... 3; a wider range may be better"
+    assert result.warnings == (f"the best scale of 'lm', 1.5, {edge}",)
+    both = tune(lists, free={"lm": (0.0, 3.0), "words": (-1.0, 1.0)})
+    assert not any("'lm' makes no difference" in warning for warning in both.warnings)
+
+
+def test_scores_whose_sums_are_no_numbers_are_refused(recwarn: pytest.WarningsRecorder) -> None:
+    """Beyond the range of float64 a total is infinite, and of two such nothing can be told."""
+    lists = log_zero_lists((-1.7e308, -7.0))
+    message = r"hypothesis 1 of 'u0' has lm score -1\.7e\+308, with the scale 3; expected less than 1e\+300"
+    for use in (lambda: tune(lists, free={"lm": (0.0, 3.0)}), lambda: winners(lists, Scales({"am": 1.0, "lm": 3.0}))):
+        with pytest.raises(ValueError, match=message):
+            use()
+    assert not recwarn.list
 
 
 def test_tune_refuses_what_it_can_not_tune() -> None:

@@ -109,6 +109,41 @@ def test_unknown_words_are_counted_and_cost_what_the_file_says(tmp_path):
     assert NgramScorer(plain).describe()["order"] == 2
 
 
+def test_sentence_marks_in_a_text_are_unknown_words(tmp_path):
+    """To KenLM they would be a second end of the sentence, or a begin within it, and no unknown word would be counted."""
+    path = write_arpa(tmp_path / "lm.arpa", unknown=-2.5)
+    texts = ["a b", "a b </s>", "<s> a b", "a <unk> b", "a <s> <s> b"]
+    unheard = ["a b", "a b zebra", "zebra a b", "a zebra b", "a zebra zebra b"]
+    scorer, other = NgramScorer(path), NgramScorer(path)
+    marked, plain = (one.score_texts("u", rows) for one, rows in ((scorer, texts), (other, unheard)))
+    assert [score.log_prob for score in marked] == [score.log_prob for score in plain]
+    assert scorer.counts() == {"tokens": 15, "oov_tokens": 5, "oov_words": 3}
+    found = []
+    for name, rows in (("marked", texts), ("plain", unheard)):
+        (tmp_path / name).write_text("".join(f"{row}\n" for row in rows))
+        found.append(ngram_perplexity(path, [tmp_path / name]))
+    assert found[0] == found[1] and found[0].unknown_words == 5
+
+
+def test_a_word_that_stands_for_marks_is_surely_unknown(tmp_path):
+    """Even in a model that knows the first words one would think of."""
+    path = write_arpa(tmp_path / "lm.arpa")
+    path.write_text(
+        path.read_text().replace("ngram 1=5", "ngram 1=7").replace("\\2-grams", "-1\t<word-0>\n-1\t<word-1>\n\\2-grams")
+    )
+    scorer = NgramScorer(path)
+    scorer.score_texts("u", ["a </s>"])
+    assert scorer.counts()["oov_tokens"] == 1
+
+
+def test_a_log_probability_that_is_no_number_names_file_and_line(tmp_path):
+    path = write_arpa(tmp_path / "lm.arpa")
+    path.write_text(path.read_text().replace("-1.1\tc", "-inf\tc"))
+    (tmp_path / "text").write_text("a b\na c b\n")
+    with pytest.raises(ValueError, match=r"lm\.arpa: the word 'c' of .*text:2 has the log-probability -inf"):
+        ngram_perplexity(path, [tmp_path / "text"])
+
+
 def test_trained_model_sums_to_one_after_every_history(trained, text):
     import kenlm
 

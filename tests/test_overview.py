@@ -10,6 +10,7 @@ import pytest
 from rescore.combine import Scales
 from rescore.hypotheses import Hypothesis, NBestList
 from rescore.overview import read_overview
+from rescore.pipeline import System
 from rescore.report import ResultTable, evaluate
 
 
@@ -58,3 +59,51 @@ def test_what_does_not_fit_is_refused(tables, tmp_path):
     (tmp_path / "other.json").write_text(json.dumps(other))
     with pytest.raises(ValueError, match="expected those of dev"):
         read_overview([tables[0], f"other={tmp_path / 'other.json'}"])
+
+
+def changed(tables, tmp_path, change):
+    """The first table, read again after a change by hand."""
+    table = json.loads((tmp_path / "dev.json").read_text())
+    change(table)
+    (tmp_path / "changed.json").write_text(json.dumps(table))
+    return f"dev={tmp_path / 'changed.json'}"
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            lambda table: table["rows"][1].update(system="oracle"),
+            "two rows are named 'oracle'; expected different names",
+        ),
+        (lambda table: table["rows"][1].update(system=["+ lm"]), "no table of results"),
+        (lambda table: table["rows"][1].update(wer_percent="0"), "no table of results"),
+        (lambda table: table["rows"][1].update(change_low=None), "no table of results"),
+        (lambda table: table["rows"][1].update(reference_words=None), "no table of results"),
+        (lambda table: table.update(rows=[]), "no table of results"),
+    ],
+)
+def test_a_table_that_would_show_a_wrong_number_is_refused(tables, tmp_path, change, message):
+    with pytest.raises(ValueError, match=f"changed.json: {message}"):
+        read_overview([changed(tables, tmp_path, change)])
+
+
+def test_changes_against_different_rows_do_not_stand_side_by_side(tables, tmp_path):
+    """The note under the overview names one baseline for all columns."""
+    item = changed(tables, tmp_path, lambda table: table.update(baseline="+ lm"))
+    with pytest.raises(ValueError, match=r"test has the baseline first \| alone; expected those of dev: \+ lm"):
+        read_overview([item, tables[1]])
+
+
+def test_rows_have_names_of_their_own():
+    """`oracle` is a row of every table: an overview took the first of the two for both."""
+    lists = [NBestList("u", (Hypothesis("a", {"am": 1.0}),), "a")]
+    with pytest.raises(ValueError, match="a row is named 'oracle'; expected another name"):
+        evaluate(lists, {"oracle": Scales({"am": 1.0})}, baseline="oracle", seed=1)
+    with pytest.raises(ValueError, match="a row is named 'oracle'"):
+        System.parse("oracle=am:1")
+    with pytest.raises(ValueError, match="row 'x': 'am' is given twice"):
+        System.parse("x=am:1,am:2")
+    rows = evaluate(lists, {"x": Scales({"am": 1.0})}, baseline="x", seed=1)
+    with pytest.raises(ValueError, match="two rows named 'x'"):
+        ResultTable("t", [rows[0], *rows], baseline="x")

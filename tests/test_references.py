@@ -6,6 +6,7 @@ import ast
 import gzip
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,9 @@ from rescore.references import attach_references, check_same_utterances, read_re
 DEMO = Path(__file__).parents[1] / "data" / "demo"
 LIBRISPEECH = Path(__file__).parents[2] / "shared" / "data" / "librispeech_ctc"
 
-words = st.lists(st.text(alphabet="abcäß▁'()\\\"", min_size=1, max_size=5), max_size=5)
+# No whole word in parentheses, which .trn and .stm can not hold.
+word = st.text(alphabet="abcäß▁'()\\\"", min_size=1, max_size=5).filter(lambda word: not re.fullmatch(r"\(.*\)", word))
+words = st.lists(word, max_size=5)
 tags = st.text(alphabet="abc/-_.#019", min_size=1)
 transcripts = st.dictionaries(tags, words.map(" ".join), min_size=1, max_size=5)
 many_files = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -87,6 +90,23 @@ def test_the_three_scoring_formats(tmp_path: Path) -> None:
     )
     assert (tmp_path / "o.txt").read_text() == "u-2 he hoped\nu-1\n"
     assert (tmp_path / "o.py").read_text() == "{\n'u-2': 'he  hoped',\n'u-1': '',\n}\n"
+
+
+odd_words = st.sampled_from(["a", ";;", "{", "}", "/", "@", "(x)", "m{e}", "(", "x)", "%"])
+
+
+@many_files
+@given(content=st.dictionaries(tags, st.lists(odd_words, max_size=4).map(" ".join), min_size=1))
+def test_a_trn_that_is_written_comes_back_whole(tmp_path: Path, content: dict[str, str]) -> None:
+    """Whatever the words: either the file holds every utterance, or it is not written."""
+    path = tmp_path / "best.trn"
+    path.unlink(missing_ok=True)
+    try:
+        write_transcripts(path, content)
+    except ValueError:
+        assert not path.exists()
+        return
+    assert read_references(path) == content
 
 
 # --- all forms of references ---
@@ -198,6 +218,15 @@ def test_a_broken_file_is_one_line_that_names_the_place(
         ("o.trn", {"a(b": "x"}, r"utterance 'a\(b' can not stand in a \.trn file"),
         ("o.ctm", {"": "x"}, r"utterance '' can not stand in a \.ctm file"),
         ("o.stm", {"a\nb": "x"}, r"utterance 'a\\nb' can not stand in a \.stm file"),
+        ("o.trn", {"a": "x m{me} y"}, r"utterance 'a': the word 'm\{me\}' can not stand in a \.trn file"),
+        ("o.trn", {"good": "x", "a": ";; x y"}, r"utterance 'a': the word ';;' can not stand in a \.trn file"),
+        ("o.trn", {"a": ";;x"}, r"utterance 'a': the word ';;x' can not stand"),
+        ("o.trn", {"a": "one { two / three } four"}, r"utterance 'a': the word '\{' can not stand in a \.trn file"),
+        ("o.trn", {"a": "x @"}, r"utterance 'a': the word '@' can not stand in a \.trn file"),
+        ("o.trn", {"a": "(uh) x"}, r"utterance 'a': the word '\(uh\)' can not stand in a \.trn file"),
+        ("o.stm", {"a": "x } y"}, r"utterance 'a': the word '\}' can not stand in a \.stm file"),
+        ("o.stm", {";;a": "x"}, r"utterance ';;a' can not stand in a \.stm file"),
+        ("o.ctm", {"a": "<ALT_BEGIN>"}, r"utterance 'a': the word '<ALT_BEGIN>' can not stand in a \.ctm file"),
         ("o.txt", {"good": "x", "a": "\ud800"}, r"utterance 'a' holds a lone surrogate"),
         ("o.txt", {}, r"no transcripts to write"),
         ("o.doc", {"a": "x"}, r"unknown transcript format; expected a name ending in \.trn"),

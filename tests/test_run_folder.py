@@ -114,6 +114,7 @@ def test_a_run_killed_in_its_first_validation_begins_again(config, other, vocab,
 
 def test_an_aborted_run_without_results_is_claimed_anew(config, other, tmp_path):
     claimed(tmp_path / "run", config)
+    (tmp_path / "vocab" / "spm.model").unlink()
     train_vocab([tmp_path / "train.txt"], size=40, out=tmp_path / "vocab")
     assert claimed(tmp_path / "run", other) is None
     assert json.loads((tmp_path / "run" / "config.json").read_text()) == to_dict(other)
@@ -145,6 +146,7 @@ def test_a_run_goes_on_with_its_own_vocabulary_and_text_only(config, vocab, tmp_
     leave(run, "checkpoints", vocab)
     original = {path: path.read_bytes() for path in (tmp_path / "vocab" / "spm.model", tmp_path / "train.txt")}
     (tmp_path / "other.txt").write_text(random_text(600, seed=5).replace("king", "gnik"))
+    (tmp_path / "vocab" / "spm.model").unlink()
     assert train_vocab([tmp_path / "other.txt"], size=vocab.num_pieces, out=tmp_path / "vocab") != vocab
     refused(run, config, r"holds a run with another vocabulary \(its own copy is .*run/vocab/spm\.model\)")
     shutil.rmtree(run / "vocab")

@@ -1,6 +1,6 @@
 """A resume checkpoint, looked at before it is loaded: what is wrong with the file is one line, and not a traceback out of the trainer.
 
-check_checkpoint("run/checkpoints/last.ckpt", module.state_dict())      # ValueError naming the file
+    check_checkpoint("run/checkpoints/last.ckpt", module.state_dict())      # ValueError naming the file
 
 The file is a zip archive that has a checksum of every part; loading does not compare them.
 """

@@ -1,6 +1,6 @@
 """The command line: a command is a plain function, its signature is its options.
 
-    run_commands("dlm", [vocab, train], "Language models.", argv)    # exit status: 0 done, 1 bad input (one line), 130 interrupted
+    run_commands("dlm", [vocab, train], "Language models.", argv)    # exit status: 0 done, 1 bad input, 130 interrupted, 141 no reader
 
 What a user can mend (ValueError, OSError) becomes one line on stderr; anything else is our mistake and keeps its traceback.
 """
@@ -38,6 +38,9 @@ def run_commands(name: str, commands: Sequence[Command], help_text: str, argv: S
     app = application(name, commands, help_text)
     try:
         result = app(args=None if argv is None else list(argv), prog_name=name, standalone_mode=False)
+        sys.stdout.flush()  # a reader that has gone is noticed here, not in the interpreter's last moments
+    except BrokenPipeError:
+        return _without_reader()
     except (ValueError, OSError) as error:
         print(f"{name}: {_one_line(error)}", file=sys.stderr)
         return 1
@@ -51,6 +54,12 @@ def run_commands(name: str, commands: Sequence[Command], help_text: str, argv: S
             return int(error.exit_code)
         raise
     return result if isinstance(result, int) else 0
+
+
+def _without_reader() -> int:
+    """The reader of the output, such as `head`, has what it wanted: no fault, nothing to say. The status is that of SIGPIPE in a shell."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
 
 
 def _one_line(error: Exception) -> str:

@@ -12,7 +12,7 @@ import typer
 from diffusion_lm.cli import Command
 from diffusion_lm.clip_command import clip
 from diffusion_lm.pretrained_command import pretrained
-from returnn_bridge.files import read_yaml, write_text
+from returnn_bridge.files import check_outputs, read_yaml, write_text
 
 
 class RescoreMode(Protocol):
@@ -233,12 +233,13 @@ def perplexity(
     from diffusion_lm.evaluate import evaluate_text
     from diffusion_lm.model import LanguageModel
 
+    check_outputs([] if out is None else [out], [model, *text])
     result = evaluate_text(
         LanguageModel.load(model, device=device), text, passes=passes, seed=seed, batch_tokens=batch_tokens
     )
-    print(result.summary())
     if out is not None:
         write_text(out, json.dumps(result.to_dict(), indent=1) + "\n")
+    print(result.summary())
 
 
 def sample(
@@ -277,6 +278,7 @@ def sample(
 
     if (length > 0) == (like is not None):
         raise ValueError("give exactly one of --length NUMBER and --like TEXT")
+    check_outputs([] if out is None else [out], [model, *([like] if like else []), *([judge] if judge else [])])
     trained = LanguageModel.load(model, device=device)
     judged = open_judge(judge, device=device) if judge else None
     lengths = [length] * count
@@ -284,22 +286,24 @@ def sample(
         known = [len(ids) for ids in trained.vocab.encode_batch(list(read_lines([like])))]
         lengths = draw_lengths(known, count, seed=seed)
     drawn = sampling.sample(trained, lengths, predictor=predictor, steps=steps, nucleus_p=nucleus, seed=seed)
+    lines = []
     if self_correct:
         from diffusion_lm.self_correction import self_correct as correct
 
         corrected = correct(trained, drawn.tokens, seed=seed, most_rounds=self_correct)
         drawn = sampling.Samples(corrected.tokens, drawn.passes + corrected.passes, drawn.unfinished)
-        print(f"self-correction changed {corrected.changed} tokens; agreement {corrected.agreement:.3f}")
+        lines.append(f"self-correction changed {corrected.changed} tokens; agreement {corrected.agreement:.3f}")
     texts = [one_line(trained.vocab.decode(tokens)) for tokens in drawn.tokens]
-    print("\n".join(texts))
-    print(
+    if out is not None:
+        write_text(out, "".join(f"{text}\n" for text in texts))
+    lines += texts
+    lines.append(
         f"entropy {sample_entropy(drawn.tokens):.3f} nats a sentence, "
         f"{drawn.passes / max(1, count):.1f} passes a sentence, {drawn.unfinished} unfinished"
     )
+    print("\n".join(lines))
     if judged is not None:
         print(judged(texts))
-    if out is not None:
-        write_text(out, "".join(f"{text}\n" for text in texts))
 
 
 COMMANDS: list[Command] = [vocab, tokenize, bliss, oggzip, train, average, pretrained, perplexity, sample, clip]

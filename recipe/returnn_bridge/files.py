@@ -8,6 +8,7 @@ r"""Reading and writing files: the one place that knows about gzip, encodings, t
     with whole_file("train.zip") as temporary: ...                  # the same for a program that wants a path
     with whole_folder("model", replaces=is_model) as temporary: ...
     with lock("scores.jsonl"): ...                                  # one process at a time; an error names the other one
+    check_outputs(["out.jsonl"], ["in.jsonl"])                      # refuses to write over an input, before any work
 
 Every error names the file and, where there is one, the line. Temporary files carry the host and process that write them, so
 those of processes that were killed are recognised and removed by the next writer of the same file.
@@ -28,7 +29,7 @@ import sys
 import uuid
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -295,6 +296,18 @@ def check_replaceable(target: Path, replaces: Callable[[Path], bool] | None) -> 
         raise ValueError(
             f"{target}: exists and holds something else ({shown}); expected a new name, or an empty folder"
         )
+
+
+def check_outputs(outputs: Iterable[PathLike], inputs: Iterable[PathLike]) -> None:
+    """ValueError for an output that is one of the inputs, by whatever name: the command would destroy what it was given."""
+    there = [path for path in inputs if os.path.exists(path)]
+    for output in outputs:
+        for source in there:
+            if os.path.exists(output) and os.path.samefile(output, source):
+                same = "" if os.fspath(output) == os.fspath(source) else f", as {os.fspath(source)}"
+                raise ValueError(
+                    f"{os.fspath(output)}: is an input of this command{same}; expected another name for the output"
+                )
 
 
 def temporary_path(target: Path) -> Path:
