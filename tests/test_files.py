@@ -156,7 +156,10 @@ def test_a_scratch_folder_goes_with_its_block_and_that_of_a_killed_process_with_
     )
     subprocess.run([sys.executable, "-c", script, str(target)], env={**os.environ, "PYTHONPATH": "recipe"}, check=False)
     (left,) = target.parent.iterdir()
-    with pytest.raises(ZeroDivisionError), scratch_folder(target) as folder:
+    with scratch_folder(target) as folder:
         assert folder.parent == target.parent and not left.exists()
+        (folder / "work").touch()
+    assert not list(target.parent.iterdir())
+    with pytest.raises(ZeroDivisionError), scratch_folder(target) as folder:
         (folder / "work").write_text(f"{1 / 0}")
     assert not list(target.parent.iterdir())
