@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from returnn_bridge import files
 from returnn_bridge.files import (
     iterate_lines,
+    iterate_raw_lines,
     lock,
     read_json_object,
     read_yaml,
+    scratch_folder,
     sweep,
     whole_file,
     whole_folder,
@@ -34,6 +36,9 @@ def test_lines_are_those_of_a_split_whatever_the_pieces_read(tmp_path_factory, l
     before, files._CHUNK_BYTES = files._CHUNK_BYTES, width
     try:
         assert list(iterate_lines(path)) == list(enumerate((line.removesuffix("\r") for line in expected), start=1))
+        raw = [line for _, line in iterate_raw_lines(path)]
+        assert b"".join(raw) == text.encode() and len(raw) == len(expected)
+        assert all(line.endswith(b"\n") for line in raw[:-1])
     finally:
         files._CHUNK_BYTES = before
 
@@ -141,3 +146,20 @@ def test_json_errors_name_file_and_line(tmp_path):
             read_json_object(path)
     with pytest.raises(FileNotFoundError, match="expected scales"):
         read_json_object(tmp_path / "none.json", "scales")
+
+
+def test_a_scratch_folder_goes_with_its_block_and_that_of_a_killed_process_with_the_next(tmp_path):
+    target = tmp_path / "made" / "model"
+    script = (
+        "import os, sys\nfrom returnn_bridge.files import scratch_folder\n"
+        "with scratch_folder(sys.argv[1]) as folder:\n    (folder / 'half').touch()\n    os._exit(1)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(target)], env={**os.environ, "PYTHONPATH": "recipe"}, check=False)
+    (left,) = target.parent.iterdir()
+    with scratch_folder(target) as folder:
+        assert folder.parent == target.parent and not left.exists()
+        (folder / "work").touch()
+    assert not list(target.parent.iterdir())
+    with pytest.raises(ZeroDivisionError), scratch_folder(target) as folder:
+        (folder / "work").write_text(f"{1 / 0}")
+    assert not list(target.parent.iterdir())
