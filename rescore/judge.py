@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from rescore.open_scorer import open_scorer
-from rescore.scores import LOG_P
+from rescore.scores import LOG_P, NotFinite
 
 
 def open_judge(model: str, *, device: str) -> Callable[[Sequence[str]], str]:
@@ -28,7 +28,10 @@ def open_judge(model: str, *, device: str) -> Callable[[Sequence[str]], str]:
 
     def judge(texts: Sequence[str]) -> str:
         before = _unknown(scorer)
-        scores = scorer.score_texts("samples", texts)
+        try:
+            scores = scorer.score_texts("samples", texts)
+        except NotFinite as error:
+            raise ValueError(f"{model}: of one of the samples {error}") from None
         words = sum(len(text.split()) for text in texts)
         per_word = math.exp(-sum(score.log_prob for score in scores) / max(1, words + len(texts)))
         return (

@@ -198,6 +198,10 @@ def test_the_verb_races_resumes_and_keeps_what_it_learned(tmp_path, model_folder
     assert race("two.jsonl", "--calibration", kept, "--estimator", "strided")[0] == 0
     assert (tmp_path / "two.jsonl").read_bytes() == written
     assert race("three.jsonl", "--calibration", kept, "--confidence", "0.5")[0] == 1
+    learned = kept.read_bytes()
+    status, printed = race("one.jsonl", *learn, "--confidence", "0.5")
+    assert status == 1 and "other settings" in printed.err
+    assert kept.read_bytes() == learned, "it belongs to the result that stays"
     assert race("three.jsonl")[0] == 1
     assert race("three.py", *learn)[0] == 1
     assert race("three.jsonl", *learn, "--ladder", "strided")[0] == 1

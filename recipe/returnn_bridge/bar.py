@@ -1,7 +1,7 @@
 """A progress bar for whoever watches: on a terminal, on the standard error, gone at the end.
 
-    with progress_bar() as progress:
-        for part in progress.track(parts, description="scoring"): ...
+    with progress_bar() as shown:
+        for part in shown.track(parts, description="scoring"): ...
 
 Never on the standard output: that is for results, and its reader may have gone, which must not end the work.
 """
