@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 
-from rescore.combine import TOKENS, WORDS, Scales, winners
-from rescore.hypotheses import NBestList
+from rescore.combination.scales import TOKENS, WORDS, Scales, winners
+from rescore.combination.tuning import TuneResult, tune
 from rescore.nbest import read_sources
-from rescore.references import attach_reference_file
-from rescore.report import TABLE_SUFFIXES, ResultTable, check_row_name, evaluate
+from rescore.nbest.references import attach_reference_file
+from rescore.nbest.types import NBestList
+from rescore.report.table import TABLE_SUFFIXES, ResultTable, check_row_name, evaluate
 from rescore.score_file import Recorded, TextScorer, recorded, score_file
 from rescore.scores import UnknownWords
-from rescore.tuning import TuneResult, tune
 from rescore.wer import error_table
 
 RANGES = {WORDS: (-10.0, 10.0), "prior": (-2.0, 0.0)}

@@ -26,10 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from rescore.format_json import FORMAT, format_json_lines, iterate_json_lines, write_json_lines
-from rescore.hypotheses import Hypothesis, NBestList
+from rescore.lms.open import unknown_of
 from rescore.nbest import read_metadata, read_nbest, read_sources, split_source, write_nbest
-from rescore.open_scorer import unknown_of
+from rescore.nbest.json_forms import FORMAT, format_json_lines, iterate_json_lines, write_json_lines
+from rescore.nbest.types import Hypothesis, NBestList
 from rescore.scores import NotFinite, SequenceScore, UnknownWords
 from returnn_bridge.bar import progress_bar
 from returnn_bridge.files import check_outputs, has_suffix, lock, read_json_object, write_text

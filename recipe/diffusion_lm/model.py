@@ -36,8 +36,8 @@ from diffusion_lm.model_folder import (
     read_weights,
 )
 from returnn_bridge.files import whole_folder
-from returnn_bridge.open_vocab import load_vocab, vocab_file
 from returnn_bridge.vocab import Vocabulary
+from returnn_bridge.vocab.open import load_vocab, vocab_file
 
 STORED_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
