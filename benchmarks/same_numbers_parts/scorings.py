@@ -47,7 +47,7 @@ FEW = "--steps 8 --count 4"
 SAMPLED = {
     "*masked": "ddpm_cache ddpm analytic certain-first uncertain-first".split(),
     "time": "ddpm_cache analytic certain-first".split(),
-    "score-eos": "ddpm_cache ddpm uncertain-first".split(),
+    "score-eos": "ddpm_cache ddpm analytic".split(),
     "variables": ["ddpm_cache"],
     "cosine": ["ddpm_cache"],
     "sedd": ["analytic"],

@@ -60,11 +60,12 @@ crop                demo_masked:tiny:fp32 data.too_long=crop data.max_seq_length
 drop                demo_masked:tiny:fp32 data.max_seq_length=30 data.text=[DATA/train.txt.gz,DATA/more.txt]
 two-sets            demo_masked:tiny:fp32 data.valid_text.more=DATA/more.txt trainer.limit_val_batches=2
 """
-# These start from the weights of another item's model.
+# These start from the weights of another item's model. PARTS: of parts of it.
+PARTS = "preload_from_files.ar"
 FURTHER = """
 from-ar             demo_masked:tiny:fp32 init_from=MODEL/ar
 from-ar-adaln       demo_masked:hybrid:tiny:fp32 init_from=MODEL/ar
-preload             demo_masked:tiny:fp32 preload_from_files.b.filename=MODEL/ar preload_from_files.b.prefix=blocks.
+preload             demo_masked:tiny:fp32 PARTS.filename=MODEL/ar PARTS.ignore_params_prefixes=[blocks]
 """
 PARALLEL = """
 ddp                 demo_masked:tiny:fp32 trainer.devices=2 trainer.strategy=ddp trainer.accumulate_grad_batches=2
@@ -88,7 +89,7 @@ def training_items(places: Places) -> list[Item]:
     commands: dict[str, Run] = {}
     for table in (TRAININGS, FURTHER, PARALLEL):
         for line in table.strip().splitlines():
-            marked, preset, *settings = line.replace("BOUND", BOUND).split()
+            marked, preset, *settings = line.replace("BOUND", BOUND).replace("PARTS", PARTS).split()
             name = marked.removeprefix("*")
             commands[name] = train_command(places, preset, *settings)
             needs = ("vocab", "train.ar") if table is FURTHER else ("vocab",)
