@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from test_compat_block import SAMPLES, SMALL, block_tree
 
 from conftest import random_model, random_text
-from diffusion_lm.backbones.dit import BackboneConfig
+from diffusion_lm.backbones.dit import DiTConfig
 from diffusion_lm.commands.foreign_modes import run
 from diffusion_lm.foreign.mdlm_weights import parameter_names
 from diffusion_lm.foreign.published import import_pretrained, is_pretrained, open_pretrained
@@ -22,7 +22,7 @@ from rescore.cli import main
 from returnn_bridge.vocab.open import load_vocab
 
 BLOCK = {"name": "block", "block_size": 4, "schedule_options": {"eps": 0.0}}
-SIZE = BackboneConfig(hidden_size=24, num_blocks=2, num_heads=2, cond_dim=8)
+SIZE = DiTConfig(hidden_size=24, num_blocks=2, num_heads=2, cond_dim=8)
 
 
 def publish(model: LanguageModel, folder: Path, **changes) -> Path:
@@ -64,7 +64,7 @@ def logits(model: LanguageModel) -> torch.Tensor:
 
 @pytest.mark.parametrize("adaln", [True, False])
 def test_a_block_model_computes_the_same(vocab, tmp_path, adaln):
-    size = BackboneConfig(hidden_size=24, num_blocks=2, num_heads=2, cond_dim=8 if adaln else 128, adaln=adaln)
+    size = DiTConfig(hidden_size=24, num_blocks=2, num_heads=2, cond_dim=8 if adaln else 128, adaln=adaln)
     model = random_model(vocab, BLOCK, backbone=size)
     folder = publish(model, tmp_path / "published")
     assert is_pretrained(folder)

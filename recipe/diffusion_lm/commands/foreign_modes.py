@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from diffusion_lm.backbones.flex import attention_of
+from diffusion_lm.backbones.flex import check_attention
 from diffusion_lm.commands.services import Services
 from diffusion_lm.evaluate import Perplexity, evaluate_packed, evaluate_tokens
 from diffusion_lm.families import BlockFamily
@@ -87,7 +87,7 @@ def _train(made: Translation, folder: Path, max_seconds: float | None) -> Job:
     _device(made)
     trainer = made.config.trainer
     try:
-        attention_of(trainer.attention, head_width=made.config.model.head_width, accelerator=trainer.accelerator)
+        check_attention(trainer.attention, head_width=made.config.model.head_width, accelerator=trainer.accelerator)
     except ValueError as error:
         raise ValueError(with_origin(str(error), made.origin)) from None
 
