@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from rescore.nbest import describe_difference
-from rescore.nbest.json_forms import iterate_json_lines, load_json_dict
-from rescore.nbest.returnn_py import iterate_texts
+from rescore.nbest.formats.hypotheses import load_json_dict
+from rescore.nbest.formats.json_lines import iterate_json_lines
+from rescore.nbest.formats.returnn_py import iterate_texts
 from rescore.nbest.types import NBestList
 from returnn_bridge.files import PathLike, has_suffix, iterate_lines, write_whole
 
