@@ -6,8 +6,8 @@
     write_nbest("scores.jsonl", lists, metadata={"seed": 1})
     write_nbest("bigram.py.gz", lists, score="bigram")                   # for i6_core's SearchCombineScoresJob
 
-The format follows from the suffix, with or without .gz, or is named: see rescore.nbest.formats, one file a format. Scores are in nats,
-higher is better.
+The format follows from the suffix, with or without .gz, or is named: see rescore.nbest.formats, one file a format.
+Scores are in nats, higher is better.
 """
 
 from __future__ import annotations
@@ -52,10 +52,11 @@ def iterate_nbest(
 ) -> Iterator[NBestList]:
     """The utterances of an N-best file in order. Constant memory for .py and .jsonl; .json is read whole.
 
-    `name` is that of the score where the format has a single one without a name (default "am"); in a file of named scores with just
-    one it renames that score. `allow_non_finite` lets nan and infinite scores through where the format can hold them; they are refused
-    otherwise. `format`: the name of the file's format, where its suffix does not tell. Raises ValueError, one line with file, line,
-    utterance and rank as far as known, for a file that is not complete and well formed: what came before it has been yielded by then.
+    `name` is that of the score where the format has a single one without a name (default "am"); in a file of named
+    scores with just one it renames that score. `allow_non_finite` lets nan and infinite scores through where the
+    format can hold them; they are refused otherwise. `format`: the name of the file's format, where its suffix does
+    not tell. Raises ValueError, one line with file, line, utterance and rank as far as known, for a file that is not
+    complete and well formed: what came before it has been yielded by then.
     """
     form = format_of_file(path, format)
     yield from form.read(path, name=name, allow_non_finite=allow_non_finite and form.non_finite)
@@ -70,8 +71,8 @@ def read_sources(sources: Sequence[str], *, format: str | None = None) -> list[N
     """One set of lists with the scores and details of several aligned score files, each "PATH" or "NAME=PATH".
 
     The files must hold the same utterances (in any order; that of the first file is kept) and for each the same texts
-    in the same order; a reference may come from any of them. `format`: that of all the files, where their suffixes do not tell.
-    ValueError naming utterance and rank otherwise, and for a score name given twice.
+    in the same order; a reference may come from any of them. `format`: that of all the files, where their suffixes do
+    not tell. ValueError naming utterance and rank otherwise, and for a score name given twice.
     """
     if not sources:
         raise ValueError("no N-best file given; expected at least one PATH or NAME=PATH")
@@ -110,8 +111,8 @@ def write_nbest(
 
     .jsonl holds all scores, details and references, and `metadata` in its header. .py and .json hold one score,
     `score`, which may be left out if there is only one; .json (mlm-scoring) also holds the references. Floats keep
-    all their digits. `allow_non_finite` lets nan and infinite scores into formats that can hold them. ValueError for a score that is
-    missing or not finite, for an utterance given twice, for no utterances, an unknown suffix.
+    all their digits. `allow_non_finite` lets nan and infinite scores into formats that can hold them. ValueError for
+    a score that is missing or not finite, for an utterance given twice, for no utterances, an unknown suffix.
     """
     where, form = os.fspath(path), format_to_write(path, format)
     if form.many_scores and score is not None:
@@ -130,7 +131,8 @@ def write_nbest(
 
 
 def check_no_lists(outputs: Iterable[PathLike]) -> None:
-    """ValueError if N-best lists or scores lie where something else is to be written: a table is made again in a minute, they are not.
+    """ValueError if N-best lists or scores lie where something else is to be written: a table is made again in a
+    minute, they are not.
 
     Formats are told by their suffixes.
     """
@@ -212,7 +214,8 @@ def _checked(lists: Iterable[NBestList], where: str, allow_non_finite: bool) -> 
                 for key, entry in detail.items():
                     if not is_detail(entry):
                         raise ValueError(
-                            f"{hyp} has {key} = {entry!r} for {source!r}; expected a finite number, a list of such, a boolean or a string"
+                            f"{hyp} has {key} = {entry!r} for {source!r}; "
+                            "expected a finite number, a list of such, a boolean or a string"
                         )
         seen.add(tag)
         yield utterance

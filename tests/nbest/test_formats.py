@@ -1,4 +1,5 @@
-"""Formats: the suffix picks one, a look into the file decides where several share it, a name overrides both, and anybody can add one."""
+"""Formats: the suffix picks one, a look into the file decides where several share it, a name overrides both, and
+anybody can add one."""
 
 from __future__ import annotations
 

@@ -24,10 +24,11 @@ FORMATS: Registry[Format] = Registry(
 
 
 def format_of_file(path: PathLike, name: str | None = None) -> Format:
-    """The format of a file to be read: the one of that name, else by suffix, and among several by the beginning of the file.
+    """The format of a file to be read: the one of that name, else by suffix, and among several by the beginning of
+    the file.
 
-    The format that was added last is asked first, so one of your own may share a suffix with ours. ValueError for an unknown name or
-    suffix, and for a file that none of the formats of its suffix recognizes.
+    The format that was added last is asked first, so one of your own may share a suffix with ours. ValueError for an
+    unknown name or suffix, and for a file that none of the formats of its suffix recognizes.
     """
     if name is not None:
         return FORMATS[name]
@@ -45,7 +46,8 @@ def format_of_file(path: PathLike, name: str | None = None) -> Format:
 
 
 def format_to_write(path: PathLike, name: str | None = None) -> Format:
-    """The format of a file to be written: the one of that name, else the first of its suffix that is written. ValueError otherwise."""
+    """The format of a file to be written: the one of that name, else the first of its suffix that is written.
+    ValueError otherwise."""
     written = [entry for entry in FORMATS.values() if entry.writes]
     if name is not None and FORMATS[name] not in written:
         names = ", ".join(entry.name for entry in written)

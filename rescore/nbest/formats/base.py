@@ -1,4 +1,5 @@
-"""What an N-best file format is: a name, the suffixes it goes by, a reader, and a writer where the format is also written.
+"""What an N-best file format is: a name, the suffixes it goes by, a reader, and a writer where the format is also
+written.
 
     class Tsv(Format):                                       # a format of your own, in your own program
         name, suffixes = "tsv", (".tsv",)
@@ -6,7 +7,8 @@
 
     FORMATS.add(Tsv.name, Tsv())                             # before the command line starts
 
-Errors of a file are ValueErrors of one line: file, line, utterance and rank as far as they are known, what was found, what was expected.
+Errors of a file are ValueErrors of one line: file, line, utterance and rank as far as they are known, what was found,
+what was expected.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from returnn_bridge.files import PathLike
 
 
 class Format(ABC):
-    """A form of N-best file; the flags say what it can carry. Formats have no state: one object reads any number of files."""
+    """A form of N-best file; the flags say what it can carry. Formats have no state: one object reads any number of
+    files."""
 
     name: ClassVar[str]
     """As `--format` takes it."""
@@ -45,8 +48,9 @@ class Format(ABC):
     def read(self, path: PathLike, *, name: str | None = None, allow_non_finite: bool = False) -> Iterator[NBestList]:
         """The utterances in the order of the file, texts byte for byte, scores in nats, higher is better.
 
-        `name` names the score where the file has a single one (default "am" where it has no name of its own). `allow_non_finite` lets
-        nan and infinite scores through, which are refused otherwise; it is False for a format that can not hold them.
+        `name` names the score where the file has a single one (default "am" where it has no name of its own).
+        `allow_non_finite` lets nan and infinite scores through, which are refused otherwise; it is False for a format
+        that can not hold them.
         """
 
     def write(self, path: PathLike, lists: Iterator[NBestList], *, score: str, metadata: Mapping[str, Any]) -> None:

@@ -1,4 +1,5 @@
-"""Flat JSON: a list of hypotheses for each utterance, with one field a score. `NAME_score` is the score NAME; any other field keeps its name.
+"""Flat JSON: a list of hypotheses for each utterance, with one field a score. `NAME_score` is the score NAME; any
+other field keeps its name.
 
     {"dev/1": {"ref": "a b", "hyps": [{"text": "a b", "am_score": -3.4, "lm_score": -9.1}]}}
 

@@ -1,4 +1,5 @@
-"""What holds for hypotheses in JSON whatever the form of the file: each id once, the same score names, finite numbers, texts.
+"""What holds for hypotheses in JSON whatever the form of the file: each id once, the same score names, finite
+numbers, texts.
 
 checker = UtteranceChecker(rename=None)
 checker.utterance("f.json", "dev/1", [{"text": "a b", "am": -3.4}], "a b", fields)        # an NBestList
@@ -17,11 +18,13 @@ from rescore.nbest.types import Hypothesis, NBestList, is_detail
 from returnn_bridge.files import PathLike, iterate_chunks, parse_json
 
 Fields = Callable[[dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]]
-"""Splits the fields of a hypothesis other than its text into (scores, details); ValueError saying what fields are expected."""
+"""Splits the fields of a hypothesis other than its text into (scores, details); ValueError saying what fields are
+expected."""
 
 
 class UtteranceChecker:
-    """Makes the utterances of one file, which must all have the same score names; `rename`: a new name for the only score."""
+    """Makes the utterances of one file, which must all have the same score names; `rename`: a new name for the only
+    score."""
 
     def __init__(self, rename: str | None) -> None:
         self._rename = rename

@@ -1,4 +1,5 @@
-"""JSON lines, our interchange: all scores with their details and references, an utterance a line after an optional header.
+"""JSON lines, our interchange: all scores with their details and references, an utterance a line after an optional
+header.
 
     {"format": "nbest-jsonl", "version": 1, "utterances": 1, "sha256": "..."}
     {"id": "dev/1", "ref": "a b", "hyps": [{"text": "a b", "scores": {"am": -3.4, "mdlm": -41.2}}]}
@@ -6,9 +7,10 @@
     for utterance in iterate_json_lines("scores.jsonl.gz"): ...
     write_json_lines("scores.jsonl", lists, {"seed": 1})
 
-A hypothesis may have "details" beside its "scores": {"mdlm": {"num_passes": 8, "standard_error": 0.3}}. The header of a finished file ends
-in "utterances", their number, and "sha256", that of all lines below it, each with its line end: a file that lost lines is refused by
-every reader. Without these two keys (older files, other tools) nothing is compared.
+A hypothesis may have "details" beside its "scores": {"mdlm": {"num_passes": 8, "standard_error": 0.3}}. The header of
+a finished file ends in "utterances", their number, and "sha256", that of all lines below it, each with its line end:
+a file that lost lines is refused by every reader. Without these two keys (older files, other tools) nothing is
+compared.
 """
 
 from __future__ import annotations
@@ -101,7 +103,8 @@ def format_json_lines(lists: Iterable[NBestList], metadata: Mapping[str, Any] | 
 
 
 def write_json_lines(path: PathLike, lists: Iterable[NBestList], metadata: Mapping[str, Any] | None = None) -> None:
-    """Write header and utterances, whole or not at all; the header tells their number and digest. Errors as of `format_json_lines`.
+    """Write header and utterances, whole or not at all; the header tells their number and digest. Errors as of
+    `format_json_lines`.
 
     The lines wait in memory, or in a nameless file beside `path` where they are many, until their digest is known.
     """
@@ -155,8 +158,8 @@ class _Seal:
         if self._digest is not None and self._digest != self._state.hexdigest():
             got = self._state.hexdigest()
             raise ValueError(
-                f"{where}: its lines have the sha256 {got[:12]}...; expected {self._digest[:12]}..., as its header says: they were "
-                f"changed after they were written ({accept})"
+                f"{where}: its lines have the sha256 {got[:12]}...; expected {self._digest[:12]}..., as its "
+                f"header says: they were changed after they were written ({accept})"
             )
 
 

@@ -1,4 +1,5 @@
-"""The JSON of mlm-scoring: one score without a name, and the reference; the order of the hypotheses is that of their numbers.
+"""The JSON of mlm-scoring: one score without a name, and the reference; the order of the hypotheses is that of their
+numbers.
 
     {"dev/1": {"hyp_1": {"score": -1.2, "text": "a b"}, "hyp_2": {"score": -2.5, "text": "a"}, "ref": "a b"}}
 
@@ -21,7 +22,8 @@ _HYP_KEY = re.compile(r"hyp_([0-9]{1,9})")
 
 
 class MlmScoring(Format):
-    """`{utterance: {"hyp_1": {"score": ..., "text": ...}, ..., "ref": ...}}`, as other files of the suffix .json are not."""
+    """`{utterance: {"hyp_1": {"score": ..., "text": ...}, ..., "ref": ...}}`, as other files of the suffix .json are
+    not."""
 
     name, suffixes = "mlm-scoring", (".json",)
     writes = references = True
