@@ -36,7 +36,8 @@ def wer(
     """Word error rate table: S/D/I, oracle, paired bootstrap intervals against the first row."""
     from rescore.combination.scales import Scales, best_texts
     from rescore.nbest import check_no_lists, read_sources
-    from rescore.nbest.references import attach_reference_file, check_transcripts, transcript_suffix, write_transcripts
+    from rescore.nbest.reference_formats import transcript_format
+    from rescore.nbest.references import attach_reference_file, check_transcripts, write_transcripts
     from rescore.pipeline import seconds_of, unknown_in
     from rescore.report.table import ResultTable, check_row_name, evaluate, table_suffix
     from rescore.score_file import recorded
@@ -44,7 +45,7 @@ def wer(
     for path in out or []:
         table_suffix(path)
     for path in transcripts or []:
-        transcript_suffix(path)
+        transcript_format(path)
     outputs = [*(out or []), *(transcripts or [])]
     check_outputs(outputs, [*list_files(nbest), refs, *filter(None, map(scales_file, scales or []))])
     check_no_lists(outputs)
