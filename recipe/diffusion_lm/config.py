@@ -16,7 +16,9 @@ from typing import Any
 
 import yaml
 
-from diffusion_lm.backbones.dit import BackboneConfig
+from diffusion_lm.backbones import NetworkConfig, config_class
+from diffusion_lm.backbones.base import DEFAULT
+from diffusion_lm.backbones.dit import DiTConfig
 from diffusion_lm.backbones.flex import ATTENTIONS
 from diffusion_lm.strict import build, plain, unknown_key
 
@@ -144,7 +146,7 @@ class TrainConfig:
     """Everything a run depends on."""
 
     data: DataConfig = DataConfig()
-    model: BackboneConfig = BackboneConfig()
+    model: NetworkConfig = DiTConfig()
     family: dict[str, Any] = field(default_factory=lambda: {"name": "masked"})
     optim: OptimConfig = OptimConfig()
     trainer: TrainerConfig = TrainerConfig()
@@ -162,14 +164,25 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def from_dict(tree: Mapping[str, Any]) -> TrainConfig:
     """The configuration of a plain dict. An unknown key or a value of another type is a ValueError naming it."""
-    return build(TrainConfig, tree, "")
+    model = tree.get("model") if isinstance(tree, Mapping) else None
+    if not isinstance(model, Mapping):
+        return build(TrainConfig, tree)
+    kind = config_class(model.get("network", DEFAULT))
+    return build(TrainConfig, {key: tree[key] for key in tree if key != "model"}, model=build(kind, model, "model."))
 
 
 def apply_overrides(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
-    """A copy with `section.key=value` settings; values are read as YAML. Later ones win."""
+    """A copy with `section.key=value` settings; values are read as YAML. Later ones win.
+
+    `model.network=NAME` for another network puts its defaults in place of the section `model`.
+    """
+    tree = to_dict(config)
+    chosen = [text for key, _, text in (override.partition("=") for override in overrides) if key == "model.network"]
+    if chosen and chosen[-1] != config.model.network:
+        tree["model"] = to_dict(config_class(chosen[-1])())
     return from_dict(
         override_tree(
-            to_dict(config),
+            tree,
             overrides,
             open_sections=(
                 "family",

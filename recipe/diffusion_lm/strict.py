@@ -23,7 +23,7 @@ def build(kind: type[Section], tree: Any, prefix: str = "", **given: Any) -> Sec
     if not isinstance(tree, Mapping):
         raise ValueError(f"{prefix or 'configuration'}: got {tree!r}; expected a section of keys")
     hints = typing.get_type_hints(kind)
-    known = {item.name for item in dataclasses.fields(kind) if item.init} - given.keys()  # type: ignore[arg-type]
+    known = {item.name for item in dataclasses.fields(kind) if item.name not in given}  # type: ignore[arg-type]
     for key in tree:
         if key not in known:
             raise ValueError(unknown_key(f"{prefix}{key}", str(key), known))

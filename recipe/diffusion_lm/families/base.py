@@ -28,7 +28,7 @@ from typing import Literal, NamedTuple, NoReturn, Protocol
 import torch
 from torch import Tensor, nn
 
-from diffusion_lm.device import sent
+from diffusion_lm.device import to_device
 from diffusion_lm.draws import NoiseDraw
 from diffusion_lm.families.log_probs import at_least_float32
 from diffusion_lm.layout import Layout, Sentences
@@ -387,4 +387,4 @@ def sum_over_rows(values: Tensor, row: Tensor, num_rows: int) -> Tensor:
 
 def on_device_of(values: Tensor, answers: Tensor) -> Tensor:
     """Values that were worked out on the CPU, on the device of a network's answers; nobody waits for the copy."""
-    return sent(values, answers.device)
+    return to_device(values, answers.device)
