@@ -22,7 +22,6 @@ import torch
 
 from diffusion_lm.draws import NoiseDraw
 from diffusion_lm.families import Family
-from diffusion_lm.families.masked import MaskedFamily
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.model import LanguageModel, fingerprint
 from rescore.estimators import build_estimator
@@ -42,9 +41,9 @@ def usual_estimator(family: Family) -> str:
     """The estimator of a family's scores where none is asked for."""
     if family.scoring == "noise":
         # One run ranks better than several draws of the bound, and costs less (docs/results.md).
-        return "one-pass" if getattr(family, "sees_errors", False) else "draws"
+        return "one-pass" if family.sees_errors else "draws"
     # Below 1 the network has never seen a sentence with most of it masked.
-    return "strided" if getattr(family, "sampling_max", 1.0) < 1 else "control"
+    return "strided" if family.trained_on_light_masks else "control"
 
 
 @dataclass
@@ -152,10 +151,10 @@ class NetworkScorer:
 
     def _planned(self, tags: Sequence[str], encoded: list[list[tuple[int, ...]]]) -> list[list[SequenceScore]]:
         family, estimator = self.model.family, self.estimator
-        assert isinstance(family, MaskedFamily) and estimator is not None, "plans are for families with masks"
+        assert estimator is not None, "set in __post_init__"
         if estimator.measures != "masks":
             raise ValueError(f"estimator {estimator.name} is for models whose noise is no mask; see `dlm estimators`")
-        eos = (self.model.vocab.eos_id,) if family.score_eos else ()
+        eos = (self.model.vocab.eos_id,) if family.scores_end else ()
         if isinstance(estimator, ConfidentFirst):
             unique = list(dict.fromkeys(tokens + eos for utterance in encoded for tokens in utterance))
             totals = dict(zip(unique, confident_order(unique, self._confidences)))
@@ -193,11 +192,10 @@ class NetworkScorer:
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """For each row log p of its hidden tokens and the largest log p there; what `confident_order` asks."""
         family, vocab = self.model.family, self.model.vocab
-        assert isinstance(family, MaskedFamily)
         rows = [np.where(mask, vocab.mask_id, tokens) for tokens, mask in zip(sequences, hidden)]
         results: list[tuple[np.ndarray, np.ndarray]] = [(np.empty(0), np.empty(0))] * len(rows)
         for batch in self._batches([len(row) for row in rows]):
-            layout, z = self._framed_rows([rows[place] for place in batch], family.score_eos)
+            layout, z = self._framed_rows([rows[place] for place in batch], family.scores_end)
             starts = (torch.cumsum(layout.lengths, 0) - layout.lengths).numpy(force=True)
             places = [np.nonzero(hidden[place])[0] for place in batch]
             select = np.concatenate([start + 1 + own for start, own in zip(starts, places)])
@@ -205,7 +203,9 @@ class NetworkScorer:
             if family.time_conditioning:
                 level = self._levels([rows[place] for place in batch], [-1.0] * len(batch), family)
             with self._inference():
-                found = family.predict(self.model.network, z, layout, level, torch.from_numpy(select).to(z.device))
+                found = family.predict(
+                    self.model.network, z, layout, level=level, select=torch.from_numpy(select).to(z.device)
+                )
             targets = np.concatenate([np.array(sequences[place])[own] for place, own in zip(batch, places)])
             own_values = found.gather(1, torch.from_numpy(targets).to(z.device)[:, None])[:, 0].double().cpu().numpy()
             largest = found.max(dim=1).values.double().cpu().numpy()
@@ -218,7 +218,6 @@ class NetworkScorer:
     def log_probs(self, sequences: Sequence[tuple[int, ...]], plans: Sequence[Plan]) -> list[np.ndarray]:
         """log p [rows, L], nats, for every plan over its sequence of ids, nan where its weight is 0. Equal network inputs are run once."""
         vocab, family = self.model.vocab, self.model.family
-        assert isinstance(family, MaskedFamily), "plans are for families with masks"
         inputs: dict[tuple[bytes, float], int] = {}
         noised: list[np.ndarray] = []
         times: list[float] = []
@@ -260,7 +259,7 @@ class NetworkScorer:
         query_row: np.ndarray,
         query_position: np.ndarray,
         query_target: np.ndarray,
-        family: MaskedFamily,
+        family: Family,
     ) -> np.ndarray:
         """log p of query_target at query_position of noised[query_row], float64 [queries]."""
         answers = np.full(len(query_row), np.nan)
@@ -272,14 +271,16 @@ class NetworkScorer:
                 continue
             place_of = {row: place for place, row in enumerate(batch)}
             batch_row = np.array([place_of[row] for row in query_row[queries]], dtype=np.int64)
-            layout, z = self._framed_rows([noised[row] for row in batch], family.score_eos)
+            layout, z = self._framed_rows([noised[row] for row in batch], family.scores_end)
             offsets = (torch.cumsum(layout.lengths, 0) - layout.lengths).numpy(force=True)
             flat = offsets[batch_row] + 1 + query_position[queries]
             select, back = np.unique(flat, return_inverse=True)
             level = None
             if family.time_conditioning:
                 level = self._levels([noised[row] for row in batch], [times[row] for row in batch], family)
-            log_probs = family.predict(self.model.network, z, layout, level, torch.from_numpy(select).to(z.device))
+            log_probs = family.predict(
+                self.model.network, z, layout, level=level, select=torch.from_numpy(select).to(z.device)
+            )
             targets = torch.from_numpy(query_target[queries].astype(np.int64)).to(z.device)
             answers[queries] = log_probs[torch.from_numpy(back).to(z.device), targets].double().cpu().numpy()
             self.rows_run += len(batch)
@@ -297,7 +298,7 @@ class NetworkScorer:
         device = self.model.device
         return Layout(framed.layout.lengths.to(device)), ids.to(device)
 
-    def _levels(self, rows: list[np.ndarray], times: list[float], family: MaskedFamily) -> torch.Tensor:
+    def _levels(self, rows: list[np.ndarray], times: list[float], family: Family) -> torch.Tensor:
         """Conditioning of each row: its own t where the plan drew one, else that of its number of masked tokens."""
         counts = torch.tensor([int((row == self.model.vocab.mask_id).sum()) for row in rows])
         lengths = torch.tensor([len(row) for row in rows])

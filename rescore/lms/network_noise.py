@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from diffusion_lm.draws import NoiseDraw
-from diffusion_lm.families import MixtureFamily
 from diffusion_lm.model import LanguageModel
 from rescore.estimators.alignment import Tokens, leader_of, slots_of
 from rescore.estimators.drawn_noise import Draw, Drawn, Draws, OnePass
@@ -44,7 +43,7 @@ def score_drawn(
     if not isinstance(estimator, OnePass):
         assert isinstance(estimator, Draws), "the only other kind"
         return _draws(model, estimator, tags, encoded, seed, batches)
-    if not isinstance(family, MixtureFamily) or not family.sees_errors:
+    if not family.sees_errors:
         raise ValueError(
             f"estimator {OnePass.name} is for models that see errors (uniform, hybrid with p_uniform); family {name} does not"
         )

@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from diffusion_lm.draws import draw_noise, step_seed
-from diffusion_lm.families import BlockFamily
+from diffusion_lm.families import Family
 from diffusion_lm.layout import Sentences
 from diffusion_lm.training.clip_search import search_clip
 from diffusion_lm.training.lightning_module import TrainingModule
@@ -26,17 +26,18 @@ USUAL = {"widths": [0.5, 0.6, 0.7, 0.8, 0.9], "delta": 0.05}
 
 
 class ClipTraining(Callback):
-    """For a BlockFamily of more than one token a block. ValueError for other families and for settings that are none."""
+    """For a family of more than one token a block. ValueError for other families and for settings that are none."""
 
-    def __init__(self, settings: dict[str, Any], family: Any, seed: int):
+    def __init__(self, settings: dict[str, Any], family: Family, seed: int):
         unknown = sorted(set(settings) - set(USUAL))
         if unknown:
             raise ValueError(f"unknown key 'trainer.clip_search.{unknown[0]}'; known here: {', '.join(USUAL)}")
-        if not isinstance(family, BlockFamily) or family.exact:
+        clippable = family.clippable
+        if clippable is None or clippable.exact:
             raise ValueError("trainer.clip_search without a block family of at least two tokens a block; leave it out")
         self.widths = [float(width) for width in settings.get("widths", USUAL["widths"])]
         self.delta, self.seed = float(settings.get("delta", USUAL["delta"])), seed
-        self.resample = family.resample
+        self.resample = clippable.resample
         self.sentences: list[Sentences] = []
         self.interval: list[float] = []  # [low, high], empty before the first search
 
@@ -71,7 +72,7 @@ class ClipTraining(Callback):
             generator = torch.Generator().manual_seed(step_seed(self.seed, "clip", number, 0))
             draw = draw_noise(sentences.layout.lengths, generator, stratified=True)
             batches.append((sentences.to(pl_module.device), draw.to(pl_module.device)))
-        best = search_clip(pl_module.model.family, pl_module.network, batches, self.widths, self.delta)[0]
+        best = search_clip(pl_module.model.family.clippable, pl_module.network, batches, self.widths, self.delta)[0]
         self.interval = [best.low, best.high]
         self._adopt(pl_module)
         if trainer.is_global_zero:
@@ -80,9 +81,10 @@ class ClipTraining(Callback):
     def _adopt(self, module: TrainingModule) -> None:
         if self.interval:
             low, high = self.interval
-            family = module.model.family
-            assert isinstance(family, BlockFamily)
-            clipped = low > family.sampling_eps or high < 1
-            found: dict[str, Any] = {"sampling_min": low, "sampling_max": high, "resample": self.resample and clipped}
+            clippable = module.model.family.clippable
+            assert clippable is not None, "checked at the start"
+            family = clippable.with_interval(low, high, resample=self.resample)
+            assert family.clippable is not None
+            found = {"sampling_min": low, "sampling_max": high, "resample": family.clippable.resample}
             options = {**module.model.family_options, **found}
-            module.model = replace(module.model, family=replace(family, **found), family_options=options)
+            module.model = replace(module.model, family=family, family_options=options)

@@ -22,7 +22,6 @@ from torch import Tensor
 from diffusion_lm.config import TrainConfig
 from diffusion_lm.device import AsyncScalar, to_device
 from diffusion_lm.draws import draw_noise, step_seed
-from diffusion_lm.families import PolicyFamily
 from diffusion_lm.layout import Sentences
 from diffusion_lm.model import LanguageModel
 from diffusion_lm.training import failures as bad_batch
@@ -82,7 +81,7 @@ class TrainingModule(lightning.LightningModule):
         family = self.model.family
         penalty: Tensor | float = 0.0
         own: Tensor | float = 0.0  # of the policy
-        if isinstance(family, PolicyFamily):
+        if family.has_policy:
             there = sentences.to(self.device), draw.to(self.device)
             terms, penalty, own = family.policy_loss(self.network, self._importance, *there)
             self.log("train/policy_loss", own)
@@ -300,7 +299,7 @@ def _nothing() -> Tensor:
 
 def _policy(model: LanguageModel, config: TrainConfig) -> torch.nn.Module | None:
     """The second network of a family that trains one; its start moves nobody's random state."""
-    if not isinstance(model.family, PolicyFamily):
+    if not model.family.has_policy:
         return None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step_seed(config.seed, "policy", 0, 0))

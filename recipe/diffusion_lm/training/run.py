@@ -28,7 +28,6 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from diffusion_lm.backbones.flex import check_attention
 from diffusion_lm.config import TrainConfig, TrainerConfig
-from diffusion_lm.families import PolicyFamily
 from diffusion_lm.model import LanguageModel
 from diffusion_lm.training.checkpoint_check import check_checkpoint
 from diffusion_lm.training.clip_callback import ClipTraining
@@ -98,7 +97,7 @@ def _build(config: TrainConfig) -> _Parts:
     store = find_store(train_opts, config.data.vocab, config.data.store)
     torch.manual_seed(config.seed)
     model = LanguageModel.build(config.family, config.model, vocab)
-    if config.trainer.strategy == "fsdp" and isinstance(model.family, PolicyFamily):
+    if config.trainer.strategy == "fsdp" and model.family.has_policy:
         raise ValueError(
             f"family {config.family['name']!r} trains a second network; expected trainer.strategy 'auto' or 'ddp', got 'fsdp'"
         )
