@@ -15,9 +15,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from rescore.combine import Scales, winners
-from rescore.hypotheses import Hypothesis, NBestList
-from rescore.tuning import tune
+from rescore.combination.scales import Scales, winners
+from rescore.combination.tuning import tune
+from rescore.nbest.types import Hypothesis, NBestList
 from rescore.wer import error_table, paired_bootstrap
 
 T = TypeVar("T")

@@ -34,13 +34,15 @@ COLUMNS = (
 
 def grow(text: Path, folder: Path, vocab: Path, plot: Path | None) -> None:
     """Measure all sizes in `folder`, print the table and draw the plot. The vocabulary is that of the text."""
-    from returnn_bridge.token_store import build_store
+    from returnn_bridge.token_store import TokenStore, build_store
 
     small = build_store([text], vocab, folder / "small.hdf")
     found = []
     for size in SIZES:
         stored = folder / "repeated.hdf"
         repeat_store(small.path, size, stored)
+        time.sleep(3)  # what has just been written is read whole at every start
+        TokenStore.open(stored)  # the first one reads it whole
         found.append(measured(READERS[0], size, text, vocab, stored))
         stored.unlink()
         repeat_text(text, size, folder / "repeated.txt")
@@ -125,6 +127,8 @@ def repeat_store(small: Path, size: int, out: Path) -> None:
     """A store of `size` sentences, those of a small one over and over. It passes for one of the small one's text, and has no tags."""
     import h5py
 
+    from returnn_bridge.token_file import LINES, digest_of, read_layout
+
     with h5py.File(small) as source:
         ids, starts, line_bytes = (source[name][...] for name in ("inputs", "starts", "lineBytes"))
         attributes = dict(source.attrs)
@@ -141,6 +145,10 @@ def repeat_store(small: Path, size: int, out: Path) -> None:
             part = starts[: rest + 1] if number == times else starts[:-1]
             place = number * len(line_bytes)
             data[place : place + len(part)] = part + number * len(ids)
+    layout = read_layout(out)
+    stored_ids, *lines = layout.map(out)
+    with h5py.File(out, "r+") as file:
+        file.attrs.update({"sha256": digest_of(stored_ids), LINES: digest_of(*lines)})
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:

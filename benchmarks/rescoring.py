@@ -23,14 +23,14 @@ import numpy as np
 import torch
 
 from diffusion_lm.layout import Layout
-from rescore.combine import winners
+from rescore.combination.scales import winners
+from rescore.combination.tuning import tune
 from rescore.estimators import ESTIMATORS, build_estimator
-from rescore.hypotheses import Hypothesis, NBestList
+from rescore.estimators.plans import Keys
+from rescore.lms.network import NetworkScorer
 from rescore.nbest import read_nbest
-from rescore.plans import Keys
-from rescore.references import attach_references, read_references
-from rescore.scorer import NetworkScorer
-from rescore.tuning import tune
+from rescore.nbest.references import attach_references, read_references
+from rescore.nbest.types import Hypothesis, NBestList
 from rescore.wer import error_table
 
 # Draws of these are independent, so the first K draws of a long run are a run of K passes.

@@ -1,7 +1,7 @@
 import sys
 
-from diffusion_lm.cli import run_commands
-from rescore.commands import COMMANDS
+from diffusion_lm.commands.runner import run_commands
+from rescore.commands.verbs import COMMANDS
 
 if __name__ == "__main__":
     sys.exit(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from diffusion_lm.cli import run_commands
-from rescore.commands import ALL_COMMANDS
+from diffusion_lm.commands.runner import run_commands
+from rescore.commands.verbs import ALL_COMMANDS
 
 HELP = "Train diffusion language models and rescore N-best lists of speech recognisers with them."
 

@@ -18,15 +18,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any
 
-from rescore.combine import TOKENS, WORDS, Scales, winners
-from rescore.hypotheses import NBestList
+from rescore.combination.scales import TOKENS, WORDS, Scales, winners
+from rescore.combination.tuning import TuneResult, tune
 from rescore.nbest import read_sources
-from rescore.references import attach_references, read_references
-from rescore.report import ResultTable, evaluate
-from rescore.score_file import TextScorer, recorded, score_file
-from rescore.tuning import TuneResult, tune
+from rescore.nbest.references import attach_reference_file
+from rescore.nbest.types import NBestList
+from rescore.report.table import TABLE_SUFFIXES, ResultTable, check_row_name, evaluate
+from rescore.score_file import Recorded, TextScorer, recorded, score_file
+from rescore.scores import UnknownWords
 from rescore.wer import error_table
 
 RANGES = {WORDS: (-10.0, 10.0), "prior": (-2.0, 0.0)}
@@ -47,11 +47,14 @@ class System:
         name, equals, body = text.rpartition("=")
         if not equals or not name or not body:
             raise ValueError(f"row {text!r}; expected NAME=SOURCE:SCALE,SOURCE,... e.g. '+ AR=am:1,ar,words'")
+        check_row_name(name)
         fixed: dict[str, float] = {}
         free: dict[str, tuple[float, float]] = {}
         for part in body.split(","):
             source, *numbers = part.strip().removeprefix(TOKENS).split(":")
             source = TOKENS + source if part.strip().startswith(TOKENS) else source
+            if source in fixed or source in free:
+                raise ValueError(f"row {name!r}: {source!r} is given twice; expected each source once")
             try:
                 values = [float(number) for number in numbers]
             except ValueError:
@@ -77,6 +80,8 @@ class RescoreResult:
     scales: Mapping[str, Scales]
     tune_lists: list[NBestList]
     test_lists: list[NBestList]
+    notes: tuple[str, ...] = ()
+    """What was there already."""
 
 
 def default_systems(acoustic: str, lms: Sequence[str]) -> list[System]:
@@ -109,19 +114,21 @@ def rescore(
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    tune_lists = attach_references(read_sources(tune_sources), read_references(tune_references))
-    test_lists = attach_references(read_sources(test_sources), read_references(test_references))
+    tune_lists = attach_reference_file(read_sources(tune_sources), tune_references)
+    test_lists = attach_reference_file(read_sources(test_sources), test_references)
     acoustic = next(iter(tune_lists[0].hypotheses[0].scores))
     systems = list(systems) or default_systems(acoustic, list(lms))
     baseline = baseline or systems[0].name
     _check_names(systems, baseline, list(lms), list(tune_lists[0].hypotheses[0].scores))
     known = recorded(test_sources)  # what was scored before
+    notes: list[str] = []
     for name, scorer in lms.items():
         tune_run = score_file(tune_sources, scorer, folder / f"tune.{name}.jsonl")
         test_run = score_file(test_sources, scorer, folder / f"test.{name}.jsonl")
         tune_lists = _with_score_of(tune_lists, tune_run.lists, name)
         test_lists = _with_score_of(test_lists, test_run.lists, name)
-        known[name] = scorer.describe(), test_run.seconds
+        known[name] = Recorded(scorer.describe(), test_run.seconds, test_run.unknown)
+        notes += [run.note().strip() for run in (tune_run, test_run) if run.was_complete]
     tune_table, test_table = error_table(tune_lists), error_table(test_lists)
     tuned: dict[str, TuneResult] = {}
     scales: dict[str, Scales] = {}
@@ -148,20 +155,36 @@ def rescore(
         metadata={
             "tune": list(map(str, tune_sources)),
             "test": list(map(str, test_sources)),
-            "models": {name: facts for name, (facts, _) in known.items()},
+            "models": {name: record.facts for name, record in known.items()},
             "seed": seed,
             **({"command": command} if command else {}),
             "python": platform.python_version(),
         },
+        unknown=unknown_in(known),
     )
-    return RescoreResult(table, tuned, scales, tune_lists, test_lists)
+    return RescoreResult(table, tuned, scales, tune_lists, test_lists, tuple(notes))
 
 
-def seconds_of(systems: Mapping[str, Scales], known: Mapping[str, tuple[Any, float | None]]) -> dict[str, float]:
+def output_files(folder: Path, lms: Sequence[str]) -> list[Path]:
+    """What `dlm rescore` writes into its folder, scales of rows left out."""
+    tables = [folder / f"wer{suffix}" for suffix in TABLE_SUFFIXES]
+    return [
+        *tables,
+        folder / "report.html",
+        *(folder / f"{part}.{lm}.jsonl" for part in ("tune", "test") for lm in lms),
+    ]
+
+
+def unknown_in(known: Mapping[str, Recorded]) -> dict[str, UnknownWords]:
+    """By LM, where it was recorded."""
+    return {name: record.unknown for name, record in known.items() if record.unknown is not None}
+
+
+def seconds_of(systems: Mapping[str, Scales], known: Mapping[str, Recorded]) -> dict[str, float]:
     """By row: the time to score the lists with its LMs. `known`: what `score_file.recorded` found; rows without a time are left out."""
     spent = {}
     for name, scales in systems.items():
-        times = [known[lm][1] for lm, scale in scales.scores.items() if scale and lm in known]
+        times = [known[lm].seconds for lm, scale in scales.scores.items() if scale and lm in known]
         total = sum(float("nan") if value is None else value for value in times)
         if total and isfinite(total):
             spent[name] = total

@@ -5,31 +5,34 @@
     score_file(["dev.py.gz"], scorer, "part1.jsonl", shard=(0, 2)); score_file(["dev.py.gz"], scorer, "part2.jsonl", shard=(1, 2))
     merge_parts(["part1.jsonl", "part2.jsonl"], "scores.jsonl")         # the same bytes as scored in one go
 
-Results are appended to a hidden file beside `out`, a few utterances at a time, and get the final name only when complete. Its header holds
-everything the scores depend on (a digest of the lists, the model, the estimator, the seed); results of other settings are never mixed.
-What a run cost is no part of the result: it stands in `out`.cost.json.
+Results are appended to a hidden file beside `out`, a few utterances at a time, and are written under the final name only when complete.
+Its header holds everything the scores depend on (a digest of the lists, the model, the estimator, the seed); results of other settings are
+never mixed. One process at a time: a second one for the same `out` is told so at once.
+What a run cost, and how much of the texts the model did not know, is no part of the result: it stands in `out`.cost.json.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
-import itertools
 import json
+import operator
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from rich.progress import Progress
-
-from rescore.format_json import format_json_lines, iterate_json_lines
-from rescore.hypotheses import Hypothesis, NBestList
+from rescore.lms.open import unknown_of
 from rescore.nbest import read_metadata, read_nbest, read_sources, split_source, write_nbest
-from rescore.scores import SequenceScore
-from returnn_bridge.files import has_suffix, write_whole
+from rescore.nbest.json_forms import FORMAT, format_json_lines, iterate_json_lines, write_json_lines
+from rescore.nbest.types import Hypothesis, NBestList
+from rescore.scores import NotFinite, SequenceScore, UnknownWords
+from returnn_bridge.bar import progress_bar
+from returnn_bridge.files import check_outputs, has_suffix, lock, read_json_object, write_text
 
 SHARD = "shard"  # in the header of a part: its number, from 1, and how many there are
 GROUP = 8  # utterances that are scored together: fixed, so that an interruption can not change what shares a batch
@@ -54,10 +57,28 @@ class ScoreRun:
     seconds: float
     passes: float
     """Network passes over all hypotheses that were run (equal inputs run once)."""
+    unknown: UnknownWords | None = None
+    """How much of the texts the model did not know, where that is recorded."""
+    was_complete: bool = False
+    """The result was there already."""
 
     @property
     def hypotheses(self) -> int:
         return sum(len(utterance.hypotheses) for utterance in self.lists)
+
+    def note(self) -> str:
+        """A line to say that nothing was done, or nothing."""
+        return f"{self.out}: complete already, nothing to do\n" if self.was_complete else ""
+
+
+class Recorded(NamedTuple):
+    """What a score file says of its new score."""
+
+    facts: dict[str, Any]
+    """The description of the model."""
+    seconds: float | None
+    """To score the file, if known."""
+    unknown: UnknownWords | None = None
 
 
 def score_file(
@@ -73,37 +94,43 @@ def score_file(
     Nothing is dropped: the same utterances, order and texts come out. `new_only`: a .jsonl, too, holds the new score alone, so that
     files of several models can be read together. `shard`: (index, count), the part of the utterances to score; it is cut between
     groups, so that `merge_parts` gives what one run would, and may be empty.
-    ValueError for unreadable lists, for a score name that is there already, and for an `out` that holds results of other settings.
+    ValueError for unreadable lists, for a score name that is there already, for an `out` that holds results of other settings or is
+    one of the sources, for an `out` that another process is writing, and for a score that is no finite number.
     """
-    target = _score_target(out)
+    target = score_target(out)
     if shard is not None and (not 0 <= shard[0] < shard[1] or not target.name.endswith(".jsonl")):
         raise ValueError(f"{target}: shard {shard}; expected (index, count), 0 <= index < count, and a name in .jsonl")
-    lists = read_sources(sources)
-    if scorer.name in lists[0].hypotheses[0].scores:
-        raise ValueError(
-            f"{sources[0]}: score {scorer.name!r} is there already; expected a new name (NAME=PATH for the model)"
-        )
-    header: dict[str, Any] = {"lists": digest(lists), "scores": {scorer.name: scorer.describe()}}
-    if new_only:
-        header["new_only"] = True
-    if shard is not None:
-        groups = -(-len(lists) // GROUP)
-        first, last = (groups * place // shard[1] * GROUP for place in (shard[0], shard[0] + 1))
-        lists = lists[first:last]
-        header[SHARD] = [shard[0] + 1, shard[1]]
-    cost_file = _cost_file(target)
-    if target.exists():
-        return _finished(target, header, cost_file)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    done = _resume(partial, header)
-    cost = json.loads(cost_file.read_text()) if done and cost_file.is_file() else {"seconds": 0.0, "passes": 0}
-    if not lists:  # an empty shard
-        _append(partial, _head(header))
-    with Progress(transient=True) as progress:
+    check_outputs([target], [split_source(source)[1] for source in sources])
+    with lock(target):
+        lists = read_sources(sources)
+        if scorer.name in lists[0].hypotheses[0].scores:
+            raise ValueError(
+                f"{sources[0]}: score {scorer.name!r} is there already; expected a new name (NAME=PATH for the model)"
+            )
+        header: dict[str, Any] = {"lists": digest(lists), "scores": {scorer.name: scorer.describe()}}
+        if new_only:
+            header["new_only"] = True
+        if shard is not None:
+            groups = -(-len(lists) // GROUP)
+            first, last = (groups * place // shard[1] * GROUP for place in (shard[0], shard[0] + 1))
+            lists = lists[first:last]
+            header[SHARD] = [shard[0] + 1, shard[1]]
+        if target.exists():
+            return _finished(target, header, lists, scorer.name)
+        return _score_rest(target, header, lists, scorer, new_only)
+
+
+def _score_rest(
+    target: Path, header: dict[str, Any], lists: Sequence[NBestList], scorer: TextScorer, new_only: bool
+) -> ScoreRun:
+    """Go on from the hidden file to the end, and publish."""
+    partial = _partial_of(target)
+    done = _resume(partial, header, lists, scorer.name)
+    cost = {"seconds": 0.0, "passes": 0, **(_read_cost(target) if done else {})}
+    with progress_bar() as progress:
         bar = progress.add_task(f"scoring with {scorer.name}", total=len(lists), completed=done)
         for start in range(done, len(lists), GROUP):
-            began, passes_before = time.monotonic(), getattr(scorer, "rows_run", 0)
+            began, passes_before, unknown_before = time.monotonic(), getattr(scorer, "rows_run", 0), unknown_of(scorer)
             group = [
                 with_score(utterance, scorer.name, found, alone=new_only)
                 for utterance, found in _score(scorer, lists[start : start + GROUP])
@@ -111,22 +138,37 @@ def score_file(
             cost["seconds"] += time.monotonic() - began
             cost["passes"] += getattr(scorer, "rows_run", 0) - passes_before
             cost["done"] = (start + len(group)) / len(lists)
+            if (unknown := unknown_of(scorer)) is not None and unknown_before is not None:
+                new, old = unknown - unknown_before, _unknown_in(cost)
+                # Of a scoring that was begun without this record nothing is known as a whole.
+                if old is not None or start == 0:
+                    cost["unknown"] = list(dataclasses.astuple(new if old is None else old + new))
             lines = [line.encode() for line in list(format_json_lines(group))[1:]]
             _append(partial, b"".join(lines if start else [_head(header), *lines]))
-            with write_whole(cost_file) as write:
-                write(json.dumps(cost) + "\n")
+            _write_cost(target, cost)
             progress.advance(bar, len(group))
+    if not lists:  # an empty shard
+        _write_cost(target, {**cost, "done": 1.0})
     scored = list(iterate_json_lines(partial)) if lists else []
-    _publish(partial, target, scored, header, scorer.name)
-    return ScoreRun(target, scored, cost["seconds"], cost["passes"])
+    if [utterance.seq_tag for utterance in scored] != [utterance.seq_tag for utterance in lists]:
+        raise ValueError(
+            f"{partial}: does not hold the utterances that were scored; expected one process at a time to write it"
+        )
+    _publish(target, scored, header, scorer.name)
+    partial.unlink(missing_ok=True)
+    return ScoreRun(target, scored, cost["seconds"], cost["passes"], _unknown_in(cost))
 
 
 def merge_parts(parts: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> ScoreRun:
     """Put the files of all shards together: the bytes that `score_file` without shards writes to `out`. The parts stay.
 
-    ValueError if they are not all of the shards of one run, in any order.
+    ValueError if they are not all of the shards of one run, in any order, each whole; if `out` is one of them, or holds anything else
+    than what is to be written.
     """
-    target = _score_target(out)
+    target = score_target(out)
+    if not parts:
+        raise ValueError(f"{target}: no part given; expected the files of all shards")
+    check_outputs([target], parts)
     found: dict[int, Path] = {}
     first: dict[str, Any] = {}
     for part in map(Path, parts):
@@ -138,25 +180,30 @@ def merge_parts(parts: Sequence[str | os.PathLike[str]], out: str | os.PathLike[
         found[index], first = part, {"header": header, "count": count}
     header = first["header"]
     name = next(iter(header["scores"]))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    with open(partial, "wb") as file:
-        file.write(_head(header))
+    with lock(target):
+        scored: list[NBestList] = []
+        cost: dict[str, Any] = {"seconds": 0.0, "passes": 0}
+        unknown: list[UnknownWords | None] = []
         for _, part in sorted(found.items()):
-            file.writelines(itertools.islice(open(part, "rb"), 1, None))
-        file.flush()
-        os.fsync(file.fileno())
-    costs = [json.loads(_cost_file(part).read_text()) for part in found.values() if _cost_file(part).is_file()]
-    cost = {key: sum(entry[key] for entry in costs) for key in ("seconds", "passes")}
-    with write_whole(_cost_file(target)) as write:
-        write(json.dumps(cost) + "\n")
-    scored = list(iterate_json_lines(partial))
-    _publish(partial, target, scored, header, name)
-    return ScoreRun(target, scored, cost["seconds"], cost["passes"])
+            lists = list(iterate_json_lines(part, may_be_empty=True))
+            spent = _read_cost(part)
+            cost |= {key: cost[key] + spent.get(key, 0) for key in cost}
+            unknown += [_unknown_in(spent)] if lists else []
+            scored += lists
+        known = [entry for entry in unknown if entry is not None]
+        if known and len(known) == len(unknown):
+            cost["unknown"] = list(dataclasses.astuple(functools.reduce(operator.add, known)))
+        there = target.exists()
+        if there and not _holds(target, scored, header, name):
+            raise ValueError(f"{target}: exists and holds something else; expected a new name (or remove it)")
+        if not there:
+            _write_cost(target, cost)
+            _publish(target, scored, header, name)
+    return ScoreRun(target, scored, cost["seconds"], cost["passes"], _unknown_in(cost), there)
 
 
-def recorded(sources: Sequence[str]) -> dict[str, tuple[dict[str, Any], float | None]]:
-    """What score files among the sources say of their new score: {name: (description of the model, seconds it took if known)}."""
+def recorded(sources: Sequence[str]) -> dict[str, Recorded]:
+    """What score files among the sources say of their new score, by its name."""
     found = {}
     for source in sources:
         name, path = split_source(source)
@@ -164,10 +211,9 @@ def recorded(sources: Sequence[str]) -> dict[str, tuple[dict[str, Any], float | 
             continue
         scores = read_metadata(path).get("scores", {})
         if isinstance(scores, dict) and len(scores) == 1:
-            cost_file = _cost_file(Path(path))
-            cost = json.loads(cost_file.read_text()) if cost_file.is_file() else {}
+            cost = _read_cost(Path(path))
             ((own, facts),) = scores.items()
-            found[name or own] = (facts, cost.get("seconds"))
+            found[name or own] = Recorded(facts, cost.get("seconds"), _unknown_in(cost))
     return found
 
 
@@ -192,7 +238,8 @@ def digest(lists: Sequence[NBestList]) -> str:
     return state.hexdigest()[:16]
 
 
-def _score_target(out: str | os.PathLike[str]) -> Path:
+def score_target(out: str | os.PathLike[str]) -> Path:
+    """The path of a result. ValueError for a name of another format."""
     target = Path(out)
     if not has_suffix(target, ".jsonl", ".py"):
         raise ValueError(
@@ -205,21 +252,77 @@ def _cost_file(target: Path) -> Path:
     return target.with_name(target.name + ".cost.json")
 
 
+def _read_cost(target: Path) -> dict[str, Any]:
+    """What is recorded of a scoring; {} if nothing is."""
+    file = _cost_file(target)
+    return read_json_object(file, "what a scoring cost") if file.is_file() else {}
+
+
+def _write_cost(target: Path, cost: dict[str, Any]) -> None:
+    write_text(_cost_file(target), json.dumps(cost) + "\n")
+
+
+def _unknown_in(cost: dict[str, Any]) -> UnknownWords | None:
+    return UnknownWords(*cost["unknown"]) if "unknown" in cost else None
+
+
+def _partial_of(target: Path) -> Path:
+    return target.with_name(f".{target.name}.partial")
+
+
 def _head(header: dict[str, Any]) -> bytes:
     return next(iter(format_json_lines([], header))).encode()
 
 
-def _publish(partial: Path, target: Path, scored: list[NBestList], header: dict[str, Any], name: str) -> None:
-    """The complete results in `partial` get their form and name."""
-    if target.name.endswith(".jsonl"):
-        os.replace(partial, target)
-        return
-    is_lines = has_suffix(target, ".jsonl")
-    write_nbest(target, scored, score=None if is_lines else name, metadata=header if is_lines else None)
-    os.unlink(partial)
+def _publish(target: Path, scored: list[NBestList], header: dict[str, Any], name: str) -> None:
+    """The complete results get their form and name."""
+    if has_suffix(target, ".jsonl"):
+        write_json_lines(target, scored, header)
+    else:
+        write_nbest(target, scored, score=name)
+
+
+def _holds(target: Path, scored: Sequence[NBestList], header: dict[str, Any], name: str) -> bool:
+    """Whether an existing file is what would be published."""
+    if has_suffix(target, ".jsonl"):
+        same = _plain(header) == read_metadata(target)
+        return same and list(iterate_json_lines(target, may_be_empty=not scored)) == scored
+    alone = [
+        (utterance.seq_tag, [(hyp.text, hyp.scores[name]) for hyp in utterance.hypotheses]) for utterance in scored
+    ]
+    return alone == [
+        (utterance.seq_tag, [(hyp.text, hyp.scores[name]) for hyp in utterance.hypotheses])
+        for utterance in read_nbest(target, name=name)
+    ]
+
+
+def _plain(header: dict[str, Any]) -> Any:
+    """As it comes back from JSON."""
+    return json.loads(json.dumps(header))
 
 
 def _score(scorer: TextScorer, group: Sequence[NBestList]) -> Iterator[tuple[NBestList, list[SequenceScore]]]:
+    """All texts of the group. ValueError with model, utterance and rank for a score that is no finite number."""
+    try:
+        yield from _score_group(scorer, group)
+    except NotFinite as error:
+        raise ValueError(_describe_not_finite(scorer, group, error)) from None
+
+
+def _describe_not_finite(scorer: TextScorer, group: Sequence[NBestList], error: NotFinite) -> str:
+    """Each text of the group is scored alone to find the one at fault."""
+    model = getattr(scorer, "path", None) or getattr(scorer, "folder", None) or scorer.name
+    for utterance in group:
+        for rank, hypothesis in enumerate(utterance.hypotheses, 1):
+            try:
+                scorer.score_texts(utterance.seq_tag, [hypothesis.text])
+            except NotFinite as own:
+                return f"{model}: hypothesis {rank} of {utterance.seq_tag!r}, {hypothesis.text[:60]!r}: {own}"
+    among = f"{group[0].seq_tag!r} ... {group[-1].seq_tag!r}"
+    return f"{model}: one of the hypotheses of the utterances {among}: {error}"
+
+
+def _score_group(scorer: TextScorer, group: Sequence[NBestList]) -> Iterator[tuple[NBestList, list[SequenceScore]]]:
     """All texts of the group; in one call where the scorer can pool utterances into batches."""
     whole = getattr(scorer, "score_utterances", None)  # one that looks at the other scores too
     if whole is not None:
@@ -243,40 +346,72 @@ def _append(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _resume(partial: Path, header: dict[str, Any]) -> int:
-    """How many utterances of `partial` are complete; cuts off what is not, removes it where none is."""
+def _resume(partial: Path, header: dict[str, Any], lists: Sequence[NBestList], name: str) -> int:
+    """How many utterances of `partial` can be kept, all or whole groups of them; cuts off the rest, removes it where nothing is left.
+
+    What a killed process leaves is a beginning of the results, perhaps with half a line. Anything else that may follow, such as the
+    lines of two processes in turn where the file system knows no locks, is no result of this scoring and is scored again.
+    """
     head = _head(header)
     data = partial.read_bytes() if partial.is_file() else b""
     if not data.startswith(head):
-        if data.count(b"\n") > 1:
+        if data.startswith(b"{") and FORMAT.encode() in data[:100] and data.count(b"\n") > 1:
             raise ValueError(
                 f"{partial}: holds unfinished results of other settings; remove it to start again with these"
             )
+        if data.count(b"\n") > 1:
+            print(f"warning: {partial}: does not say what its lines are; they are scored again", file=sys.stderr)
         partial.unlink(missing_ok=True)
         return 0
     lines = data[len(head) :].split(b"\n")[:-1]  # behind the last line end there may be half a line
-    complete = len(lines) - len(lines) % GROUP
-    if not complete:  # nothing to go on from
+    _cut(partial, head, lines)
+    complete = 0
+    try:
+        for old, new in zip(lists, iterate_json_lines(partial, may_be_empty=True)):
+            texts = ([hyp.text for hyp in utterance.hypotheses] for utterance in (old, new))
+            if old.seq_tag != new.seq_tag or next(texts) != next(texts) or name not in new.hypotheses[0].scores:
+                break
+            complete += 1
+    except ValueError:
+        pass  # a line that can not be read ends what can be kept
+    if complete < len(lists):
+        complete -= complete % GROUP
+    if complete < len(lines):
+        _cut(partial, head, lines[:complete])
+    if not complete:
         partial.unlink()
-        return 0
-    with open(partial, "r+b") as file:
-        file.truncate(len(head) + sum(len(line) + 1 for line in lines[:complete]))
     return complete
 
 
-def _finished(target: Path, header: dict[str, Any], cost_file: Path) -> ScoreRun:
-    """What is there already, if it was made with the same settings."""
-    if not has_suffix(target, ".jsonl"):
-        raise ValueError(
-            f"{target}: exists, and its format can not say how it was made; expected a new name (or remove it)"
-        )
-    if json.loads(json.dumps(header)) == read_metadata(target):
-        cost = (
-            json.loads(cost_file.read_text())
-            if cost_file.is_file()
-            else {"seconds": float("nan"), "passes": float("nan")}
-        )
-        print(f"{target}: complete already, nothing to do")
-        empty = SHARD in header and len(target.read_bytes().splitlines()) == 1
-        return ScoreRun(target, [] if empty else read_nbest(target), cost["seconds"], cost["passes"])
-    raise ValueError(f"{target}: exists and was made with other settings or lists; expected a new name (or remove it)")
+def _cut(partial: Path, head: bytes, lines: Sequence[bytes]) -> None:
+    with open(partial, "r+b") as file:
+        file.truncate(len(head) + sum(len(line) + 1 for line in lines))
+
+
+def _finished(target: Path, header: dict[str, Any], lists: Sequence[NBestList], name: str) -> ScoreRun:
+    """What is there already, if it was made with the same settings and is whole."""
+    partial = _partial_of(target)
+    ours = partial.is_file() and partial.read_bytes().startswith(_head(header))
+    if has_suffix(target, ".jsonl"):
+        if _plain(header) != read_metadata(target):
+            raise ValueError(
+                f"{target}: exists and was made with other settings or lists; expected a new name (or remove it)"
+            )
+        scored = list(iterate_json_lines(target, may_be_empty=not lists))
+        if [utterance.seq_tag for utterance in scored] != [utterance.seq_tag for utterance in lists]:
+            raise ValueError(
+                f"{target}: holds {len(scored)} utterances, not those of the lists; expected all {len(lists)} in their order "
+                "(remove it to score them again)"
+            )
+    else:
+        # Its format can not say how it was made. A process that was killed right behind the writing has left the scores beside it.
+        complete = ours and lists and _resume(partial, header, lists, name) == len(lists)
+        scored = list(iterate_json_lines(partial)) if complete else []
+        if not scored or not _holds(target, scored, header, name):
+            raise ValueError(
+                f"{target}: exists, and its format can not say how it was made; expected a new name (or remove it)"
+            )
+    if ours:
+        partial.unlink(missing_ok=True)
+    cost = {"seconds": float("nan"), "passes": float("nan"), **_read_cost(target)}
+    return ScoreRun(target, scored, cost["seconds"], cost["passes"], _unknown_in(cost), True)

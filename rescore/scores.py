@@ -26,6 +26,36 @@ def standard_error(replicates: Sequence[float] | None) -> float:
     return stdev(replicates) / sqrt(len(replicates)) if len(replicates) > 1 else nan
 
 
+class NotFinite(ValueError):
+    """A model has given a score that is no number. Who knows the file, the utterance and the rank adds them."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownWords:
+    """How much of the texts a model did not know: of that much, the score says nothing but how often it happened."""
+
+    count: int
+    total: int
+    """Of the words or tokens of the texts; for "pieces", of their words, into which several unknown pieces may fall."""
+    unit: str
+    """What is counted: "words", "tokens" or "pieces"."""
+
+    def __add__(self, other: UnknownWords) -> UnknownWords:
+        return UnknownWords(self.count + other.count, self.total + other.total, self.unit)
+
+    def __sub__(self, other: UnknownWords) -> UnknownWords:
+        return UnknownWords(self.count - other.count, self.total - other.total, self.unit)
+
+    @property
+    def most(self) -> bool:
+        return 2 * self.count > self.total
+
+    def __str__(self) -> str:
+        if self.unit == "pieces":
+            return f"{self.count:,} pieces in {self.total:,} words"
+        return f"{self.count:,} of {self.total:,} {self.unit}"
+
+
 @dataclass(frozen=True, slots=True)
 class SequenceScore:
     """A log-probability, or an estimate that stands for one; nats, higher is better."""
@@ -48,7 +78,7 @@ class SequenceScore:
 
     def __post_init__(self) -> None:
         if not isfinite(self.log_prob):
-            raise ValueError(f"a score is {self.log_prob}; expected a finite log-probability (nats)")
+            raise NotFinite(f"a score is {self.log_prob}; expected a finite log-probability (nats)")
         if self.standard_error < 0 or self.num_passes < 0 or self.num_tokens < 0:
             raise ValueError(f"{self}: expected no negative standard error, passes or tokens")
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 
-from rescore.hypotheses import NBestList
+from rescore.nbest.types import NBestList
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from rescore.plans import Plan
+from rescore.estimators.plans import Plan
 
 LogProbs = Callable[
     [tuple[int, ...], tuple[bool, ...]], np.ndarray
@@ -89,3 +89,21 @@ class TableNetwork:
             values = self.answer(inner, position[flat] - 1, level)
             logits[index, : len(values)] = torch.from_numpy(values)
         return logits
+
+
+def leave_one_out(joint, marginal, z):
+    """log p(x_i | z without position i), [L, size], of the exact model at one time."""
+    length, size = joint.ndim, joint.shape[0]
+    kernel = marginal.beta_pi[0].numpy()[None, :].repeat(size, 0)  # q(z | x)
+    kernel[np.arange(size), np.arange(size)] += float(marginal.alpha[0])
+    result = np.zeros((length, size))
+    for place in range(length):
+        table = joint
+        for other in range(length):
+            if other != place:
+                shape = [1] * length
+                shape[other] = size
+                table = table * kernel[:, z[other]].reshape(shape)
+        values = table.sum(axis=tuple(other for other in range(length) if other != place))
+        result[place] = np.log(values / values.sum())
+    return torch.from_numpy(result), kernel

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from diffusion_lm.backbones import dit
 from diffusion_lm.draws import NoiseDraw
 from diffusion_lm.families import SpecialIds
-from diffusion_lm.import_mdlm import parameter_names
+from diffusion_lm.foreign.mdlm_weights import parameter_names
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.visibility import Visibility
 from originals.imports import Settings, shared_weights

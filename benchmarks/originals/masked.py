@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from diffusion_lm.families import SpecialIds
 from diffusion_lm.families.autoregressive import AutoregressiveFamily
 from diffusion_lm.families.masked import MaskedFamily
-from diffusion_lm.import_mdlm import network_weights
+from diffusion_lm.foreign.mdlm_weights import network_weights
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.visibility import Blocks, doubled_mask
 from originals.imports import Fixed, Settings, Tokenizer, drawing, imported, randomise

@@ -13,7 +13,7 @@ from originals.inputs import costly, relative
 from originals.training import MdlmStep
 
 from diffusion_lm.draws import NoiseDraw
-from diffusion_lm.import_mdlm import network_weights
+from diffusion_lm.foreign.mdlm_weights import network_weights
 from returnn_bridge.batching import Position, TokenBatch
 from returnn_bridge.vocab import Vocab
 from training_parts.steps import OurStep, alternate, asked_batches, filled, network_size, num_tokens, row_slices

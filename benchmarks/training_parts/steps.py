@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 
-from diffusion_lm.averaging import ExponentialMovingAverage
 from diffusion_lm.backbones.dit import BackboneConfig, DiT
 from diffusion_lm.draws import NoiseDraw, draw_noise
 from diffusion_lm.families import build_family
 from diffusion_lm.layout import Sentences
 from diffusion_lm.model import special_ids
+from diffusion_lm.training.averaging import ExponentialMovingAverage
 from returnn_bridge.batching import ReturnnBatches, TokenBatch
 from returnn_bridge.datasets import lm_dataset_dict
 from returnn_bridge.vocab import Vocab

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion_lm.transfer import sent
+from diffusion_lm.device import sent
 
 
 class NoiseDraw(NamedTuple):

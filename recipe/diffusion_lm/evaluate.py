@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from rich.progress import track
 
 from diffusion_lm.draws import NoiseDraw, step_seed
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.model import LanguageModel
 from diffusion_lm.packing import Packed
+from returnn_bridge.bar import progress_bar
 from returnn_bridge.vocab import read_lines
 
 
@@ -98,9 +98,9 @@ def evaluate_tokens(
         raise ValueError(f"passes {passes}: expected at least 2, an error bar needs them")
     order = sorted(range(len(encoded)), key=lambda place: (len(encoded[place]), place))
     nelbo, variance, tokens = 0.0, 0.0, 0
-    with torch.inference_mode():
-        for start in track(
-            list(_batches(order, encoded, max(1, batch_tokens // passes))), description="perplexity", transient=True
+    with torch.inference_mode(), progress_bar() as bar:
+        for start in bar.track(
+            list(_batches(order, encoded, max(1, batch_tokens // passes))), description="perplexity"
         ):
             rows = [encoded[place] for place in start for _ in range(passes)]
             sentences = _complete(rows, model.device) if framed else model.frame(rows)

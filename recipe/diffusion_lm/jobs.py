@@ -52,7 +52,7 @@ class TrainLmJob(Job):
     def run(self) -> None:
         from pathlib import Path
 
-        from diffusion_lm.commands import train
+        from diffusion_lm.commands.models import train
 
         prepare_process(max(1, self.rqmt["cpu"] // self.devices))
         seconds = 3600 * self.rqmt["time"] - _SAVING
@@ -68,7 +68,7 @@ class TrainLmJob(Job):
         import sys
 
         import diffusion_lm
-        from diffusion_lm.interruption import run_command
+        from diffusion_lm.training.interruption import run_command
 
         options = ["--preset", self.preset, "--out", self.out_run.get_path()]
         options += [f"--max-seconds={value}" for value in limits.values()]

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from diffusion_lm.transfer import sent
+from diffusion_lm.device import sent
 
 
 @dataclass(frozen=True)

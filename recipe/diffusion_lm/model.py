@@ -3,9 +3,8 @@
     model = LanguageModel.load("run/model")
     model.family.nelbo(model.network, model.sentences(["he hoped there would be stew"]), draw)
 
-The folder holds `model.safetensors` (weights), `config.json` (family, size, facts about the training) and the vocabulary (`spm.model`,
-or `tokenizer.json` with published weights).
-Loading is strict: a missing, surplus or misshapen weight is an error, never a silent random layer.
+What the folder holds is told in model_folder.py. Loading is strict: a missing, surplus or misshapen weight is an error, never a silent
+random layer, and so are a file with other bytes than were saved and a weight that is nan or inf.
 """
 
 from __future__ import annotations
@@ -14,25 +13,32 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 
 from diffusion_lm.backbones.dit import BackboneConfig, DiT
 from diffusion_lm.families import Family, SpecialIds, build_family
 from diffusion_lm.layout import Sentences
-from returnn_bridge.files import read_json
-from returnn_bridge.open_vocab import load_vocab, vocab_file
+from diffusion_lm.model_folder import (
+    CONFIG,
+    FORMAT,
+    WEIGHTS,
+    check_header,
+    check_vocab,
+    count_weights,
+    described,
+    read_config,
+    read_weights,
+)
+from returnn_bridge.files import whole_folder
 from returnn_bridge.vocab import Vocabulary
+from returnn_bridge.vocab.open import load_vocab, vocab_file
 
-WEIGHTS, CONFIG, FORMAT = "model.safetensors", "config.json", "diffusion-lm"
 STORED_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -51,10 +57,7 @@ class LanguageModel:
     def build(cls, family_options: Mapping[str, Any], backbone: BackboneConfig, vocab: Vocabulary) -> LanguageModel:
         """A model with fresh weights. The network's attention follows from the family."""
         family = build_family(family_options, special_ids(vocab))
-        network = DiT(
-            backbone, num_inputs=vocab.num_inputs, num_outputs=family.num_outputs, visibility=family.visibility
-        )
-        return cls(family, network, vocab, dict(family_options), backbone)
+        return cls(family, _network(family, backbone, vocab), vocab, dict(family_options), backbone)
 
     @property
     def device(self) -> torch.device:
@@ -78,38 +81,35 @@ class LanguageModel:
         dtype: str = "float32",
         facts: Mapping[str, Any] | None = None,
         weights: Mapping[str, torch.Tensor] | None = None,
+        replaces: Callable[[Path], bool] | None = None,
     ) -> Path:
-        """Write the folder whole or not at all (an older one at its place is replaced). dtype 'bfloat16' halves its size.
+        """Write the folder whole or not at all. dtype 'bfloat16' halves its size.
 
-        weights: instead of the network's own, where these are cut up over several processes.
+        weights: instead of the network's own, where these are cut up over several processes. replaces: which folder at its place may go
+        (`made_by`); ValueError for any other that holds something.
         """
         target = Path(folder)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        stored = {
-            name: value.detach().cpu().to(STORED_TYPES[dtype]).contiguous()
-            for name, value in (weights or self.network.state_dict()).items()
-        }
-        # Not save_file: its files are for the owner only, ours get the rights that the umask gives.
-        (temporary / WEIGHTS).write_bytes(serialize(stored))
-        config = {
-            "format": FORMAT,
-            "version": 1,
-            "family": dict(self.family_options),
-            "model": dataclasses.asdict(self.backbone),
-            "num_pieces": self.vocab.num_pieces,
-            "facts": dict(self.facts if facts is None else facts),
-        }
-        (temporary / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
-        self.vocab.save(temporary)
-        if target.exists():
-            old = target.with_name(f".{target.name}.{os.getpid()}.old")
-            os.replace(target, old)
-            os.replace(temporary, target)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, target)
+        # A link stays, and the folder it leads to is written.
+        with whole_folder(target.resolve() if target.is_symlink() else target, replaces=replaces) as temporary:
+            stored = {
+                name: value.detach().cpu().to(STORED_TYPES[dtype]).contiguous()
+                for name, value in (weights or self.network.state_dict()).items()
+            }
+            content = serialize(stored)
+            # Not save_file: its files are for the owner only, ours get the rights that the umask gives.
+            (temporary / WEIGHTS).write_bytes(content)
+            self.vocab.save(temporary)
+            config = {
+                "format": FORMAT,
+                "version": 1,
+                "family": dict(self.family_options),
+                "model": dataclasses.asdict(self.backbone),
+                "num_pieces": self.vocab.num_pieces,
+                "facts": dict(self.facts if facts is None else facts),
+                "weights": described(content),
+                "vocabulary": described(self.vocab.content),
+            }
+            (temporary / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
         return target
 
     @classmethod
@@ -119,33 +119,50 @@ class LanguageModel:
         device = usable_device(device)
         config = read_config(path)
         vocab = load_vocab(path)
-        if vocab.num_pieces != config.get("num_pieces"):
-            raise ValueError(
-                f"{path}: the vocabulary has {vocab.num_pieces} pieces, the model was trained with {config.get('num_pieces')}; "
-                "expected the vocabulary it was trained with"
-            )
+        check_vocab(path, config, vocab)
         for section in ("family", "model"):
             if not isinstance(config.get(section), dict):
                 raise ValueError(f"{path / CONFIG}: no section {section!r}; expected the file that training wrote")
-        try:
-            backbone = BackboneConfig(**config["model"])
-        except TypeError as error:
-            raise ValueError(f"{path / CONFIG}: section 'model' does not fit ({error})") from None
+        backbone = _backbone(config["model"], path / CONFIG)
+        _check_size(path, backbone, build_family(config["family"], special_ids(vocab)), vocab)
+        weights = read_weights(path, config)
         with torch.random.fork_rng(devices=[]):  # loading must not move anyone's random state
             model = cls.build(config["family"], backbone, vocab)
-        try:
-            weights = load_file(path / WEIGHTS)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(
-                f"{path / WEIGHTS}: not readable ({error}); expected the file that training wrote"
-            ) from None
-        try:
-            model.network.load_state_dict({name: value.float() for name, value in weights.items()})
-        except RuntimeError as error:
-            first = " ".join(str(error).split())
-            raise ValueError(f"{path / WEIGHTS}: weights do not fit config.json ({first[:300]})") from None
+        model.network.load_state_dict(weights)
         model.network.to(device).eval().requires_grad_(False)
         return dataclasses.replace(model, facts=config.get("facts", {}))
+
+
+def _network(family: Family, backbone: BackboneConfig, vocab: Vocabulary) -> DiT:
+    return DiT(backbone, num_inputs=vocab.num_inputs, num_outputs=family.num_outputs, visibility=family.visibility)
+
+
+def _backbone(section: Mapping[str, Any], file: Path) -> BackboneConfig:
+    """The sizes in a config.json."""
+    for field in dataclasses.fields(BackboneConfig):
+        value, usual = section.get(field.name, field.default), type(field.default)
+        if type(value) is not usual and not (usual is float and type(value) is int):
+            raise ValueError(f"{file}: model.{field.name} {value!r}; expected {usual.__name__}")
+    try:
+        return BackboneConfig(**section)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{file}: section 'model' does not fit ({error})") from None
+
+
+def _check_size(path: Path, backbone: BackboneConfig, family: Family, vocab: Vocabulary) -> None:
+    """The weights that are stored must be those of a network of this size, before there is one: a size is only a number in a file."""
+    stored = count_weights(path / WEIGHTS)
+    if backbone.num_blocks > stored:
+        raise ValueError(
+            f"{path / WEIGHTS}: weights do not fit {CONFIG} ({stored} tensors, model.num_blocks {backbone.num_blocks})"
+        )
+    try:
+        with torch.device("meta"):  # shapes without memory
+            expected = _network(family, backbone, vocab).state_dict()
+    except (RuntimeError, TypeError, OverflowError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path / CONFIG}: section 'model' is of no network that can be built ({reason})") from None
+    check_header(path / WEIGHTS, expected)
 
 
 def usable_device(name: torch.device | str) -> torch.device:
@@ -158,15 +175,6 @@ def usable_device(name: torch.device | str) -> torch.device:
 
 def special_ids(vocab: Vocabulary) -> SpecialIds:
     return SpecialIds(vocab.num_pieces, vocab.mask_id, vocab.bos_id, vocab.eos_id, vocab.num_inputs)
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a model folder, checked to be ours."""
-    file = folder / CONFIG
-    config = read_json(file, "a model folder that training wrote")
-    if not isinstance(config, dict) or config.get("format") != FORMAT or config.get("version") != 1:
-        raise ValueError(f"{file}: not a {FORMAT} version 1 model")
-    return config
 
 
 def fingerprint(folder: str | os.PathLike[str]) -> str:

@@ -11,16 +11,15 @@ A tag is what RETURNN and RASR call the segment: the names of corpus, recording 
 
 from __future__ import annotations
 
-import gzip
 import os
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
+from typing import cast
 from xml.etree import ElementTree
 
-from returnn_bridge.files import write_whole
+from returnn_bridge.files import iterate_bytes, write_whole
 from returnn_bridge.oggzip import Entry, build_ogg_zip
 
 _NAMED = ("corpus", "subcorpus", "recording", "segment")
@@ -48,40 +47,48 @@ def read_bliss(path: str | os.PathLike[str]) -> Iterator[Segment]:
     audio, number = "", 0
     seen: set[str] = set()
     try:
-        with gzip.open(name, "rb") if name.endswith(".gz") else open(name, "rb") as file:
-            for event, element in ElementTree.iterparse(file, ("start", "end")):
-                kind = element.tag
-                if event == "start":
-                    if kind == "recording":
-                        audio, number = _located(name, element.get("audio", "")), 0
-                    number += kind == "segment"
-                    if kind in _NAMED:
-                        own = element.get("name") or (str(number) if kind == "segment" else "")
-                        if not own:
-                            raise ValueError(f"{name}: <{kind}> without a name; expected the attribute 'name'")
-                        names.append(own)
-                    elif kind == "include":
-                        raise ValueError(
-                            f"{name}: <include {element.get('file')!r}>; expected a corpus in one file, or the included files"
-                        )
-                    continue
-                if kind == "segment":
-                    segment = _segment(name, "/".join(names), element, audio)
-                    if segment.seq_tag in seen:
-                        raise ValueError(f"{name}: segment {segment.seq_tag!r} comes twice; expected every name once")
-                    seen.add(segment.seq_tag)
-                    yield segment
+        for event, element in _events(name):
+            kind = element.tag
+            if event == "start":
+                if kind == "recording":
+                    audio, number = _located(name, element.get("audio", "")), 0
+                number += kind == "segment"
                 if kind in _NAMED:
-                    names.pop()
-                    element.clear()  # a training corpus has hundreds of thousands
+                    own = element.get("name") or (str(number) if kind == "segment" else "")
+                    if not own:
+                        raise ValueError(f"{name}: <{kind}> without a name; expected the attribute 'name'")
+                    names.append(own)
+                elif kind == "include":
+                    raise ValueError(
+                        f"{name}: <include {element.get('file')!r}>; expected a corpus in one file, or the included files"
+                    )
+                continue
+            if kind == "segment":
+                segment = _segment(name, "/".join(names), element, audio)
+                if segment.seq_tag in seen:
+                    raise ValueError(f"{name}: segment {segment.seq_tag!r} comes twice; expected every name once")
+                seen.add(segment.seq_tag)
+                yield segment
+            if kind in _NAMED:
+                names.pop()
+                element.clear()  # a training corpus has hundreds of thousands
     except ElementTree.ParseError as error:
         raise ValueError(
             f"{name}:{error.position[0]}: {str(error).split(':')[0]}; expected a Bliss corpus, complete XML"
         ) from None
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{name}: broken gzip file ({error}); expected a whole one") from None
     if not seen:
         raise ValueError(f"{name}: no segments; expected a Bliss corpus with at least one")
+
+
+def _events(path: str) -> Iterator[tuple[str, ElementTree.Element]]:
+    """Where elements begin and end. The file tells its encoding itself."""
+    parser: ElementTree.XMLPullParser[ElementTree.Element] = ElementTree.XMLPullParser(("start", "end"))
+    for data in iterate_bytes(path):
+        if data:
+            parser.feed(data)
+        else:
+            parser.close()
+        yield from cast(Iterator[tuple[str, ElementTree.Element]], parser.read_events())
 
 
 def build_bliss_ogg_zip(
@@ -107,9 +114,11 @@ def write_bliss_text(path: str | os.PathLike[str], out: str | os.PathLike[str], 
     """Write the texts, whole or not at all, and return their number.
 
     The name of `out` says how: .py for `{seq_tag: text}`, else a line each; both also .gz. A text without words is an error for
-    lines, where it would be lost, and kept in a .py.
+    lines, where it would be lost, and kept in a .py. So is an `out` that is the corpus itself.
     """
     target = Path(out)
+    if target.exists() and target.samefile(path):
+        raise ValueError(f"{target}: is the corpus itself; expected another name for its text")
     tagged = target.name.removesuffix(".gz").endswith(".py")
     count = 0
     with write_whole(target) as write:

@@ -13,16 +13,17 @@ classes listed here, with the options listed here: RETURNN itself would import a
 from __future__ import annotations
 
 import difflib
-import gzip
 import os
 import shutil
 import sys
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from returnn_bridge.files import iterate_bytes, iterate_raw_lines
+from returnn_bridge.native_cache import use_private_cache
+from returnn_bridge.oggzip import check_ogg_zip
 from returnn_bridge.vocab import MODEL_FILE, sentence_pieces_file
 
 _ORDER = "seq_ordering partition_epoch repeat_epoch fixed_random_seed random_seed_offset seq_list_filter_file unique_seq_tags"
@@ -125,6 +126,8 @@ def init_dataset(opts: Mapping[str, Any], *, num_tokens: int, data_key: str = "d
         raise OSError(
             "no C++ compiler (c++, clang++, g++) in PATH; OggZipDataset needs one, RETURNN compiles the reader of its text file"
         )
+    _check_zips(opts)
+    use_private_cache()
     try:
         import tree  # noqa: F401
         from returnn.datasets import init_dataset as returnn_init_dataset
@@ -262,14 +265,36 @@ def _file_list(value: Any) -> list[str]:
     )
 
 
+def dataset_files(opts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(dotted key, path) of every file that a dataset dict reads. FileNotFoundError or ValueError for one that is missing or empty."""
+    opts = plain_opts(opts)
+    _check_files(opts)
+    return _files(opts)
+
+
+def _files(opts: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (f"{where}.{key}", path) for where, node in _walk(opts) for key in _FILES for path in _file_list(node.get(key))
+    ]
+
+
 def _check_files(opts: dict[str, Any]) -> None:
-    for where, node in _walk(opts):
-        for key in _FILES:
-            for path in _file_list(node.get(key)):
-                if not os.path.isfile(path):
-                    raise FileNotFoundError(f"{path}: no such file ({where}.{key})")
-                if os.path.getsize(path) == 0:
-                    raise ValueError(f"{path}: empty file ({where}.{key}); expected some content")
+    for key, path in _files(opts):
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"{path}: no such file ({key})")
+        if os.path.getsize(path) == 0:
+            raise ValueError(f"{path}: empty file ({key}); expected some content")
+
+
+def _check_zips(opts: dict[str, Any]) -> None:
+    for _, node in _walk(opts):
+        named = node.get("content_name") or node.get("resolve_symlink_for_name")  # the index goes by another name
+        if node["class"] == "OggZipDataset" and not named:
+            paths = _file_list(node["path"])
+            separate = {os.path.basename(path).removesuffix(".txt.gz") for path in paths}  # indexes beside the zips
+            for path in paths:
+                if path.endswith(".zip") and os.path.basename(path).removesuffix(".zip") not in separate:
+                    check_ogg_zip(path)
 
 
 @dataclass(frozen=True)
@@ -292,26 +317,20 @@ def check_corpus(path: str | os.PathLike[str]) -> CorpusReport:
     zipped = name.endswith(".gz")
     lines = empty = number = 0
     line = b""
-    try:
-        with gzip.open(name, "rb") if zipped else open(name, "rb") as file:
-            for line in file:
-                number += 1
-                if line.decode("utf-8").strip():
-                    lines += 1
-                elif line == b"\n" or (zipped and not line.strip()):
-                    empty += 1
-                else:
-                    raise ValueError(
-                        "a line of blanks only, which RETURNN makes an empty sentence; expected text or an empty line"
-                    )
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{name}:{number + 1}: broken gzip file ({error}); expected a whole one") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{name}:{number}: not UTF-8 ({error.reason} at byte {error.start}); expected UTF-8 text"
-        ) from None
-    except ValueError as error:
-        raise ValueError(f"{name}:{number}: {error}") from None
+    for number, line in iterate_raw_lines(name):
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            where = f"{error.reason} at byte {error.start}"
+            raise ValueError(f"{name}:{number}: not UTF-8 ({where}); expected UTF-8 text") from None
+        if text.strip():
+            lines += 1
+        elif line == b"\n" or (zipped and not line.strip()):
+            empty += 1
+        else:
+            raise ValueError(
+                f"{name}:{number}: a line of blanks only, which RETURNN makes an empty sentence; expected text or an empty line"
+            )
     unfinished = bool(line) and not line.endswith(b"\n")
     if unfinished and not zipped:
         raise ValueError(
@@ -335,7 +354,6 @@ def check_corpora(opts: Mapping[str, Any]) -> dict[str, CorpusReport]:
 def is_xml(path: str) -> bool:
     """Whether LmDataset takes the file for a Bliss corpus."""
     try:
-        with gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb") as file:
-            return file.read(6) == b"<?xml "
-    except (EOFError, gzip.BadGzipFile, zlib.error):
+        return next(iterate_bytes(path)).startswith(b"<?xml ")
+    except ValueError:
         return False  # check_corpus says what is wrong with it

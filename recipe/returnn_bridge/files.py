@@ -8,6 +8,7 @@ r"""Reading and writing files: the one place that knows about gzip, encodings, t
     with whole_file("train.zip") as temporary: ...                  # the same for a program that wants a path
     with whole_folder("model", replaces=is_model) as temporary: ...
     with lock("scores.jsonl"): ...                                  # one process at a time; an error names the other one
+    check_outputs(["out.jsonl"], ["in.jsonl"])                      # refuses to write over an input, before any work
 
 Every error names the file and, where there is one, the line. Temporary files carry the host and process that write them, so
 those of processes that were killed are recognised and removed by the next writer of the same file.
@@ -28,7 +29,7 @@ import sys
 import uuid
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -59,7 +60,7 @@ def iterate_chunks(path: PathLike) -> Iterator[str]:
     """
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     line = 1
-    for data in _iterate_bytes(path):
+    for data in iterate_bytes(path):
         try:
             chunk = decoder.decode(data, final=not data)
         except UnicodeDecodeError as error:
@@ -74,17 +75,8 @@ def iterate_lines(path: PathLike) -> Iterator[tuple[int, str]]:
     Only "\n" ends a line: form feeds, U+2028, a carriage return in the middle and their like may stand inside a text.
     """
     line = 0
-    begun: list[bytes] = []  # the parts of an incomplete line, joined once: a very long line takes linear time
-    for data in _iterate_bytes(path):
-        first, *others = data.split(b"\n")
-        begun.append(first)
-        if data and not others:
-            continue
-        complete = [b"".join(begun), *others[:-1]]
-        begun = others[-1:]
-        if not data and not complete[0]:  # the file ends behind a line end
-            return
-        for piece in complete:
+    for pieces, _ in _iterate_pieces(path):
+        for piece in pieces:
             line += 1
             if line == 1:
                 piece = piece.removeprefix(_BYTE_ORDER_MARK)
@@ -92,6 +84,36 @@ def iterate_lines(path: PathLike) -> Iterator[tuple[int, str]]:
                 yield line, piece.removesuffix(b"\r").decode("utf-8")
             except UnicodeDecodeError as error:
                 raise _encoding_error(path, line, error) from None
+
+
+def iterate_raw_lines(path: PathLike) -> Iterator[tuple[int, bytes]]:
+    r"""(line number from 1, bytes with the "\n" at their end) of every line, for who has to see what `iterate_lines` takes away.
+
+    The last line has no "\n" if the file has none. ValueError for broken gzip data, as in `iterate_chunks`.
+    """
+    line = 0
+    for pieces, end in _iterate_pieces(path):
+        for piece in pieces:
+            line += 1
+            yield line, piece + end
+
+
+def iterate_bytes(path: PathLike) -> Iterator[bytes]:
+    """The unpacked bytes in pieces; the last piece, and only it, is empty. ValueError for broken gzip data, as in `iterate_chunks`."""
+    newlines = 0
+    with open(path, "rb") as raw:
+        stream = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if os.fspath(path).endswith(".gz") else raw
+        data = b"start"
+        while data:
+            try:
+                data = stream.read(_CHUNK_BYTES)
+            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+                reason = str(error).rstrip(".") or type(error).__name__
+                raise ValueError(
+                    f"{os.fspath(path)}:{newlines + 1}: broken gzip data ({reason}); expected a complete gzip file"
+                ) from None
+            newlines += data.count(b"\n")
+            yield data
 
 
 def parse_json(text: str, path: PathLike, line: int = 1) -> Any:
@@ -248,6 +270,20 @@ def whole_folder(path: PathLike, *, replaces: Callable[[Path], bool] | None = No
         raise
 
 
+@contextmanager
+def scratch_folder(path: PathLike) -> Iterator[Path]:
+    """A new folder beside `path` for the work towards it, gone with the block. That of a killed process goes when `path` is made again."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sweep(target)
+    folder = temporary_path(target)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def check_replaceable(target: Path, replaces: Callable[[Path], bool] | None) -> None:
     """ValueError for a folder that holds anything but an earlier result, and for a file of that name."""
     if not target.exists() and not target.is_symlink():
@@ -260,6 +296,18 @@ def check_replaceable(target: Path, replaces: Callable[[Path], bool] | None) -> 
         raise ValueError(
             f"{target}: exists and holds something else ({shown}); expected a new name, or an empty folder"
         )
+
+
+def check_outputs(outputs: Iterable[PathLike], inputs: Iterable[PathLike]) -> None:
+    """ValueError for an output that is one of the inputs, by whatever name: the command would destroy what it was given."""
+    there = [path for path in inputs if os.path.exists(path)]
+    for output in outputs:
+        for source in there:
+            if os.path.exists(output) and os.path.samefile(output, source):
+                same = "" if os.fspath(output) == os.fspath(source) else f", as {os.fspath(source)}"
+                raise ValueError(
+                    f"{os.fspath(output)}: is an input of this command{same}; expected another name for the output"
+                )
 
 
 def temporary_path(target: Path) -> Path:
@@ -363,22 +411,17 @@ def _packed(raw: BinaryIO) -> gzip.GzipFile:
     return gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=raw, mtime=0)
 
 
-def _iterate_bytes(path: PathLike) -> Iterator[bytes]:
-    """The unpacked bytes in pieces; the last piece, and only it, is empty."""
-    newlines = 0
-    with open(path, "rb") as raw:
-        stream = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if os.fspath(path).endswith(".gz") else raw
-        data = b"start"
-        while data:
-            try:
-                data = stream.read(_CHUNK_BYTES)
-            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-                reason = str(error).rstrip(".") or type(error).__name__
-                raise ValueError(
-                    f"{os.fspath(path)}:{newlines + 1}: broken gzip data ({reason}); expected a complete gzip file"
-                ) from None
-            newlines += data.count(b"\n")
-            yield data
+def _iterate_pieces(path: PathLike) -> Iterator[tuple[list[bytes], bytes]]:
+    r"""(lines without their ends, what ended each of them): many lines that "\n" ends, and at last one that nothing ends."""
+    begun: list[bytes] = []  # the parts of an incomplete line, joined once: a very long line takes linear time
+    for data in iterate_bytes(path):
+        first, *others = data.split(b"\n")
+        begun.append(first)
+        if others:
+            yield [b"".join(begun), *others[:-1]], b"\n"
+            begun = others[-1:]
+    if last := b"".join(begun):
+        yield [last], b""
 
 
 def _encoding_error(path: PathLike, line: int, error: UnicodeDecodeError) -> ValueError:

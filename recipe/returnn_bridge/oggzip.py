@@ -3,15 +3,17 @@
     transcripts = read_transcripts("train.trans.txt.gz")                       # lines `utterance-id TEXT`, Kaldi and LibriSpeech
     entries = [Entry(tag, text, f"flac/{tag}.flac") for tag, text in transcripts.items()]
     build_ogg_zip("dev.zip", entries)
+    build_folder_ogg_zip("flac", "train.trans.txt.gz", "dev.zip")               # the same for all audio of a folder
     opts = ogg_zip_dataset_dict(["dev.zip"], "vocab")
 
 Layout, for a zip named NAME.zip: `NAME.txt` holds the repr of a list of dicts (text, duration in seconds, file, seq_name), and the
-audio is in the folder `NAME/`. RETURNN derives NAME from the name of the zip file: do not rename it.
+audio is in the folder `NAME/`. RETURNN derives NAME from the name of the zip file: do not rename it. The comment of the zip tells how many
+utterances there are and the sha256 of the index.
 """
 
 from __future__ import annotations
 
-import gzip
+import hashlib
 import io
 import os
 import zipfile
@@ -21,9 +23,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from returnn_bridge.files import iterate_lines, whole_file
+
+AUDIO = (".flac", ".wav", ".ogg")
 _TIME = (1980, 1, 1, 0, 0, 0)  # the same entries give the same bytes, whenever the zip is built
 _SLACK = 0.1  # seconds that the times of a corpus may lie behind the end of its audio, which are rounded
 _SECONDS_PER_WORD = 0.4  # stands in for the duration of an utterance without audio; RETURNN sorts by it
+
+_HEAD = b"[\n{'text': "  # how the index of ours begins
+_COMMENT = b"OggZip: "
 
 _MIRRORED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 
@@ -45,24 +53,80 @@ def build_ogg_zip(out_zip: str | os.PathLike[str], entries: Iterable[Entry]) -> 
     Ogg Vorbis files are copied as they are, other audio and parts of files are encoded to Ogg Vorbis at their own sampling rate. The
     duration is that of the audio in seconds; without audio that of start and end, or 0.4 s a word. Raises FileNotFoundError for
     audio that is not there, ValueError for audio that can not be read, is empty or ends before the utterance, a tag used twice, a
-    text of blanks, no entries, and a name that does not end in .zip.
+    text of blanks, no entries, a name that does not end in .zip, and one that anything but an earlier OggZip has.
     """
     target = Path(out_zip)
     if target.suffix != ".zip":
         raise ValueError(f"{target}: expected a name that ends in .zip, RETURNN goes by it")
     utterances = list(entries)
+    _check_replaceable(target)
     _check(target, utterances)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
+    with whole_file(target) as temporary:
         with zipfile.ZipFile(temporary, "w") as archive:
-            index = [_add(archive, target.stem, entry) for entry in utterances]
-            lines = ",\n".join(map(repr, index))
-            _write(archive, f"{target.stem}.txt", f"[\n{lines}\n]\n".encode(), zipfile.ZIP_DEFLATED)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+            index = ",\n".join(repr(_add(archive, target.stem, entry)) for entry in utterances)
+            content = f"[\n{index}\n]\n".encode()
+            _write(archive, f"{target.stem}.txt", content, zipfile.ZIP_DEFLATED)
+            archive.comment = _COMMENT + b"%d utterances, index %s" % (len(utterances), _digest(content))
+        _check_replaceable(target)
     return len(utterances)
+
+
+def build_folder_ogg_zip(
+    audio: str | os.PathLike[str],
+    transcripts: str | os.PathLike[str],
+    out_zip: str | os.PathLike[str],
+    *,
+    lower: bool = False,
+) -> tuple[int, int]:
+    """`build_ogg_zip` of all .flac, .wav and .ogg files (in upper or lower case) in and below a folder, named by utterance.
+
+    Returns the number of utterances and that of transcripts without audio, which are left out. ValueError for two files of one
+    utterance, a file without transcript and a folder without audio, and as from `read_transcripts` and `build_ogg_zip`.
+    """
+    files: dict[str, Path] = {}
+    for path in sorted(Path(audio).rglob("*")):
+        if path.suffix.lower() in AUDIO and path.is_file():
+            if path.stem in files:
+                raise ValueError(
+                    f"{path}: utterance {path.stem!r} is {files[path.stem]} too; expected one file for each"
+                )
+            files[path.stem] = path
+    if not files:
+        raise ValueError(f"{os.fspath(audio)}: no .flac, .wav or .ogg file; expected a folder of audio")
+    texts = read_transcripts(transcripts)
+    for tag, path in files.items():
+        if tag not in texts:
+            raise ValueError(
+                f"{os.fspath(transcripts)}: no transcript of {tag!r} ({path}); expected one for each audio file"
+            )
+    entries = [Entry(tag, texts[tag].lower() if lower else texts[tag], path) for tag, path in files.items()]
+    count = build_ogg_zip(out_zip, entries)
+    return count, len(texts) - count
+
+
+def is_ogg_zip(path: Path) -> bool:
+    """Whether there is a zip at the path as `build_ogg_zip` writes it, with or without a comment."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{path.stem}.txt") as index:
+            return index.read(len(_HEAD)) == _HEAD
+    except (OSError, KeyError, ValueError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error):
+        return False
+
+
+def check_ogg_zip(path: str | os.PathLike[str]) -> None:
+    """ValueError for a zip that is not whole, has no index of its name, or another one than its comment tells."""
+    file = Path(path)
+    try:
+        with zipfile.ZipFile(file) as archive:
+            content, comment = archive.read(f"{file.stem}.txt"), archive.comment
+    except KeyError:
+        raise ValueError(
+            f"{file}: no index {file.stem}.txt in it; expected an OggZip under the name it was built with"
+        ) from None
+    except (ValueError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{file}: not a zip that can be read ({error}); expected a whole OggZip") from None
+    if comment.startswith(_COMMENT) and not comment.endswith(_digest(content)):
+        raise ValueError(f"{file}: another index than it was built with; expected the zip as `dlm oggzip` wrote it")
 
 
 def read_transcripts(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -74,27 +138,25 @@ def read_transcripts(path: str | os.PathLike[str]) -> dict[str, str]:
     name = os.fspath(path)
     transcripts: dict[str, str] = {}
     number = 0
-    try:
-        with gzip.open(name, "rb") if name.endswith(".gz") else open(name, "rb") as file:
-            for raw in file:
-                number += 1
-                tag, *rest = raw.decode("utf-8").split(maxsplit=1) or [""]
-                if not tag:
-                    continue
-                if not rest:
-                    raise ValueError(f"utterance {tag!r} has no text; expected `utterance-id TEXT`")
-                if tag in transcripts:
-                    raise ValueError(f"utterance {tag!r} comes a second time; expected every id once")
-                transcripts[tag] = rest[0].strip()
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{name}:{number + 1}: broken gzip file ({error}); expected a whole one") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name}:{number}: not UTF-8 ({error.reason}); expected UTF-8 text") from None
-    except ValueError as error:
-        raise ValueError(f"{name}:{number}: {error}") from None
+    for number, line in iterate_lines(name):
+        tag, *rest = line.split(maxsplit=1) or [""]
+        if not tag:
+            continue
+        if not rest:
+            raise ValueError(f"{name}:{number}: utterance {tag!r} has no text; expected `utterance-id TEXT`")
+        if tag in transcripts:
+            raise ValueError(f"{name}:{number}: utterance {tag!r} comes a second time; expected every id once")
+        transcripts[tag] = rest[0].strip()
     if not transcripts:
         raise ValueError(f"{name}: no transcripts in {number} lines; expected lines `utterance-id TEXT`")
     return transcripts
+
+
+def _check_replaceable(target: Path) -> None:
+    if (target.exists() or target.is_symlink()) and not is_ogg_zip(target):
+        raise ValueError(
+            f"{target}: exists and is no OggZip of that name; expected a new name, or an OggZip to replace"
+        )
 
 
 def _check(target: Path, entries: list[Entry]) -> None:
@@ -177,6 +239,10 @@ def _ogg_checksum(page: bytearray) -> int:
     """Ogg's CRC-32 has zlib's polynomial, but starts at 0, is not inverted, and takes the high bit of a byte first."""
     crc = zlib.crc32(page.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{crc:032b}"[::-1], 2)
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
 
 
 def _write(archive: zipfile.ZipFile, name: str, data: bytes, compression: int) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from returnn_bridge.datasets import plain_opts
+from returnn_bridge.native_cache import use_private_cache
 from returnn_bridge.shuffle import shuffled
 
 _OPTIONS = ("seq_ordering", "partition_epoch", "repeat_epoch", "fixed_random_seed", "random_seed_offset")
@@ -42,6 +43,7 @@ def sub_epoch_order(
 
 def _empty_dataset(opts: Mapping[str, Any], shard: tuple[int, int]) -> Any:
     """A dataset that holds nothing but its ordering options."""
+    use_private_cache()
     from returnn.datasets.basic import Dataset
 
     class Empty(Dataset):

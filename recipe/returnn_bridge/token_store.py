@@ -7,20 +7,17 @@
     ids, lengths = store.gather(order[:256])
 
 Any number of processes share its pages; none holds an index of its own. The sentences are those of RETURNN's LmDataset on the same
-files, numbered as it does, with the length of each line in bytes, by which it sorts.
-
-Layout: inputs [tokens] uint16 or int32, seqLengths [sentences, 2] int32, seqTags [sentences] and the attributes of RETURNN's format;
-beside them starts [sentences + 1] int64, lineBytes [sentences] int32 and what the store was made from. All without chunks, so that
-they lie in one piece each.
+files, numbered as it does, with the length of each line in bytes, by which it sorts. The layout is in token_file.py.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import os
 import shlex
+import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +27,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from returnn_bridge.datasets import check_corpus, is_xml, plain_opts
+from returnn_bridge.digests import Digests
+from returnn_bridge.files import iterate_raw_lines, lock, read_json_object, sweep, temporary_path, write_text
 from returnn_bridge.ordering import sub_epoch_order
+from returnn_bridge.token_file import BLOCK as MOVED
+from returnn_bridge.token_file import SAMPLED, are_sources, check_content, digest_of, read_layout, write_token_file
 from returnn_bridge.vocab import Vocab, sentence_pieces_file
 
-FORMAT = "diffusion-lm-tokens 1"
 BLOCK = 20_000  # sentences that are encoded at once; what an interruption may cost
-_COPY = 1 << 22  # ids that are moved at once
+_STREAMS = ("ids", "lengths", "bytes")
 
 
 @dataclass(frozen=True)
@@ -55,31 +55,25 @@ class TokenStore:
     def open(
         cls, path: str | os.PathLike[str], *, corpus_files: Sequence[str] = (), spm_model: str | os.PathLike[str] = ""
     ) -> TokenStore:
-        """Map a store; with corpus files and a SentencePiece model it has to be made from them. ValueError naming what differs."""
-        import h5py
+        """Map a store; with corpus files and a SentencePiece model it has to be made from them. ValueError naming what differs.
 
+        Its arrays are read whole once: the places of the sentences, the range and the sha256 of the ids have to be right. Of a file
+        of 256 MB or more that is remembered beside it, in `.NAME.verified`, and so are the digests of large corpus files (see digests.py):
+        later starts look at sizes and times only.
+        """
         file = Path(path)
         if not file.is_file():
             raise FileNotFoundError(f"{file}: no such token store; expected one that `dlm tokenize` wrote")
-        try:
-            with h5py.File(file, "r") as stored:
-                if stored.attrs.get("format") != FORMAT:
-                    raise ValueError("no token store")
-                sources = json.loads(stored.attrs["sources"])
-                places = {name: (stored[name].id.get_offset(), stored[name].shape, stored[name].dtype) for name in _OWN}
-                num_pieces = int(stored.attrs["inputPattSize"])
-        except (OSError, KeyError, ValueError) as error:
-            raise ValueError(f"{file}: {error}; expected a token store that `dlm tokenize` wrote") from None
-        if corpus_files and (difference := _difference(sources, describe_sources(corpus_files, spm_model))):
+        layout = read_layout(file)
+        digests = _digests(file)
+        if corpus_files and (difference := _difference(layout.sources, corpus_files, spm_model, digests)):
             command = _rebuild_command(file, corpus_files, spm_model)
             raise ValueError(
                 f"{file}: made from {difference}; build it again: {command} (or train with data.store=none)"
             )
-        ids, starts, line_bytes = (
-            np.memmap(file, dtype=dtype, mode="r", offset=offset, shape=shape) if shape[0] else np.zeros(shape, dtype)
-            for offset, shape, dtype in places.values()
-        )
-        return cls(file, ids, starts, line_bytes, num_pieces)
+        arrays = layout.map(file)
+        digests.of(file, lambda _: check_content(file, layout, *arrays))
+        return cls(file, *arrays, layout.num_pieces)
 
     def __len__(self) -> int:
         return len(self.line_bytes)
@@ -101,10 +95,7 @@ class TokenStore:
 
     def checksum(self) -> str:
         """sha256 of the ids; compare with the attribute `sha256` of the file."""
-        return _digest_of(self.ids)
-
-
-_OWN = ("inputs", "starts", "lineBytes")
+        return digest_of(self.ids)
 
 
 def default_store(corpus_files: Sequence[str | os.PathLike[str]], vocab: str | os.PathLike[str]) -> Path:
@@ -169,24 +160,40 @@ def build_store(
     """Tokenise text files (plain or .gz, a sentence a line) into `out`; it appears whole or not at all.
 
     What is done stays in `out`.partial, and the same call goes on from there. progress: called with the bytes of text per block.
-    ValueError for lines that RETURNN would lose (see `check_corpus`) and for an `out` made from something else.
+    ValueError for lines that RETURNN would lose (see `check_corpus`), for an `out` made from something else, for one that another process
+    is building, and for text that changes meanwhile.
     """
     target = Path(out)
     files = [os.fspath(path) for path in corpus_files]
     if not files:
         raise ValueError("no corpus file given; expected at least one")
-    if target.exists():
+    partial = target.with_name(target.name + ".partial")
+    sweep(target)
+    sweep(partial)
+    if target.exists() and not partial.exists():  # needs no right to write
         return TokenStore.open(target, corpus_files=files, spm_model=spm_model)
-    vocab = Vocab.load(sentence_pieces_file(spm_model))
-    sources = describe_sources(files, spm_model)
+    with lock(target):
+        if not target.exists():
+            _build(files, spm_model, target, partial, progress)
+        store = TokenStore.open(target, corpus_files=files, spm_model=spm_model)
+        _remove(partial)
+    return store
+
+
+def _build(
+    files: list[str], spm_model: str | os.PathLike[str], target: Path, partial: Path, progress: Any = None
+) -> None:
+    vocab_file = sentence_pieces_file(spm_model)
+    before = _states([vocab_file, *files])
+    vocab = Vocab.load(vocab_file)
     for path in files:
         if is_xml(path):
             raise ValueError(f"{path}: a Bliss corpus; expected text, which `dlm bliss` makes of it")
         check_corpus(path)
-    partial = target.with_name(target.name + ".partial")
+    sources = describe_sources(files, spm_model, _digests(target))
     partial.mkdir(parents=True, exist_ok=True)
     dtype = np.dtype("<u2") if vocab.num_pieces <= 1 << 16 else np.dtype("<i4")
-    done = _resume(partial, sources, dtype)
+    done = _resume(partial, files, spm_model, dtype, _digests(target))
     with (
         open(partial / "ids", "ab") as ids,
         open(partial / "lengths", "ab") as lengths,
@@ -201,37 +208,69 @@ def build_store(
                 stream.flush()
                 os.fsync(stream.fileno())
             done += len(block)
-            _write_state(partial, sources, done, [stream.tell() for stream in (ids, lengths, line_bytes)])
+            sizes = [stream.tell() for stream in (ids, lengths, line_bytes)]
+            write_text(partial / "state.json", json.dumps({"sources": sources, "done": done, "sizes": sizes}))
             if progress is not None:
                 progress(sum(map(len, block)) + len(block))
-    _write_hdf(partial, target, sources, dtype, vocab.num_pieces)
-    for name in ("ids", "lengths", "bytes", "state.json"):
-        (partial / name).unlink()
-    partial.rmdir()
-    return TokenStore.open(target, corpus_files=files, spm_model=spm_model)
+    if changed := [name for name, state in _states([vocab_file, *files]).items() if before[name] != state]:
+        _remove(partial)
+        raise ValueError(f"{changed[0]}: changed while it was tokenised; expected it to stay as it is, start again")
+    write_token_file(
+        target,
+        dtype,
+        _stored_ids(partial / "ids", dtype),
+        np.fromfile(partial / "lengths", "<i4"),
+        np.fromfile(partial / "bytes", "<i4"),
+        num_pieces=vocab.num_pieces,
+        sources=json.dumps(sources),
+    )
 
 
-def describe_sources(corpus_files: Sequence[str], spm_model: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """What a store depends on: name, size and a digest of the ends and of 64 places between, of every file; the model first."""
-    found = []
-    for path in (sentence_pieces_file(spm_model), *map(Path, corpus_files)):
-        size = path.stat().st_size
-        state = hashlib.sha256()
-        with open(path, "rb") as file:
-            for place in np.linspace(0, max(0, size - (1 << 16)), 66).astype(np.int64):
-                file.seek(int(place))
-                state.update(file.read(1 << 16))
-        found.append({"file": path.name, "bytes": size, "sha256 of samples": state.hexdigest()})
-    return found
+def describe_sources(
+    corpus_files: Sequence[str], spm_model: str | os.PathLike[str], digests: Digests
+) -> list[dict[str, Any]]:
+    """What a store depends on: name, size and sha256 of every file; the model first."""
+    return [
+        {"file": path.name, "bytes": path.stat().st_size, "sha256": digests.of(path)}
+        for path in (sentence_pieces_file(spm_model), *map(Path, corpus_files))
+    ]
 
 
-def _difference(then: list[dict[str, Any]], now: list[dict[str, Any]]) -> str:
+def _difference(
+    then: list[dict[str, Any]], corpus_files: Sequence[str], spm_model: str | os.PathLike[str], digests: Digests
+) -> str:
     """What a store was made from that is not what there is now; "" if it is. A file may have got another name."""
-    for number, (old, new) in enumerate(zip(then, now)):
-        if {**old, "file": ""} != {**new, "file": ""}:
-            sizes = f"{old['bytes']} bytes, now {new['bytes']}" if old["bytes"] != new["bytes"] else "as many bytes"
-            return f"other content than {'' if number else 'the vocabulary '}{new['file']} has now ({sizes})"
-    return f"{len(then) - 1} corpus files; expected {len(now) - 1}" if len(then) != len(now) else ""
+    paths = [sentence_pieces_file(spm_model), *map(Path, corpus_files)]
+    for number, (old, path) in enumerate(zip(then, paths)):
+        size = path.stat().st_size
+        if old["bytes"] != size:
+            how = f"{old['bytes']} bytes, now {size}"
+        elif (_sampled(path) != old[SAMPLED]) if SAMPLED in old else (digests.of(path) != old["sha256"]):
+            how = "as many bytes"
+        else:
+            continue
+        return f"other content than {'' if number else 'the vocabulary '}{path.name} has now ({how})"
+    return f"{len(then) - 1} corpus files; expected {len(paths) - 1}" if len(then) != len(paths) else ""
+
+
+def _sampled(path: Path) -> str:
+    """What stores of format 1 hold of a file: a digest of its ends and of 64 places between."""
+    size = path.stat().st_size
+    state = hashlib.sha256()
+    with open(path, "rb") as file:
+        for place in np.linspace(0, max(0, size - (1 << 16)), 66).astype(np.int64):
+            file.seek(int(place))
+            state.update(file.read(1 << 16))
+    return state.hexdigest()
+
+
+def _digests(store: Path) -> Digests:
+    return Digests(store.with_name(f".{store.name}.verified"))
+
+
+def _states(paths: Sequence[str | os.PathLike[str]]) -> dict[str, tuple[int, int, int]]:
+    found = {os.fspath(path): os.stat(path) for path in paths}
+    return {name: (state.st_ino, state.st_size, state.st_mtime_ns) for name, state in found.items()}
 
 
 def _rebuild_command(path: Path, corpus_files: Sequence[str], spm_model: str | os.PathLike[str]) -> str:
@@ -243,11 +282,10 @@ def _rebuild_command(path: Path, corpus_files: Sequence[str], spm_model: str | o
 def _lines(path: str) -> Iterator[bytes]:
     """As LmDataset reads them: a .gz without blanks at the ends, a plain file with them; empty lines are skipped."""
     zipped = path.endswith(".gz")
-    with gzip.open(path, "rb") if zipped else open(path, "rb") as file:
-        for line in file:
-            line = line.strip() if zipped else line.removesuffix(b"\n")
-            if line:
-                yield line
+    for _, raw in iterate_raw_lines(path):
+        line = raw.strip() if zipped else raw.removesuffix(b"\n")
+        if line:
+            yield line
 
 
 def _blocks(files: Sequence[str], skip: int) -> Iterator[list[bytes]]:
@@ -263,63 +301,56 @@ def _blocks(files: Sequence[str], skip: int) -> Iterator[list[bytes]]:
         yield block
 
 
-def _write_state(partial: Path, sources: list[dict[str, Any]], done: int, sizes: list[int]) -> None:
-    temporary = partial / "state.tmp"
-    temporary.write_text(json.dumps({"sources": sources, "done": done, "sizes": sizes}))
-    os.replace(temporary, partial / "state.json")
-
-
-def _resume(partial: Path, sources: list[dict[str, Any]], dtype: np.dtype[Any]) -> int:
-    """Sentences that are done; what was written after the last whole block is cut off."""
-    names = ("ids", "lengths", "bytes")
-    state: dict[str, Any] = {"sources": sources, "done": 0, "sizes": [0, 0, 0]}
-    if (partial / "state.json").is_file():
-        state = json.loads((partial / "state.json").read_text())
-    if state["sources"] != sources:
-        raise ValueError(f"{partial}: an unfinished store of other files; remove it to start again with these")
-    for name, size in zip(names, state["sizes"]):
+def _resume(
+    partial: Path, files: Sequence[str], spm_model: str | os.PathLike[str], dtype: np.dtype[Any], digests: Digests
+) -> int:
+    """Sentences that are done; what was written after the last whole block is cut off. Streams that lack some of it are begun anew."""
+    state_file = partial / "state.json"
+    done, sizes = 0, [0, 0, 0]
+    if state_file.is_file():
+        try:
+            state = read_json_object(state_file)
+            other = are_sources(state["sources"]) and _difference(state["sources"], files, spm_model, digests)
+            if not other:
+                done, sizes = _checked_state(partial, state, dtype)
+        except (OSError, KeyError, ValueError) as error:
+            print(f"warning: {partial}: not what was left there ({error}); tokenising from the start", file=sys.stderr)
+            state_file.unlink()  # first, so that it never speaks of streams that are not there
+        else:
+            if other:
+                raise ValueError(f"{partial}: an unfinished store of other files; remove it to start again with these")
+    for name, size in zip(_STREAMS, sizes):
         with open(partial / name, "ab") as file:
             file.truncate(size)
-    return int(state["done"])
+    return done
 
 
-def _write_hdf(partial: Path, target: Path, sources: list[Any], dtype: np.dtype[Any], num_pieces: int) -> None:
-    import h5py
-
-    lengths = np.fromfile(partial / "lengths", "<i4")
-    line_bytes = np.fromfile(partial / "bytes", "<i4")
-    total = int(lengths.sum(dtype=np.int64))
-    digits = len(str(len(lengths)))
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    with h5py.File(temporary, "w") as out:
-        inputs = out.create_dataset("inputs", (total,), dtype)
-        state = hashlib.sha256()
-        with open(partial / "ids", "rb") as ids:
-            for place in range(0, total, _COPY):
-                block = np.fromfile(ids, dtype, min(_COPY, total - place))
-                inputs[place : place + len(block)] = block
-                state.update(block.tobytes())
-        starts = np.zeros(len(lengths) + 1, "<i8")
-        np.cumsum(lengths, out=starts[1:])
-        out.create_dataset("starts", data=starts)
-        out.create_dataset("lineBytes", data=line_bytes)
-        # RETURNN counts a second stream, "classes", whether it is there or not.
-        out.create_dataset("seqLengths", data=np.stack([lengths, np.zeros_like(lengths)], axis=1))
-        tags = out.create_dataset("seqTags", (len(lengths),), f"S{5 + digits}")
-        for place in range(0, len(lengths), _COPY):
-            numbers = range(place, min(place + _COPY, len(lengths)))
-            tags[place : numbers.stop] = np.array([b"line-%d" % number for number in numbers], tags.dtype)
-        out.attrs.update(
-            numTimesteps=total, inputPattSize=num_pieces, numDims=1, numLabels=num_pieces, numSeqs=len(lengths)
-        )
-        out.attrs.update(format=FORMAT, sources=json.dumps(sources), sha256=state.hexdigest())
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, target)
+def _checked_state(partial: Path, state: Mapping[str, Any], dtype: np.dtype[Any]) -> tuple[int, list[int]]:
+    """Sentences and sizes of the streams, which have to hold that much: a longer stream is cut, a shorter one must never be filled up."""
+    done, sizes = state["done"], state["sizes"]
+    if not are_sources(state["sources"]):
+        raise ValueError("sources that are none")
+    if type(done) is not int or done < 0 or not isinstance(sizes, list) or len(sizes) != len(_STREAMS):
+        raise ValueError(f"{done!r} sentences in streams of {sizes!r} bytes")
+    for name, size in zip(_STREAMS, sizes):
+        there = (partial / name).stat().st_size
+        if type(size) is not int or there < size:
+            raise ValueError(f"stream {name!r} of {there} bytes, expected {size!r}")
+    tokens = int(np.fromfile(partial / "lengths", "<i4", done).sum(dtype=np.int64))
+    if sizes != [tokens * dtype.itemsize, 4 * done, 4 * done]:
+        raise ValueError(f"streams of {sizes} bytes for {done} sentences of {tokens} tokens")
+    return done, sizes
 
 
-def _digest_of(ids: NDArray[Any]) -> str:
-    state = hashlib.sha256()
-    for place in range(0, len(ids), _COPY):
-        state.update(np.ascontiguousarray(ids[place : place + _COPY]).tobytes())
-    return state.hexdigest()
+def _stored_ids(path: Path, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
+    with open(path, "rb") as file:
+        while len(block := np.fromfile(file, dtype, MOVED)):
+            yield block
+
+
+def _remove(partial: Path) -> None:
+    """All at once: a part of it that a killed process left would pass for an unfinished store."""
+    if partial.exists():
+        gone = temporary_path(partial)
+        os.replace(partial, gone)
+        shutil.rmtree(gone)

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from diffusion_lm.backbones.attention import KeyValue, Past, Rotary, Seen
-from diffusion_lm.backbones.dropout import dropout
+from diffusion_lm.backbones.cpu import dropout
+from diffusion_lm.backbones.cpu_attention import RowGroups, by_sentences
 from diffusion_lm.backbones.flex import Attention, FlatSeen
-from diffusion_lm.backbones.sentences import RowGroups, by_sentences
+from diffusion_lm.device import sent
 from diffusion_lm.layout import Layout
-from diffusion_lm.transfer import sent
 from diffusion_lm.visibility import Blocks, Visibility
 
 FREQUENCIES = 256  # sinusoids of the noise embedding

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffusion_lm.draws import NoiseDraw
 from diffusion_lm.families.base import Denoiser, Scoring, SpecialIds, TokenLoss, sum_over_rows
-from diffusion_lm.families.target_log_probs import target_log_probs
+from diffusion_lm.families.log_probs import target_log_probs
 from diffusion_lm.layout import Layout, Sentences
 
 

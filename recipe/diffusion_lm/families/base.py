@@ -15,9 +15,9 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from diffusion_lm.device import sent
 from diffusion_lm.draws import NoiseDraw
 from diffusion_lm.layout import Layout, Sentences
-from diffusion_lm.transfer import sent
 from diffusion_lm.visibility import Visibility
 
 Scoring = Literal["exact", "masks", "noise"]

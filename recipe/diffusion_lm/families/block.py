@@ -27,8 +27,8 @@ from torch import Tensor
 
 from diffusion_lm.draws import NoiseDraw, more_noise
 from diffusion_lm.families.base import Denoiser, Scoring, SpecialIds, TokenLoss, beside, sum_over_rows
+from diffusion_lm.families.log_probs import at_least_float32, target_log_probs
 from diffusion_lm.families.masked import smallest_keys
-from diffusion_lm.families.target_log_probs import at_least_float32, target_log_probs
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.schedule import Schedule, build_schedule
 from diffusion_lm.visibility import Blocks
@@ -54,7 +54,7 @@ class BlockFamily:
     schedule_options: dict[str, float] = field(default_factory=dict)
     antithetic_sampling: bool = True  # training times spread evenly over the blocks of a row and over the batch
     sampling_eps: float = 1e-3  # training times lie in [max(sampling_eps, sampling_min), sampling_max] ...
-    sampling_min: float = 0.0  # ... where these two are the clip interval: narrower is less variance and no bound (diffusion_lm.clip_search)
+    sampling_min: float = 0.0  # ... where these two are the clip interval: narrower is less variance and no bound (diffusion_lm.training.clip_search)
     sampling_max: float = 1.0
     resample: bool = False  # the masked share of a block lies in the clip interval too
     time_conditioning: bool = False  # must be False: each block has its own time, a network is told one level a row

@@ -31,8 +31,8 @@ from torch import Tensor
 
 from diffusion_lm.draws import NoiseDraw
 from diffusion_lm.families.base import Denoiser, Scoring, SpecialIds, TokenLoss, beside, sum_over_rows
-from diffusion_lm.families.masked_losses import Step, d3pm_loss, sedd_loss
-from diffusion_lm.families.target_log_probs import at_least_float32, target_log_probs
+from diffusion_lm.families.log_probs import at_least_float32, target_log_probs
+from diffusion_lm.families.objectives import Step, d3pm_loss, sedd_loss
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.schedule import Schedule, build_schedule
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from diffusion_lm.draws import NoiseDraw
 from diffusion_lm.families.base import Denoiser, Scoring, SpecialIds, TokenLoss, beside, sum_over_rows
-from diffusion_lm.families.target_log_probs import at_least_float32
+from diffusion_lm.families.log_probs import at_least_float32
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.process import ForwardProcess
 

@@ -1,0 +1,53 @@
+"""`dlm clip`: the times to train a block model on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def clip(
+    model: Annotated[Path, typer.Argument(help="Model folder of a block model, trained for a while.")],
+    text: Annotated[list[Path], typer.Argument(help="Text files (plain or .gz), one sentence a line.")],
+    width: Annotated[
+        list[float] | None, typer.Option(help="Width of an interval of times; can be repeated [0.5 0.6 0.7 0.8 0.9].")
+    ] = None,
+    delta: Annotated[float, typer.Option(help="Distance between the starts of intervals.")] = 0.05,
+    sentences: Annotated[int, typer.Option(help="Lines that are looked at, from the first.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the masks.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    show: Annotated[int, typer.Option(help="Intervals to print, the best first.")] = 10,
+) -> None:
+    """Search the interval of times whose training loss varies least, for family.sampling_min and sampling_max of a block model."""
+    from itertools import islice
+
+    import torch
+    from rich.progress import track
+
+    from diffusion_lm.draws import draw_noise, step_seed
+    from diffusion_lm.families import BlockFamily
+    from diffusion_lm.model import LanguageModel
+    from diffusion_lm.training.clip_search import search_clip
+    from returnn_bridge.vocab import read_lines
+
+    trained = LanguageModel.load(model, device=device)
+    if not isinstance(trained.family, BlockFamily):
+        raise ValueError(f"{model}: no block model; only those are trained on an interval of times")
+    rows = trained.vocab.encode_batch(list(islice(read_lines(text), sentences)))
+    batches = []
+    for start in range(0, len(rows), 64):
+        framed = trained.frame(rows[start : start + 64])
+        generator = torch.Generator().manual_seed(step_seed(seed, "clip", start, 0))
+        batches.append((framed, draw_noise(framed.layout.lengths, generator, stratified=True)))
+    widths = width or [0.5, 0.6, 0.7, 0.8, 0.9]
+    progress = track(batches, description="clip search", transient=True)
+    found = search_clip(trained.family, trained.network, progress, widths, delta)
+    whole = next(interval for interval in found if interval.low <= trained.family.sampling_eps and interval.high == 1)
+    print("| times | variance, nats² | of all times |\n|---|---|---|")
+    for interval in found[:show]:
+        share = interval.variance / whole.variance
+        print(f"| {interval.low:g} to {interval.high:g} | {interval.variance:.3f} | {share:.2f} |")
+    best = found[0]
+    print(f"\nfamily.sampling_min={best.low:g} family.sampling_max={best.high:g}")

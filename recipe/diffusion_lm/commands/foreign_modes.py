@@ -1,0 +1,263 @@
+"""What the four modes of an MDLM, ASR-fork or BD3-LM tree do (compat.py reads the tree).
+
+    job = prepare(translate(tree), Path("run"), rescore=None)      # everything that can be wrong is said here
+    job()                                                           # and only this writes
+
+train        as `dlm train`
+ppl_eval     perplexity bound with its error bar on each validation set, of sentences or of packed rows; perplexity.json
+sample_eval  samples, their entropy, and their perplexity under a local autoregressive model; samples.txt
+rescore      scores for an N-best list, `sampling_number` passes of the reference run's estimator; lm_scores.py.gz
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffusion_lm.backbones.flex import attention_of
+from diffusion_lm.commands.models import RescoreMode, open_judge
+from diffusion_lm.evaluate import Perplexity, evaluate_packed, evaluate_tokens
+from diffusion_lm.families import BlockFamily
+from diffusion_lm.foreign.published import is_pretrained, open_pretrained
+from diffusion_lm.foreign.special import files_of
+from diffusion_lm.foreign.translate import Translation, given, with_origin
+from diffusion_lm.model import LanguageModel
+from diffusion_lm.packing import pack
+from diffusion_lm.sampling.block import sample_blocks
+from diffusion_lm.sampling.masked import sample, sample_semi_autoregressive
+from diffusion_lm.sampling.samples import Samples, draw_lengths, one_line, sample_entropy
+from diffusion_lm.training.run import train
+from returnn_bridge.batching import ReturnnBatches
+from returnn_bridge.files import write_text
+
+ESTIMATOR = "plain"  # how the reference run scores
+Job = Callable[[], None]
+
+
+def prepare(made: Translation, folder: Path, rescore: RescoreMode | None) -> Job:
+    """Check what the mode needs and return what does it. ValueError and OSError for what the user can mend."""
+    return _MODES[made.mode](made, folder, rescore)
+
+
+def _train(made: Translation, folder: Path, rescore: RescoreMode | None) -> Job:
+    _check_files({made.origin.get("data.train", "data.train"): made.config.data.train, **_valid_sets(made)})
+    if not made.resume and (folder / "checkpoints" / "last.ckpt").exists():
+        raise ValueError(
+            f"checkpointing.resume_from_ckpt: got false, but {folder} holds a run; expected true, or a new folder"
+        )
+
+    _device(made)
+    trainer = made.config.trainer
+    try:
+        attention_of(trainer.attention, head_width=made.config.model.head_width, accelerator=trainer.accelerator)
+    except ValueError as error:
+        raise ValueError(with_origin(str(error), made.origin)) from None
+
+    def job() -> None:
+        result = train(made.config, folder)
+        print(f"{result.model}: {result.steps} steps, {result.tokens:,} tokens, {result.seconds:.0f} s")
+
+    return job
+
+
+def _perplexity(made: Translation, folder: Path, rescore: RescoreMode | None) -> Job:
+    if not made.config.data.valid:
+        raise ValueError(
+            "data.returnn_valid_config: got no set; expected one for mode ppl_eval, or text as data.valid=FILE"
+        )
+    model = _model(made)
+    _check_files(_valid_sets(made), model)
+
+    def job() -> None:
+        results = {}
+        for name in made.config.data.valid:
+            result = _evaluate(made, name, model)
+            print(f"{name}: {result.summary()}")
+            results[name] = result.to_dict()
+        write_text(folder / "perplexity.json", json.dumps(results, indent=1) + "\n")
+
+    return job
+
+
+def _evaluate(made: Translation, name: str, model: LanguageModel) -> Perplexity:
+    sentences = list(_sentences(made, name, model))
+    if made.packing is None:
+        return evaluate_tokens(model, sentences, seed=made.config.seed)
+    packed = pack(sentences, made.packing, bos_id=model.vocab.bos_id, eos_id=model.vocab.eos_id)
+    print(
+        f"{name}: {packed.documents} documents in {len(packed.rows)} rows of {made.packing.length} tokens, "
+        f"{packed.left_over} tokens left over"
+    )
+    return evaluate_packed(model, packed, seed=made.config.seed)
+
+
+def _samples(made: Translation, folder: Path, rescore: RescoreMode | None) -> Job:
+    settings = made.sampling
+    model = _model(made)
+    judge = open_judge(made.judge, device=_device(made)) if made.judge else None
+    if made.judge_wanted and judge is None:
+        raise ValueError("eval.compute_generative_perplexity: got true without eval.gen_ppl_eval_model_name_or_path")
+    count = settings.num_batches * settings.batch_size
+    lengths = [made.config.data.max_seq_length] * count
+    if not model.family.exact and not isinstance(model.family, BlockFamily):
+        if not made.config.data.valid:
+            raise ValueError("data.returnn_valid_config: got no set; samples take their lengths from the first one")
+        first = next(iter(made.config.data.valid))
+        _check_files({name: opts for name, opts in _valid_sets(made).items() if name.endswith(f".{first}")}, model)
+        lengths = draw_lengths([len(row) for row in _sentences(made, first, model)], count, seed=made.config.seed)
+
+    def job() -> None:
+        drawn = _draw(made, model, lengths)
+        texts = [one_line(model.vocab.decode(tokens)) for tokens in drawn.tokens]
+        write_text(folder / "samples.txt", "".join(f"{text}\n" for text in texts))
+        for text in texts[: settings.num_shown]:
+            print(text)
+        print(
+            f"{count} samples in {folder / 'samples.txt'}; entropy {sample_entropy(drawn.tokens):.3f} nats a sentence, "
+            f"{drawn.passes / count:.1f} passes a sentence, {drawn.unfinished} unfinished"
+        )
+        if judge is None:
+            print("generative perplexity: not computed, eval.gen_ppl_eval_model_name_or_path is nothing here")
+        else:
+            print(judge(texts))
+
+    return job
+
+
+def _draw(made: Translation, model: LanguageModel, lengths: list[int]) -> Samples:
+    settings, seed = made.sampling, made.config.seed
+    if settings.semi_autoregressive:
+        return sample_semi_autoregressive(
+            model,
+            lengths,
+            stride=settings.stride,
+            num_strides=settings.num_strides,
+            predictor=settings.predictor or "ddpm_cache",
+            steps=settings.steps,
+            noise_removal=settings.noise_removal,
+            seed=seed,
+        )
+    if made.config.family["name"] == "block":
+        return _draw_blocks(made, model, lengths)
+    return sample(
+        model,
+        lengths,
+        predictor=settings.predictor,
+        steps=settings.steps,
+        noise_removal=settings.noise_removal,
+        seed=seed,
+        batch_size=settings.batch_size,
+    )
+
+
+def _draw_blocks(made: Translation, model: LanguageModel, lengths: list[int]) -> Samples:
+    settings = made.sampling
+    parts = [
+        sample_blocks(
+            model,
+            lengths[start : start + settings.batch_size],
+            steps=None if settings.first_hitting else settings.steps,
+            nucleus_p=settings.nucleus_p,
+            seed=made.config.seed,
+            first=start,
+        )
+        for start in range(0, len(lengths), settings.batch_size)
+    ]
+    tokens = [row for part in parts for row in part.tokens]
+    return Samples(tokens, sum(part.passes for part in parts), sum(part.unfinished for part in parts))
+
+
+def _rescore(made: Translation, folder: Path, rescore: RescoreMode | None) -> Job:
+    settings = made.rescore
+    if rescore is None:
+        raise ValueError(
+            "mode: got 'rescore'; it needs the `dlm` command, as in `dlm train --config FILE mode=rescore`"
+        )
+    scorer = rescore
+    source = given("rescore.hypothesis_file", settings.hypothesis_file)
+    if not Path(source).is_file():
+        raise FileNotFoundError(f"{source}: no such file (rescore.hypothesis_file)")
+    output = Path(given("rescore.output_dir", settings.output_dir)) / "lm_scores.py.gz"
+    model = given("eval.checkpoint_path", made.model)
+    device = _device(made)
+
+    def job() -> None:
+        scorer(source, output, model, estimator=ESTIMATOR, passes=settings.passes, seed=made.config.seed, device=device)
+
+    return job
+
+
+_MODES: dict[str, Callable[[Translation, Path, RescoreMode | None], Job]] = {
+    "train": _train,
+    "ppl_eval": _perplexity,
+    "sample_eval": _samples,
+    "rescore": _rescore,
+}
+
+
+def _device(made: Translation) -> str:
+    """Where torch shall work. ValueError when it is a GPU and there is none."""
+    wanted = made.config.trainer.accelerator
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ValueError("trainer.accelerator: got 'cuda', but there is no GPU here; expected trainer.accelerator=cpu")
+    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _model(made: Translation) -> LanguageModel:
+    path = given("eval.checkpoint_path", made.model)
+    if not Path(path).is_dir():
+        raise FileNotFoundError(
+            f"{path}: no such folder (eval.checkpoint_path), and nothing is downloaded; "
+            "expected a model folder, or the folder of a published model"
+        )
+    if is_pretrained(path):
+        vocab = given("data.tokenizer_name_or_path", made.config.data.vocab)
+        model = open_pretrained(path, vocab, device=_device(made))
+    else:
+        model = LanguageModel.load(path, device=_device(made))
+    wanted = made.config.family
+    if "block_size" in wanted or model.family_options["name"] == "block":  # a network of blocks knows one size
+        for key, name in (("algo.name", "name"), ("block_size", "block_size")):
+            found = model.family_options.get(name)
+            if wanted.get(name) != found:
+                raise ValueError(
+                    f"{key}: got family.{name} {wanted.get(name)!r}, but {path} has {found!r}; expected that"
+                )
+    return model
+
+
+def _valid_sets(made: Translation) -> dict[str, Any]:
+    key = made.origin.get("data.valid", "data.valid")
+    return {f"{key}.{name}": opts for name, opts in made.config.data.valid.items()}
+
+
+def _check_files(sets: Mapping[str, Any], model: LanguageModel | None = None) -> None:
+    """Every file of these dataset dicts is there, and all of them encode with one vocabulary (the model's, where there is one)."""
+    proto = model.vocab.content if model is not None else None
+    whose = "the model"
+    for key, path in (item for name, opts in sets.items() for item in files_of(opts, name)):
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path}: no such file ({key})")
+        if not key.endswith(".model_file"):
+            continue
+        found = Path(path).read_bytes()
+        if proto is not None and found != proto:
+            raise ValueError(f"{key}: {path} is not the vocabulary of {whose}; expected the same SentencePiece model")
+        proto, whose = found, whose if model is not None else key
+
+
+def _sentences(made: Translation, name: str, model: LanguageModel) -> Iterator[list[int]]:
+    """Piece ids of the sentences of a validation set, as many batches as trainer.limit_val_batches says."""
+    data = made.config.data
+    rows = ReturnnBatches(
+        data.valid[name], num_tokens=model.vocab.num_pieces, batch_size=data.batch_size, max_seqs=data.max_seqs
+    )
+    batches = list(rows)
+    limit = made.config.trainer.limit_val_batches
+    for batch in batches[: limit if isinstance(limit, int) else int(len(batches) * limit)]:
+        for row, length in zip(batch.tokens.tolist(), batch.lengths.tolist()):
+            yield row[:length]

@@ -1,0 +1,140 @@
+"""Rules for section `algo` of a tree of BD3-LM: which model it is, and what its other keys then mean (compat_block.py has the table).
+
+    algo(reading)               # "bd3lm": family block; "mdlm", "sedd": masked; "ar": autoregressive
+
+Functions named as a key are its rule, as compat_rules.py describes rules.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusion_lm.foreign.rules import HONOURED, NO_EFFECT, Reading, Rule, refuse, typed
+
+# algo.name -> our family, algo.parameterization, the values algo.sampler may have (and what our sampler calls them)
+FAMILIES = {"bd3lm": "block", "mdlm": "masked", "sedd": "masked", "ar": "autoregressive"}
+_PARAMETERIZATIONS = {"bd3lm": "subs", "mdlm": "subs", "sedd": "sedd", "ar": "ar"}
+_MASKED_SAMPLERS = {"semi_ar": "ddpm_cache", "analytic": "analytic"}
+_SAMPLERS = {"bd3lm": ["semi_ar"], "mdlm": list(_MASKED_SAMPLERS), "sedd": list(_MASKED_SAMPLERS), "ar": ["ar"]}
+
+
+def algo(reading: Reading) -> str:
+    return str(reading.leaves.get("algo.name"))
+
+
+def is_exact(reading: Reading) -> bool:
+    """Blocks of one token: all are masked, nothing is drawn."""
+    return reading.leaves.get("algo.name") == "bd3lm" and reading.leaves.get("block_size") == 1
+
+
+def name(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    reading.put("family.name", FAMILIES[value], key)
+    if value == "sedd":
+        reading.put("family.parameterization", "sedd", key)
+        return HONOURED, "family.name masked, family.parameterization sedd"
+    return HONOURED, f"family.name {FAMILIES[value]}"
+
+
+def backbone(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    if value == "dimamba":
+        refuse(key, value, "the Mamba network is not in this version; possible: 'dit', 'hf_dit'")
+    if value == "ar" and algo(reading) != "ar":
+        refuse(key, value, "it belongs to algo.name ar; possible: 'dit', 'hf_dit'")
+    if value not in ("dit", "hf_dit", "ar"):
+        refuse(key, value, "expected 'dit' or 'hf_dit', or 'ar' with algo.name ar")
+    if value == "hf_dit" and reading.mode == "train":
+        return NO_EFFECT, "the reference transformer, fresh; training.from_pretrained starts from other weights"
+    return HONOURED, "the reference transformer, from a model folder or a published one (no code of it is run)"
+
+
+def parameterization(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    wanted = _PARAMETERIZATIONS[algo(reading)]
+    if value != wanted:
+        refuse(key, value, f"expected {wanted!r} with algo.name {algo(reading)}")
+    return HONOURED, "follows from algo.name"
+
+
+def time_conditioning(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    typed(key, value, bool)
+    wanted = {"sedd": True, "ar": False, "bd3lm": False}.get(algo(reading), value)
+    if value != wanted:
+        refuse(key, value, f"expected {str(wanted).lower()} with algo.name {algo(reading)}")
+    reading.put("family.time_conditioning", value, key)
+    return HONOURED, "family.time_conditioning"
+
+
+def steps(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    steps = typed(key, value, int)
+    if reading.mode != "sample_eval":
+        return NO_EFFECT, "training and bound are those of continuous time; read in mode sample_eval only"
+    if algo(reading) == "ar":
+        return NO_EFFECT, "an autoregressive model has no steps"
+    if algo(reading) == "bd3lm" and reading.leaves.get("sampling.first_hitting", True) is True:
+        return NO_EFFECT, "sampling.first_hitting: one step for every token"
+    if steps < 1:
+        refuse(key, value, "expected the number of reverse steps of a block, e.g. algo.T=5000")
+    reading.put("sampling.steps", steps, key)
+    return HONOURED, "reverse steps of a block" if algo(reading) == "bd3lm" else "reverse steps"
+
+
+def flag(wanted: dict[str, bool], reason: str) -> Rule:
+    """true or false as the model that algo.name says has it anyway."""
+
+    def rule(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+        typed(key, value, bool)
+        expected = wanted.get(algo(reading))
+        if expected is not None and value != expected:
+            refuse(key, value, f"expected {str(expected).lower()} with algo.name {algo(reading)}: {reason}")
+        return (NO_EFFECT if expected is None else HONOURED), reason
+
+    return rule
+
+
+def ignore_bos(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    typed(key, value, bool)
+    if algo(reading) == "ar":
+        return NO_EFFECT, "an autoregressive model never predicts BOS"
+    if not value:
+        refuse(key, value, "BOS is seen and never scored; expected true")
+    if FAMILIES[algo(reading)] == "masked":
+        reading.put("family.score_eos", True, key)
+        return HONOURED, "family.score_eos: all but BOS is masked and scored"
+    return HONOURED, "BOS is seen and never scored"
+
+
+def widths(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    if not isinstance(value, list) or not all(type(item) in (int, float) and 0 < item <= 1 for item in value):
+        refuse(key, value, "expected a list of widths in (0, 1]")
+    searching = reading.leaves.get("algo.var_min", True) is True and reading.leaves.get("algo.fix_clipping") is not True
+    if value and reading.mode == "train" and searching and algo(reading) == "bd3lm":
+        delta = reading.leaves.get("algo.clip_search_delta", 0.05)
+        if type(delta) not in (int, float) or not 0 < delta <= 1:
+            refuse("algo.clip_search_delta", delta, "expected a number in (0, 1]")
+        reading.put("trainer.clip_search", {"widths": value, "delta": delta}, key)
+        return HONOURED, "trainer.clip_search, at every validation"
+    return NO_EFFECT, "the interval is that of training.sampling_eps_min and _max; the bound does not depend on it"
+
+
+def sampler(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    possible = _SAMPLERS[algo(reading)]
+    if value not in possible:
+        refuse(key, value, f"expected {' or '.join(map(repr, possible))} with algo.name {algo(reading)}")
+    if FAMILIES[algo(reading)] == "masked":
+        reading.put("sampling.predictor", _MASKED_SAMPLERS[value], key)
+    if reading.mode != "sample_eval":
+        return NO_EFFECT, "read in mode sample_eval only"
+    return HONOURED, reading.settings.get("sampling.predictor", "from left to right")
+
+
+def loss_scale(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    typed(key, value, bool)
+    if algo(reading) in ("sedd", "ar"):
+        return NO_EFFECT, f"the loss of algo.name {algo(reading)} has one form"
+    if reading.leaves.get("noise.type") != "loglinear":
+        return NO_EFFECT, "it is for noise.type loglinear"
+    if value:
+        return HONOURED, "loglinear with the epsilon of MDLM, 1e-3"
+    if reading.leaves.get("algo.time_conditioning") is True:
+        return NO_EFFECT, "loglinear keeps its epsilon, 1e-3: the noise level that the network is told must be finite"
+    reading.put("family.schedule_options", {"eps": 0.0}, key)
+    return HONOURED, "family.schedule_options.eps 0: the mask probability is t"

@@ -1,0 +1,263 @@
+"""Rules for keys of an MDLM / ASR-fork tree that hang together with other keys, or mean something else here (compat_keys.py has the table).
+
+    verdict, text = interval(reading, "trainer.val_check_interval", 10000)         # batches there, optimizer steps here
+
+Functions named as a key are its rule, as compat_rules.py describes rules.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from diffusion_lm.foreign.rules import HONOURED, NO_EFFECT, Reading, Rule, refuse, typed
+from returnn_bridge.datasets import plain_opts
+
+
+def noise_bound(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    number = typed(key, value, float)
+    schedule = reading.leaves.get("noise.type")
+    if schedule not in ("linear", "geometric"):
+        return NO_EFFECT, f"noise.type {schedule} has no such bound"
+    options = reading.settings.setdefault("family.schedule_options", {})
+    options[key.removeprefix("noise.")] = number
+    reading.origin["family.schedule_options"] = "noise.sigma_min, noise.sigma_max"
+    return HONOURED, f"family.schedule_options.{key.removeprefix('noise.')}"
+
+
+def backbone(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    other = {"dimamba": "the Mamba network is not in this version", "hf_dit": "code from a model hub is never run"}
+    wanted = "ar" if reading.leaves.get("parameterization") == "ar" else "dit"
+    if value != wanted:
+        refuse(
+            key, value, f"{other.get(str(value), 'it does not fit the parameterization')}; possible here: {wanted!r}"
+        )
+    return HONOURED, "the reference transformer, causal" if value == "ar" else "the reference transformer"
+
+
+def parameterization(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    names = {"subs": "masked", "d3pm": "masked", "sedd": "masked", "ar": "autoregressive"}
+    if not isinstance(value, str) or value not in names:
+        refuse(key, value, f"expected one of {', '.join(names)}")
+    reading.put("family.name", names[value], key)
+    if value in ("subs", "ar"):
+        return HONOURED, f"family.name {names[value]}"
+    reading.put("family.parameterization", value, key)
+    return HONOURED, f"family.parameterization {value}: another training loss; scores are those of the denoiser in it"
+
+
+def subs_masking(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    if not typed(key, value, bool):
+        return NO_EFFECT, "false is the rule: d3pm predicts the mask too, the others never do"
+    if reading.leaves.get("parameterization") != "d3pm":
+        refuse(
+            key, value, "it belongs to parameterization d3pm, the others never predict the mask; possible here: false"
+        )
+    reading.put("family.subs_masking", True, key)
+    return HONOURED, "family.subs_masking"
+
+
+def length(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    length = typed(key, value, int)
+    if length < 3:
+        refuse(key, value, "expected at least 3, BOS and EOS count in it")
+    reading.put("data.max_seq_length", length - 2, key)
+    return HONOURED, f"data.max_seq_length {length - 2}: BOS and EOS count in model.length"
+
+
+def precision(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    names = {"bf16": "bf16", "bf16-mixed": "bf16", "32": "32", "32-true": "32"}
+    if str(value) not in names:
+        refuse(key, value, "expected 'bf16' or 32")
+    reading.put("trainer.precision", names[str(value)], key)
+    return HONOURED, "trainer.precision (of training; scores and perplexities are computed in float32)"
+
+
+def accelerator(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    names = {"cuda": "cuda", "gpu": "cuda", "cpu": "cpu"}
+    if not isinstance(value, str) or value not in names:
+        refuse(key, value, "expected 'cuda' or 'cpu'")
+    reading.put("trainer.accelerator", names[value], key)
+    return HONOURED, "trainer.accelerator"
+
+
+def clip(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    reading.put("trainer.gradient_clip", 0.0 if value is None else typed(key, value, float), key)
+    return HONOURED, "trainer.gradient_clip (global norm)"
+
+
+def interval(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    """Lightning counts micro-batches, we count optimizer steps."""
+    accumulate = reading.leaves.get("trainer.accumulate_grad_batches", 1)
+    if type(value) is not int or type(accumulate) is not int or accumulate < 1 or value % accumulate:
+        refuse(key, value, f"expected a number of batches, a multiple of trainer.accumulate_grad_batches {accumulate}")
+    reading.put("trainer.val_check_interval", value // accumulate, key)
+    return HONOURED, f"trainer.val_check_interval {value // accumulate} (optimizer steps)"
+
+
+def limit(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    if type(value) not in (int, float) or value < 0 or (type(value) is float and value > 1):
+        refuse(key, value, "expected a number of batches or a share in [0, 1]")
+    reading.put("trainer.limit_val_batches", value, key)
+    return HONOURED, "trainer.limit_val_batches"
+
+
+def strategy(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    prefix = "lightning.pytorch.strategies."
+    if value == prefix + "FSDPStrategy":
+        refuse(key, value, f"averaging and clipping need whole weights; possible: {prefix}DDPStrategy")
+    if value != prefix + "DDPStrategy":
+        refuse(key, value, f"expected {prefix}DDPStrategy; no other name is looked up or run")
+    several = (reading.leaves.get("trainer.devices", 1), reading.leaves.get("trainer.num_nodes", 1)) != (1, 1)
+    reading.put("trainer.strategy", "ddp" if several else "auto", key)
+    return HONOURED, "trainer.strategy ddp" if several else "trainer.strategy auto: one process"
+
+
+def training_steps(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    if value != reading.leaves.get("trainer.max_steps"):
+        refuse(key, value, "expected the value of trainer.max_steps, where the cosine ends")
+    return HONOURED, "the cosine ends at trainer.max_steps"
+
+
+def batching(rule: Rule, *, enabled: bool) -> Rule:
+    """For keys that count only with RETURNN's batching on, or only with it off."""
+
+    def wrapped(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+        on = typed("returnn_batching_enabled", reading.leaves.get("returnn_batching_enabled", False), bool)
+        if on == enabled:
+            return rule(reading, key, value)
+        typed(key, value, int)
+        return NO_EFFECT, f"returnn_batching_enabled is {str(on).lower()}: " + (
+            "batches follow returnn_batching" if on else "batches follow loader.batch_size"
+        )
+
+    return wrapped
+
+
+def batch_size(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    rows = typed(key, value, int)
+    reading.put("data.max_seqs", rows, key)
+    reading.put("data.batch_size", rows * typed("model.length", reading.leaves.get("model.length", 1024), int), key)
+    return HONOURED, "data.max_seqs; data.batch_size is large enough not to bind"
+
+
+def global_batch_size(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    names = ("loader.batch_size", "trainer.devices", "trainer.num_nodes", "trainer.accumulate_grad_batches")
+    product = 1
+    for name in names:
+        product *= typed(name, reading.leaves.get(name, 1), int)
+    if value != product:
+        refuse(key, value, f"expected {product} = " + " * ".join(names))
+    return HONOURED, "agrees with loader.batch_size on all devices"
+
+
+def eval_rows(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    reading.put("sampling.batch_size", typed(key, value, int), key)
+    if reading.mode == "sample_eval":
+        return HONOURED, "samples in a batch"
+    return NO_EFFECT, "evaluation batches hold a number of tokens; no result depends on them"
+
+
+def workers(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    reading.put("data.num_workers", min(1, typed(key, value, int)), key)
+    return HONOURED, f"data.num_workers {min(1, value)} (more would each load the whole corpus index)"
+
+
+def judge(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    wanted = typed(
+        "eval.compute_generative_perplexity", reading.leaves.get("eval.compute_generative_perplexity", False), bool
+    )
+    if value is not None and Path(typed(key, value, str)).exists():
+        reading.put("run.judge", value, key)
+        if reading.mode != "sample_eval":
+            return NO_EFFECT, "read in mode sample_eval only"
+        return HONOURED, "the model that generative perplexity is measured with"
+    if wanted:
+        refuse(
+            key,
+            value,
+            "no such file or folder, and nothing is downloaded; with eval.compute_generative_perplexity expected a local language model",
+        )
+    return NO_EFFECT, "nothing there, and nothing is downloaded: no generative perplexity"
+
+
+def generative(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    if typed(key, value, bool) and reading.mode != "sample_eval":
+        refuse(key, value, "it is measured in mode sample_eval only; expected false")
+    return HONOURED, "asks for generative perplexity" if value else "none asked for"
+
+
+def resume_path(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    own = Path(str(reading.leaves.get("checkpointing.save_dir") or ".")) / "checkpoints" / "last.ckpt"
+    if not value or Path(typed(key, value, str)) == own:
+        return HONOURED, "the run's own last checkpoint"
+    if Path(value).exists():
+        refuse(key, value, f"a run continues from its own checkpoint; expected {own} or null")
+    return NO_EFFECT, "no such file: a run continues from its own checkpoints/last.ckpt, where there is one"
+
+
+def monitor(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    section, _, metric = typed(key, value, str).partition("/")
+    sets = reading.leaves.get("data.returnn_valid_config")
+    names = [f"val_{name}" for name in sets] if isinstance(sets, dict) else []
+    if section not in ("val", *names) or metric not in ("nll", "bpd", "ppl", "loss"):
+        refuse(key, value, f"expected {', '.join(['val', *names])} with /nll, /bpd, /ppl or /loss")
+    reading.put("trainer.monitor", value, key)
+    return HONOURED, "trainer.monitor: best/ is the model of its lowest value"
+
+
+def train_data(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    try:
+        opts = plain_opts(value) if value is not None else {}
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from None
+    reading.put("data.train", opts, key)
+    vocabs = [path for name, path in files_of(opts, key) if name.endswith("model_file")]
+    if vocabs:
+        reading.put("data.vocab", vocabs[0], key)
+    return HONOURED, "data.train, and data.vocab from its SentencePiece model"
+
+
+def valid_data(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    if value is not None and (type(value) is not dict or "class" in value):
+        refuse(key, type(value).__name__, "expected one dataset dict for each name, e.g. {dev: {class: ...}}")
+    sets = {}
+    for name, opts in (value or {}).items():
+        try:
+            sets[str(name)] = plain_opts(opts)
+        except ValueError as error:
+            raise ValueError(f"{key}.{name}: {error}") from None
+    reading.put("data.valid", sets, key)
+    return HONOURED, "data.valid; the first set is the one that is monitored"
+
+
+def files_of(opts: Any, where: str) -> Iterator[tuple[str, str]]:
+    """(key, path) of every file that a dataset dict names."""
+    for key, item in opts.items() if isinstance(opts, dict) else []:
+        if key in (
+            "corpus_file",
+            "path",
+            "files",
+            "model_file",
+            "seq_list_file",
+            "seq_list_filter_file",
+            "segment_file",
+        ):
+            for path in item if isinstance(item, list) else [item]:
+                if path is not None:
+                    yield f"{where}.{key}", str(path)
+        else:
+            yield from files_of(item, f"{where}.{key}")
+
+
+def wandb(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    if value is None:
+        return (HONOURED, "trainer.logger tensorboard") if key == "wandb" else (NO_EFFECT, "empty")
+    if importlib.util.find_spec("wandb") is None:
+        return NO_EFFECT, "wandb is not installed: trainer.logger is tensorboard"
+    if reading.mode == "train":
+        reading.put("trainer.logger", "wandb", key)
+        return HONOURED, "trainer.logger wandb; a run is named after its folder"
+    return NO_EFFECT, f"mode {reading.mode} logs nothing"

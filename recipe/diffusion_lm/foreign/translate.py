@@ -1,0 +1,224 @@
+"""Run the configuration tree of an MDLM, ASR-fork or BD3-LM run as it stands: one translator, four modes.
+
+    run("mdlm_returnn_asr.yaml", ["checkpointing.save_dir=run", "model.hidden_size=32", "trainer.accelerator=cpu"])
+    run("mdlm_returnn_asr.yaml", ["mode=ppl_eval", "eval.checkpoint_path=run/model", ...])
+    made = translate(tree)              # made.config: our TrainConfig; made.notes: the verdict on every key
+
+Overrides are dotted keys of that tree. Every key is honoured, refused (a ValueError that names it) or listed as without effect with the
+reason (compat_keys.py). The tree is printed and saved as config_tree.txt in `checkpointing.save_dir`. What the modes do: compat_modes.py.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.syntax import Syntax
+from rich.tree import Tree
+
+from diffusion_lm.commands.models import RescoreMode
+from diffusion_lm.config import TrainConfig, from_dict, override_tree
+from diffusion_lm.families import SpecialIds, build_family
+from diffusion_lm.foreign.bd3lm import not_missed
+from diffusion_lm.foreign.rules import HONOURED, NO_EFFECT, Note
+from diffusion_lm.foreign.table import KEYS, OPTIONAL, SECTIONS, read
+from diffusion_lm.packing import Packing
+from returnn_bridge.files import read_yaml, write_text
+
+FOREIGN = {
+    "mode",
+    "diffusion",
+    "backbone",
+    "parameterization",
+    "noise",
+    "checkpointing",
+    "callbacks",
+    "algo",
+    "block_size",
+}
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """Section `sampling` of the tree, and the batch size of its loader."""
+
+    predictor: str | None = None  # that of the family
+    steps: int = 128
+    noise_removal: bool = True
+    batch_size: int = 64
+    num_batches: int = 2
+    num_shown: int = 2
+    semi_autoregressive: bool = False
+    stride: int = 1
+    num_strides: int = 1
+    first_hitting: bool = True  # of blocks: one run for every token, else `steps` for a block
+    nucleus_p: float = 1.0  # of blocks
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("batch_size", 1), ("num_batches", 1), ("num_shown", 0), ("stride", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"sampling.{name} {getattr(self, name)}: expected at least {least}")
+
+
+@dataclass(frozen=True)
+class RescoreSettings:
+    """Section `rescore` of the tree."""
+
+    hypothesis_file: str = ""
+    output_dir: str = ""
+    passes: int = 1
+
+    def __post_init__(self) -> None:
+        if self.passes < 1:
+            raise ValueError(f"rescore.passes {self.passes}: expected at least 1")
+
+
+@dataclass(frozen=True)
+class Translation:
+    """What a tree means here."""
+
+    mode: str
+    config: TrainConfig
+    sampling: SamplingSettings
+    rescore: RescoreSettings
+    notes: tuple[Note, ...]  # one for each key, in the tree's order
+    absent: tuple[str, ...]  # keys that set something and are not in the tree: our defaults hold
+    save_dir: str
+    model: str  # eval.checkpoint_path
+    judge: str  # folder of the model for generative perplexity, or ""
+    judge_wanted: bool
+    resume: bool
+    packing: Packing | None  # how validation documents become rows; None: one a row
+    origin: Mapping[str, str]  # our setting -> the key that it came from
+
+
+def is_foreign(tree: Mapping[str, Any]) -> bool:
+    """Whether a configuration tree is one of that world (ours has none of these sections)."""
+    return not FOREIGN.isdisjoint(tree)
+
+
+def translate(tree: Mapping[str, Any]) -> Translation:
+    """The meaning of a resolved tree. ValueError naming the key for one that is unknown or refused."""
+    reading = read(tree)
+    parts: dict[str, dict[str, Any]] = {
+        "data": {},
+        "model": {},
+        "family": {"name": "masked"},
+        "optim": {},
+        "trainer": {},
+    }
+    others: dict[str, dict[str, Any]] = {"sampling": {}, "rescore": {}, "run": {}}
+    for target, value in reading.settings.items():
+        section, _, name = target.partition(".")
+        if name:
+            (parts | others)[section][name] = value
+    try:
+        whole: dict[str, Any] = {name: reading.settings[name] for name in reading.settings if "." not in name}
+        config = from_dict({**parts, **whole})
+        # A trial build: what two options can not mean together is said now, not after the data is read.
+        build_family(config.family, SpecialIds(num_pieces=1, mask_id=1, bos_id=2, eos_id=3, num_inputs=4))
+        sampling, rescore = SamplingSettings(**others["sampling"]), RescoreSettings(**others["rescore"])
+    except ValueError as error:
+        raise ValueError(with_origin(str(error), reading.origin)) from None
+    run_settings = others["run"]
+    unneeded = {*OPTIONAL, *not_missed(reading)}
+    quiet = {"wandb", "callbacks", "rescore", "eval", "checkpointing"}  # parts that may be left out without a word
+    return Translation(
+        mode=reading.mode,
+        config=config,
+        sampling=sampling,
+        rescore=rescore,
+        notes=tuple(reading.notes),
+        absent=tuple(
+            key
+            for key in KEYS
+            if key not in reading.leaves and quiet.isdisjoint(key.split(".")) and key not in unneeded
+        ),
+        save_dir=run_settings.get("save_dir", ""),
+        model=run_settings.get("model", ""),
+        judge=run_settings.get("judge", ""),
+        judge_wanted=bool(reading.leaves.get("eval.compute_generative_perplexity")),
+        resume=run_settings.get("resume", True),
+        packing=_packing(config, run_settings),
+        origin=reading.origin,
+    )
+
+
+def run(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    out: str | Path | None = None,
+    print_only: bool = False,
+    rescore: RescoreMode | None = None,
+) -> None:
+    """Do what the tree in `path` says, in the mode it says.
+
+    out: folder instead of `checkpointing.save_dir`. print_only: print the tree and the verdicts, do nothing. rescore: what scores a
+    hypothesis file; the `dlm` command brings it. ValueError and OSError are the user's to mend; what can be known beforehand (keys, paths,
+    vocabularies, device) is said before anything is written.
+    """
+    from diffusion_lm.commands.foreign_modes import prepare
+
+    tree = read_tree(Path(path), overrides)
+    made = translate(tree)
+    text = describe(tree, made)
+    print(text)
+    if print_only:
+        return
+    folder = Path(out if out is not None else given("checkpointing.save_dir", made.save_dir))
+    job = prepare(made, folder, rescore)
+    write_text(folder / "config_tree.txt", text)
+    job()
+
+
+def read_tree(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The tree of a file with dotted overrides of its keys; a key that the file lacks can be given if it is a known one."""
+    tree = read_yaml(path)
+    for override in overrides:
+        first = override.partition("=")[0].partition(".")[0]
+        if first not in tree and (first in KEYS or first in SECTIONS):
+            tree[first] = {} if first in SECTIONS else None
+    return override_tree(tree, overrides, open_sections=sorted(SECTIONS))
+
+
+def describe(tree: Mapping[str, Any], made: Translation) -> str:
+    """The tree in rich's form, titled CONFIG, then the keys without effect and those that are not there. No line is cut off."""
+    root = Tree("CONFIG", guide_style="dim")
+    for name, value in tree.items():
+        inside = yaml.safe_dump(value, sort_keys=False) if isinstance(value, (dict, list)) else str(value)
+        root.add(str(name)).add(Syntax(inside.rstrip("\n"), "yaml", background_color="default"))
+    longest = max(map(len, yaml.safe_dump(dict(tree), width=10_000).splitlines()))
+    console = Console(file=io.StringIO(), width=longest + 40, no_color=True)
+    console.print(root)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    lines = [line.rstrip() for line in shown.splitlines()]
+    idle = [note for note in made.notes if note.verdict == NO_EFFECT]
+    lines += ["", f"{sum(note.verdict == HONOURED for note in made.notes)} keys honoured, {len(idle)} without effect:"]
+    lines += [f"  {note.key} = {note.value}: {note.text}" for note in idle]
+    if made.absent:
+        lines += ["", f"not in the tree, left at our defaults: {', '.join(made.absent)}"]
+    return "\n".join(lines) + "\n"
+
+
+def given(key: str, value: str) -> str:
+    """A path that is needed now. ValueError where the tree has none, or still the placeholder of a printed tree."""
+    if not value or "/PLACEHOLDER" in value:
+        raise ValueError(f"{key}: got {value!r}; expected a path of yours, e.g. {key}=PATH behind the file's name")
+    return value
+
+
+def _packing(config: TrainConfig, settings: Mapping[str, Any]) -> Packing | None:
+    how = {name: settings[name] for name in ("insert_eos", "insert_special") if name in settings}
+    return Packing(config.data.max_seq_length + 2, **how) if settings.get("wrap") else None
+
+
+def with_origin(message: str, origin: Mapping[str, str]) -> str:
+    """An error of our settings, with the keys of the tree that they came from."""
+    named = [key for target, key in origin.items() if target in message and target != key]
+    return f"{message} (set by {', '.join(dict.fromkeys(named))})" if named else message

@@ -1,0 +1,154 @@
+"""What lies in a model folder: whose result it is, and whether its files are the ones that were written.
+
+    with whole_folder("mean", replaces=made_by("averaged")) as temporary: ...       # nothing but an earlier average is replaced
+    config = read_config(folder)
+    check_header(folder / WEIGHTS, expected)            # names and shapes, before memory is asked for
+    weights = read_weights(folder, config)
+
+`model.safetensors` holds the weights, `config.json` family, size and facts, `spm.model` or `tokenizer.json` the vocabulary. config.json
+says how many bytes the other two have, and their sha256; folders of earlier versions do not, and are read without that check.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from returnn_bridge.files import read_json
+from returnn_bridge.vocab import MODEL_FILE, TOKENIZER_FILE, Vocabulary
+
+WEIGHTS, CONFIG, FORMAT = "model.safetensors", "config.json", "diffusion-lm"
+FILES = {WEIGHTS, CONFIG, MODEL_FILE, TOKENIZER_FILE}
+_FLOATS = ("F64", "F32", "F16", "BF16")  # types of stored weights, as a safetensors header names them
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a model folder, checked to be ours."""
+    file = folder / CONFIG
+    config = read_json(file, "a model folder that training wrote")
+    if not isinstance(config, dict) or config.get("format") != FORMAT or config.get("version") != 1:
+        raise ValueError(f"{file}: not a {FORMAT} version 1 model")
+    return config
+
+
+def origin(facts: Mapping[str, Any]) -> str:
+    """What made a model, by its facts: "averaged", "imported", "trained", or "" if they do not say."""
+    if "averaged" in facts:  # first: it has the facts of the first of its models too
+        return "averaged"
+    if "imported" in facts or "imported_from" in facts:  # the latter in folders of earlier versions
+        return "imported"
+    return "trained" if "steps" in facts else ""
+
+
+def made_by(kind: str) -> Callable[[Path], bool]:
+    """A test for folders: nothing in them but the files of a model that was "averaged", "imported" or "trained"."""
+
+    def is_one(folder: Path) -> bool:
+        try:
+            facts = read_config(folder).get("facts")
+            only_files = {entry.name for entry in folder.iterdir()} <= FILES
+        except (ValueError, OSError):
+            return False
+        return only_files and isinstance(facts, dict) and origin(facts) == kind
+
+    return is_one
+
+
+def described(content: bytes) -> dict[str, Any]:
+    """Size and digest of a file's content, as config.json keeps them."""
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def check_vocab(folder: Path, config: Mapping[str, Any], vocab: Vocabulary) -> None:
+    """ValueError if the vocabulary in a model folder is not the one that the model was saved with."""
+    _check_content(folder / vocab.file_name, described(vocab.content), config, "vocabulary", folder)
+    found, expected = vocab.num_pieces, config.get("num_pieces")
+    if found != expected:
+        raise ValueError(
+            f"{folder}: the vocabulary has {found} pieces, the model was trained with {expected}; "
+            "expected the vocabulary it was trained with"
+        )
+
+
+def check_header(file: Path, expected: Mapping[str, Tensor]) -> None:
+    """ValueError if the names and shapes in a file of weights are not the expected ones. Reads no weight."""
+    found = _header(file)
+    problems = [f"no {name}" for name in expected if name not in found]
+    problems += [f"{name} is in no such network" for name in found if name not in expected]
+    for name, (shape, kind) in found.items():
+        if name not in expected:
+            continue
+        if shape != list(expected[name].shape):
+            problems.append(f"{name} has the shape {shape}, expected {list(expected[name].shape)}")
+        elif kind not in _FLOATS:
+            problems.append(f"{name} is of type {kind}, expected one of {', '.join(_FLOATS)}")
+    if problems:
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise ValueError(f"{file}: weights do not fit {CONFIG} ({problems[0]}{more})")
+
+
+def count_weights(file: Path) -> int:
+    """How many tensors a file of weights has by its header."""
+    return len(_header(file))
+
+
+def read_weights(folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights in float32. ValueError for a file that is not the one that was written, and for a weight that is no number."""
+    file = folder / WEIGHTS
+    if "weights" in config:
+        with open(file, "rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        _check_content(file, {"bytes": file.stat().st_size, "sha256": digest}, config, "weights", folder)
+    try:
+        stored = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(file, error) from None
+    check_finite(stored, file)
+    return {name: value.float() for name, value in stored.items()}
+
+
+def check_finite(weights: Mapping[str, Tensor], file: Path) -> None:
+    """ValueError naming the first tensor with nan or inf in it."""
+    for name, value in weights.items():
+        if value.is_floating_point() and not (finite := torch.isfinite(value)).all():
+            wrong = value.numel() - int(finite.sum())
+            raise ValueError(f"{file}: {name} has {wrong} values that are nan or inf; expected finite weights")
+
+
+def _header(file: Path) -> dict[str, tuple[list[int], str]]:
+    """Shape and type by name."""
+    try:
+        with safe_open(file, framework="pt") as stored:
+            slices = {name: stored.get_slice(name) for name in stored.keys()}  # noqa: SIM118  # not a mapping
+            return {name: (list(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(file, error) from None
+
+
+def _unreadable(file: Path, error: Exception) -> ValueError:
+    return ValueError(f"{file}: not readable ({error}); expected the file that training wrote")
+
+
+def _check_content(file: Path, found: dict[str, Any], config: Mapping[str, Any], section: str, folder: Path) -> None:
+    recorded = config.get(section)
+    if recorded is None:
+        return
+    if not isinstance(recorded, dict):
+        raise ValueError(
+            f"{folder / CONFIG}: section {section!r} is {recorded!r}; expected bytes and sha256 of the file"
+        )
+    what = "expected the file that the model was saved with"
+    if recorded.get("bytes") != found["bytes"]:
+        raise ValueError(f"{file}: {found['bytes']} bytes, {CONFIG} beside it says {recorded.get('bytes')}; {what}")
+    if recorded.get("sha256") != found["sha256"]:
+        own, its = found["sha256"], str(recorded.get("sha256"))
+        raise ValueError(
+            f"{file}: other content than {CONFIG} beside it says (sha256 {own[:12]}..., not {its[:12]}...); {what}"
+        )

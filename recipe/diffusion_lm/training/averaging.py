@@ -1,0 +1,92 @@
+"""Averages of weights: over the steps of a training, and of finished models.
+
+    ema = ExponentialMovingAverage(network, 0.9999); ema.update(network)        # after every step
+    average_models(["run/kept/step.00003000", "run/kept/step.00004000"], "averaged")
+
+Both are means of weights, not of what networks answer, so a model with averaged weights costs no more to use.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion_lm.model import LanguageModel, fingerprint
+from diffusion_lm.model_folder import made_by
+from diffusion_lm.training.sharding import like, whole
+from returnn_bridge.files import check_replaceable
+
+
+class ExponentialMovingAverage:
+    """Average of the weights with a warm-up of the decay: d = min(decay, (1 + n) / (10 + n)) at update n."""
+
+    def __init__(self, network: torch.nn.Module, decay: float):
+        self.decay = decay
+        self.num_updates = 0
+        self.shadow: list[Tensor] = []
+        self.start(network)
+
+    def start(self, network: torch.nn.Module) -> None:
+        """Begin at the network's weights, on its device and cut up as they are; what was averaged before is forgotten."""
+        self.shadow = [parameter.detach().clone() for parameter in network.parameters()]
+
+    def to(self, device: torch.device) -> None:
+        self.shadow = [value.to(device) for value in self.shadow]
+
+    @torch.no_grad()
+    def update(self, network: torch.nn.Module) -> None:
+        self.num_updates += 1
+        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        torch._foreach_lerp_(self.shadow, [parameter.detach() for parameter in network.parameters()], 1 - decay)
+
+    @torch.no_grad()
+    def swap(self, network: torch.nn.Module) -> None:
+        """Exchange the network's weights and the average; a second call puts both back."""
+        for parameter, average in zip(network.parameters(), self.shadow):
+            keep = parameter.detach().clone()
+            parameter.copy_(average)
+            average.copy_(keep)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whole tensors. Where weights are sharded all ranks have to call this together."""
+        return {"decay": self.decay, "num_updates": self.num_updates, "shadow": [whole(value) for value in self.shadow]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.num_updates = state["num_updates"]
+        self.shadow = [like(value, own) for value, own in zip(state["shadow"], self.shadow, strict=True)]
+
+
+def average_models(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Path:
+    """The model with the mean of the weights of these model folders, for the same text, family and size.
+
+    ValueError naming the folder that is of another kind than the first, for fewer than two, and for an `out` that holds anything but an
+    earlier average.
+    """
+    if len(folders) < 2:
+        raise ValueError(f"{len(folders)} model to average; expected at least two")
+    for folder in folders:
+        if Path(out).resolve().is_relative_to(Path(folder).resolve()):
+            raise ValueError(f"{out}: is or lies in {folder}, a model to average; expected another folder for the mean")
+    replaces = made_by("averaged")
+    check_replaceable(Path(out), replaces)
+    first = LanguageModel.load(folders[0])
+    sums = {name: value.double() for name, value in first.network.state_dict().items()}
+    for folder in folders[1:]:
+        other = LanguageModel.load(folder)
+        for what, own, its in (
+            ("family", first.family_options, other.family_options),
+            ("size", first.backbone, other.backbone),
+            ("vocabulary", first.vocab, other.vocab),
+        ):
+            if own != its:
+                raise ValueError(f"{folder}: its {what} is not that of {folders[0]}; expected models of one training")
+        for name, value in other.network.state_dict().items():
+            sums[name] += value
+    first.network.load_state_dict({name: (value / len(folders)).float() for name, value in sums.items()})
+    sources = [{"folder": Path(folder).name, "fingerprint": fingerprint(folder)} for folder in folders]
+    return first.save(out, facts={**first.facts, "averaged": sources}, replaces=replaces)

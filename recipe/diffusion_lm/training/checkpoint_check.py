@@ -1,0 +1,52 @@
+"""A resume checkpoint, looked at before it is loaded: what is wrong with the file is one line, and not a traceback out of the trainer.
+
+    check_checkpoint("run/checkpoints/last.ckpt", module.state_dict())      # ValueError naming the file
+
+The file is a zip archive that has a checksum of every part; loading does not compare them.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+PARTS = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "progress")
+
+
+def check_checkpoint(path: Path, state: Mapping[str, Tensor]) -> None:
+    """state: the weights that the checkpoint has to have, by name and shape. No value is copied into memory."""
+    if reason := _problem(path, state):
+        raise ValueError(
+            f"{path}: not a whole checkpoint of this run ({reason}); expected the file that training wrote, or a new folder for the run"
+        )
+
+
+def _problem(path: Path, state: Mapping[str, Tensor]) -> str:
+    if not path.stat().st_size:
+        return "an empty file"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                return f"its part {damaged} is damaged"
+        tree = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # of many types, by what is wrong with the file
+        lines = str(error).strip().splitlines()
+        return lines[0] if lines else type(error).__name__
+    if not isinstance(tree, dict):
+        return f"a {type(tree).__name__}"
+    if missing := [name for name in PARTS if not isinstance(tree.get(name), dict | list)]:
+        return f"without {', '.join(missing)}"
+    stored = tree["state_dict"]
+    for name in {**state, **stored}:
+        own, its = (_shape(part.get(name)) for part in (state, stored))
+        if own != its:
+            return f"weight {name} {its}; {own} in this run"
+    return ""
+
+
+def _shape(value: object) -> str:
+    return f"of shape {list(value.shape)}" if isinstance(value, Tensor) else "missing"

@@ -1,0 +1,178 @@
+"""What a training run leaves in its folder, each file whole or not at all: the resume checkpoint, model folders, scores.
+
+    keeper = Keeper(folder, config, stop)       # a callback; keeper.finish(trainer, module) after the last step
+
+`scores.tsv` has a line for every validation, `sub_epochs.tsv` one for every sub-epoch with the mean loss of its training batches.
+`kept/step.N` are models of validations, the last `trainer.keep_last` and the best `trainer.keep_best`, for `dlm average`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from diffusion_lm.config import TrainConfig
+from diffusion_lm.model_folder import made_by
+from diffusion_lm.training.interruption import StopRequest
+from diffusion_lm.training.lightning_module import TrainingModule
+from diffusion_lm.training.sharding import whole_state
+from returnn_bridge.batching import Position
+from returnn_bridge.files import write_text
+
+
+class Keeper(Callback):
+    """Writes the resume checkpoint, the model folders and the scores file, each whole or not at all."""
+
+    def __init__(self, folder: Path, config: TrainConfig, stop: StopRequest):
+        self.folder, self.config, self.stop = folder, config, stop
+        self.best = float("inf")
+        self.saved_step = -1
+        self.kept: dict[int, float] = {}  # step of a kept model -> what was monitored
+        self.sub_epochs_done = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "kept": self.kept, "sub_epochs_done": self.sub_epochs_done}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+        # Runs of earlier versions have none of these.
+        self.kept = {int(step): value for step, value in state_dict.get("kept", {}).items()}
+        self.sub_epochs_done = state_dict.get("sub_epochs_done", 0)
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        self.stop.listen()
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
+        self._watch_sub_epoch(trainer, pl_module)
+        step, options = trainer.global_step, self.config.trainer
+        if pl_module.batches_done % options.accumulate_grad_batches:
+            return  # gradients of half a step would be lost
+        # When a validation comes now, the checkpoint comes after it: a resume must not lose or repeat it.
+        if pl_module.data.valid_names and options.limit_val_batches and step % options.val_check_interval == 0:
+            return
+        # All ranks have to leave at the same step; the signal may have reached one of them.
+        leaving = (
+            trainer.strategy.reduce_boolean_decision(bool(self.stop.reason), all=False) and step < trainer.max_steps
+        )
+        if leaving or step % options.save_every == 0:
+            self._save(trainer, pl_module)
+        if leaving:
+            raise self.stop.leave(step, say=trainer.is_global_zero)
+
+    def after_validation(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
+        """Called by the module once the training weights are back in place."""
+        self._save(trainer, module)
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val")}
+        monitor = self.config.trainer.monitor
+        if monitor not in metrics:
+            raise ValueError(f"trainer.monitor {monitor!r} is not measured; known: {', '.join(sorted(metrics))}")
+        if trainer.is_global_zero:
+            self._append_scores(trainer, pl_module, metrics)
+        # The module has the averaged weights in place during validation.
+        if metrics[monitor] < self.best:
+            self.best = metrics[monitor]
+            self._export(trainer, pl_module, "best")
+        self._keep(trainer, pl_module, metrics[monitor])
+
+    def _keep(self, trainer: lightning.Trainer, module: TrainingModule, value: float) -> None:
+        """Of the models of all validations the last few and the best few, as RETURNN's keep_last_n and keep_best_n."""
+        options = self.config.trainer
+        if not options.keep_last + options.keep_best:
+            return
+        self.kept = {step: old for step, old in self.kept.items() if step < trainer.global_step} | {
+            trainer.global_step: value
+        }
+        last = sorted(self.kept, reverse=True)[: options.keep_last]
+        best = sorted(self.kept, key=lambda step: self.kept[step])[: options.keep_best]
+        self.kept = {step: self.kept[step] for step in sorted({*last, *best})}
+        if trainer.global_step in self.kept:
+            self._export(trainer, module, f"kept/step.{trainer.global_step:08d}")
+        if trainer.is_global_zero:
+            is_trained = made_by("trained")
+            for step, folder in kept_models(self.folder).items():
+                if step not in self.kept and is_trained(folder):
+                    shutil.rmtree(folder)
+
+    def _watch_sub_epoch(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
+        """A line of sub_epochs.tsv once a sub-epoch is over: mean training loss (nats), learning rate, tokens. Rank 0 speaks for its part."""
+        over = module.data.position.sub_epoch - 1
+        if over <= self.sub_epochs_done:
+            return
+        self.sub_epochs_done = over
+        loss = module.take_mean_loss()
+        if trainer.is_global_zero:
+            rate = trainer.optimizers[0].param_groups[0]["lr"]
+            fields = [str(over), str(trainer.global_step), str(module.tokens_seen), f"{rate:.6g}", f"{loss:.6f}"]
+            _append(
+                self.folder / "sub_epochs.tsv",
+                ["sub_epoch", "step", "tokens", "learning_rate", "train_loss"],
+                fields,
+            )
+
+    def finish(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
+        """After the last step: the checkpoint and `model/`."""
+        if trainer.global_step != self.saved_step:
+            self._save(trainer, module)
+        if module.ema is not None:
+            module.ema.swap(module.network)
+        self._export(trainer, module, "model")
+
+    def _save(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
+        module.check_loss()
+        self.saved_step = trainer.global_step
+        target = self.folder / "checkpoints" / "last.ckpt"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(".last.ckpt.writing")
+        trainer.save_checkpoint(temporary)
+        if trainer.is_global_zero:
+            with open(temporary, "rb") as written:
+                os.fsync(written.fileno())  # else a machine that goes down could leave a name without its content
+            os.replace(temporary, target)
+            progress = {"step": trainer.global_step, "max_steps": self.config.trainer.max_steps}
+            write_text(self.folder / "progress.json", json.dumps(progress) + "\n")
+
+    def _export(self, trainer: lightning.Trainer, module: TrainingModule, name: str) -> None:
+        """A model folder. The caller sees to it that the averaged weights are in place: those are the ones to score with."""
+        weights, tokens = whole_state(module.network), module.total(module.tokens_seen)
+        if not trainer.is_global_zero:
+            return
+        facts = {
+            "steps": trainer.global_step,
+            "tokens": tokens,
+            "seed": self.config.seed,
+            "ema": self.config.trainer.ema,
+            "torch": torch.__version__,
+        }
+        module.model.save(self.folder / name, facts=facts, weights=weights, replaces=made_by("trained"))
+
+    def _append_scores(self, trainer: lightning.Trainer, module: TrainingModule, metrics: dict[str, float]) -> None:
+        """One line a validation, in the manner of RETURNN's score file. A step measured again after a resume is replaced."""
+        names = sorted(key for key in metrics if key.startswith("val_"))
+        position: Position = module.data.position
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        fields = [str(trainer.global_step), str(position.sub_epoch), str(module.tokens_seen), f"{rate:.6g}"]
+        header = ["step", "sub_epoch", "tokens", "learning_rate", *names]
+        _append(self.folder / "scores.tsv", header, fields + [f"{metrics[name]:.6f}" for name in names])
+
+
+def kept_models(folder: Path) -> dict[int, Path]:
+    """The models of validations in a run folder, by their step. What lies beside them under other names is not ours."""
+    found = {path: re.fullmatch(r"step\.(\d{8,})", path.name) for path in sorted((folder / "kept").glob("step.*"))}
+    return {int(match[1]): path for path, match in found.items() if match is not None}
+
+
+def _append(path: Path, header: list[str], fields: list[str]) -> None:
+    """A line of a table whose first column counts up; lines from there on, of a run that went further before it was resumed, go."""
+    lines = path.read_text().splitlines()[1:] if path.is_file() else []
+    kept = [old for old in lines if int(old.split("\t", 1)[0]) < int(fields[0])]
+    write_text(path, "\n".join(["\t".join(header), *kept, "\t".join(fields)]) + "\n")

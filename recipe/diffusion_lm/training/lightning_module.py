@@ -1,0 +1,307 @@
+"""The training step as a LightningModule: unpack a batch, ask the family for its loss, keep the weight average.
+
+All randomness of a step is seeded by (seed, step, rank), not carried along: a resumed run repeats the interrupted one bit for bit.
+A family with a policy gets its second network here: trained and kept in the checkpoint, and no part of the model that is exported.
+
+The mean of a step is over what all its micro-batches and all ranks have to predict, not a mean of their means: tokens count alike, wherever
+they are. Sentences and noise stay on the CPU, where all that follows from them is worked out, and the network copies what it reads: nothing
+waits for the device (but for a policy's scores, which decide what is masked). Whether a loss was a number is looked up one step later.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from diffusion_lm.config import TrainConfig
+from diffusion_lm.device import Later, sent
+from diffusion_lm.draws import draw_noise, step_seed
+from diffusion_lm.families import PolicyFamily
+from diffusion_lm.layout import Sentences
+from diffusion_lm.model import LanguageModel
+from diffusion_lm.training import failures as bad_batch
+from diffusion_lm.training.averaging import ExponentialMovingAverage
+from diffusion_lm.training.sharding import scale_gradients, shard, whole
+from returnn_bridge.batching import TokenBatch
+
+
+class TrainingModule(lightning.LightningModule):
+    """Trains `model.network`; `data` is told which batch was consumed so that a resume goes on with the next one."""
+
+    def __init__(self, model: LanguageModel, config: TrainConfig, data: Any):
+        super().__init__()
+        self.network = model.network
+        self.policy = _policy(model, config)
+        self.model = model
+        self.config = config
+        self.data = data
+        self.ema = ExponentialMovingAverage(self.network, config.trainer.ema) if config.trainer.ema else None
+        self.tokens_seen = 0
+        self.dropped = 0
+        self._sharded = False
+        self._validation: dict[str, list[float]] = {}
+        self.batches_done = 0
+        self.current: bad_batch.Current | None = None  # what is worked on
+        self._unchecked: tuple[bad_batch.Current, Later] | None = None  # the last loss
+        self._sub_epoch_loss = _nothing(), _nothing()  # sum, where the network is, and weight
+        self._weight = _nothing()  # of this optimizer step so far
+        self.folder: Path | None = None  # where a batch that fails is saved
+        self.after_validation: Callable[[lightning.Trainer, TrainingModule], None] | None = None
+
+    def configure_model(self) -> None:
+        if self.config.trainer.strategy == "fsdp" and not self._sharded:
+            assert self.device_mesh is not None
+            shard(self.network, self.device_mesh["data_parallel"])
+            self._sharded = True
+            if self.ema is not None:
+                self.ema.start(self.network)
+
+    def on_train_start(self) -> None:
+        if self.ema is not None:
+            self.ema.to(self.device)
+
+    def training_step(self, batch: TokenBatch, index: int) -> Tensor:
+        # The count of micro-batches, not global_step: with accumulation one step has several draws.
+        seed = step_seed(self.config.seed, "train", self.batches_done, self.global_rank)
+        self.current = bad_batch.Current(batch, self.global_step, seed)
+        torch.manual_seed(seed)  # dropout
+        sentences = self.framed(batch)
+        draw = draw_noise(
+            sentences.layout.lengths,
+            torch.Generator().manual_seed(seed),
+            stratified=self.model.family.stratified,
+            step=self.global_step,
+            seed=seed,
+        )._replace(device=self.device)
+        family = self.model.family
+        penalty: Tensor | float = 0.0
+        own: Tensor | float = 0.0  # of the policy
+        if isinstance(family, PolicyFamily):
+            there = sentences.to(self.device), draw.to(self.device)
+            terms, penalty, own = family.policy_loss(self.network, self._importance, *there)
+            self.log("train/policy_loss", own)
+        else:
+            terms = family.training_loss(self.network, sentences, draw)
+        loss = terms.loss.sum() / terms.weight
+        self._watch(loss + penalty + own)
+        self.log("train/loss", loss + penalty)
+        weight = torch.as_tensor(terms.weight, dtype=torch.float64)
+        self._sub_epoch_loss = (
+            self._sub_epoch_loss[0] + terms.loss.detach().sum().double(),
+            self._sub_epoch_loss[1] + weight,
+        )
+        tokens = int(batch.lengths.sum())
+        self.tokens_seen += tokens
+        self._log_number("train/filled", tokens / batch.tokens.numel())  # of the batch's places: the rest is padding
+        self.dropped += batch.num_dropped
+        self._log_number("train/dropped_sentences", self.dropped)
+        self.batches_done += 1
+        self.data.consumed(batch)  # here: the checkpoint callback runs before this module's on_train_batch_end
+        if self._shares_step:
+            self._weight = self._weight + weight
+            # Divided by a constant for now: what to divide by is known when the last batch of the step is.
+            loss = terms.loss.sum() / self.config.data.batch_size
+        return loss + penalty + own
+
+    @property
+    def _shares_step(self) -> bool:
+        """Whether an optimizer step has several batches."""
+        return self.trainer.world_size * self.config.trainer.accumulate_grad_batches > 1
+
+    def take_mean_loss(self) -> float:
+        """Mean training loss (nats, what was minimised) since the last call."""
+        loss, weight = map(float, self._sub_epoch_loss)
+        self._sub_epoch_loss = _nothing(), _nothing()
+        return loss / max(weight, 1.0)
+
+    def _log_number(self, name: str, value: float, **where: Any) -> None:
+        """As a tensor on the CPU: Lightning would copy a number to the device, and wait."""
+        self.log(name, torch.tensor(float(value)), **where)
+
+    def total(self, count: int) -> int:
+        """Sum over all ranks, which have to call this together."""
+        return sum(self._of_all_ranks(count))
+
+    def _of_all_ranks(self, count: int) -> list[int]:
+        if self.trainer.world_size == 1:
+            return [count]
+        counts: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(counts, count)
+        return counts
+
+    def _watch(self, loss: Tensor) -> None:
+        """Look at the loss before this one: the device has had it for long."""
+        assert self.current is not None
+        before, self._unchecked = self._unchecked, (self.current, Later(loss))
+        self._check(before)
+        if before is not None:
+            self._log_number("loss", float(before[1]), prog_bar=True, logger=False)
+
+    def check_loss(self) -> None:
+        """ValueError if the last loss is no number; the batch is saved. To be called before weights are written anywhere."""
+        last, self._unchecked = self._unchecked, None
+        self._check(last)
+
+    def _check(self, watched: tuple[bad_batch.Current, Later] | None) -> None:
+        if watched is not None and not math.isfinite(float(watched[1])):
+            raise ValueError(bad_batch.not_finite(watched[0], float(watched[1]), self.folder))
+
+    def _importance(self, sentences: Sentences) -> Tensor:
+        """The policy's scores [N] of clean text. Its gradients end at the network's embedding."""
+        scores = self.policy(self.network.embedding(sentences.ids).detach(), sentences.layout)  # type: ignore[misc]
+        if not torch.isfinite(scores).all():  # compared with random numbers they would silently choose nothing
+            raise ValueError(f"the policy's scores are not finite at step {self.global_step}; try a lower optim.lr")
+        return scores
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self._shares_step:
+            total = sent(self._weight, self.device)
+            self._weight = _nothing()
+            world = self.trainer.world_size
+            if world > 1:
+                torch.distributed.all_reduce(total)
+            # Lightning has divided by the number of micro-batches, and the ranks' gradients were averaged.
+            parts = world * self.config.trainer.accumulate_grad_batches
+            scale = self.config.data.batch_size * parts / total.clamp(min=1)
+            scale_gradients(self.network, scale.float())
+        # Here and not by Lightning, which refuses to clip for a fused optimizer under mixed precision.
+        limit = self.config.trainer.gradient_clip
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit or torch.inf, foreach=True)
+        self.log("train/gradient_norm", whole(norm))
+        if self.policy is not None:  # apart, so that it never changes the network's step
+            torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit or torch.inf, foreach=True)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.ema is not None:
+            self.ema.update(self.network)
+
+    def on_validation_start(self) -> None:
+        self.check_loss()
+        self._validation = {}
+        if self.ema is not None:
+            self.ema.to(self.device)
+            self.ema.swap(self.network)
+
+    def validation_step(self, batch: TokenBatch, index: int, dataloader_idx: int = 0) -> None:
+        name = self.data.valid_names[dataloader_idx]
+        seed = step_seed(self.config.seed, f"valid {name}", index, self.global_rank)
+        sentences = self.framed(batch)
+        family = self.model.family
+        draw = draw_noise(sentences.layout.lengths, torch.Generator().manual_seed(seed), stratified=True)
+        sentences, draw = sentences.to(self.device), draw.to(self.device)
+        # The same draws at every validation, so that two validations differ by the model alone.
+        nelbo = family.nelbo(self.network, sentences, draw)
+        terms = family.training_loss(self.network, sentences, draw)
+        sums = self._validation.setdefault(name, [0.0, 0.0, 0.0, 0.0])
+        sums[0] += float(nelbo.sum())
+        sums[1] += float(family.num_scored(sentences.layout).sum())
+        sums[2] += float(terms.loss.double().sum())
+        sums[3] += float(terms.weight)
+
+    def on_validation_end(self) -> None:
+        if self.ema is not None:
+            self.ema.swap(self.network)
+        if self.after_validation is not None:
+            self.after_validation(self.trainer, self)
+
+    def on_validation_epoch_end(self) -> None:
+        for place, name in enumerate(self.data.valid_names):
+            if name not in self._validation:
+                continue
+            sums = torch.tensor(self._validation[name], dtype=torch.float64)
+            nelbo, tokens, loss, weight = self._summed(sums).tolist()
+            nll = nelbo / max(tokens, 1.0)
+            values = {
+                "nll": nll,
+                "bpd": nll / math.log(2),
+                "ppl": math.exp(min(nll, 700.0)),
+                "loss": loss / max(weight, 1.0),
+            }
+            for key, value in values.items():
+                self.log(f"val_{name}/{key}", value)
+                if place == 0:  # the first set is the one that is monitored
+                    self.log(f"val/{key}", value, prog_bar=key == "nll")
+
+    def _summed(self, sums: Tensor) -> Tensor:
+        """Over all ranks, in float64 (a device without float64 would round the token counts)."""
+        if self.trainer.world_size == 1:
+            return sums
+        gathered = self.all_gather(sums.to(self.device))
+        return gathered.reshape(-1, len(sums)).sum(0).cpu()  # type: ignore[union-attr]
+
+    def framed(self, batch: TokenBatch) -> Sentences:
+        """On the CPU, where what has to be known of their lengths is known."""
+        vocab = self.model.vocab
+        return Sentences.of_padded(batch.tokens, batch.lengths, bos_id=vocab.bos_id, eos_id=vocab.eos_id)
+
+    def transfer_batch_to_device(self, batch: TokenBatch, device: torch.device, dataloader_idx: int) -> TokenBatch:
+        """Left where it is: only its framed, padding-free form goes to the device."""
+        return batch
+
+    def configure_optimizers(self) -> Any:
+        options = self.config.optim
+        groups = [{"params": part.parameters()} for part in (self.network, self.policy) if part is not None]
+        optimizer = torch.optim.AdamW(
+            groups,
+            lr=options.lr,
+            betas=(options.beta1, options.beta2),
+            eps=options.eps,
+            weight_decay=options.weight_decay,
+            fused=True,
+        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _rate(self, step: int) -> float:
+        """Learning rate at a step, as a share of optim.lr."""
+        options, last = self.config.optim, self.config.trainer.max_steps
+        if step < options.warmup_steps:
+            return (step + 1) / options.warmup_steps
+        if options.schedule == "constant":
+            return 1.0
+        progress = min(1.0, (step - options.warmup_steps) / max(1, last - options.warmup_steps))
+        return options.final_factor + (1 - options.final_factor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["progress"] = {
+            "tokens_seen": self._of_all_ranks(self.tokens_seen),
+            "dropped": self._of_all_ranks(self.dropped),
+            "batches_done": self.batches_done,
+            "sub_epoch_loss": torch.stack([part.cpu() for part in self._sub_epoch_loss]),
+            "data": self.data.state_dict(),
+            "ema": None if self.ema is None else self.ema.state_dict(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        progress = checkpoint["progress"]
+        self.batches_done = progress["batches_done"]
+        if "sub_epoch_loss" in progress:  # runs of earlier versions have none
+            loss, weight = progress["sub_epoch_loss"]
+            self._sub_epoch_loss = loss, weight
+        self.data.load_state_dict(progress["data"])
+        rank = self.global_rank  # as many as now: the data module has an error for others
+        for name in ("tokens_seen", "dropped"):
+            counts = progress[name]  # a single number in runs of earlier versions
+            setattr(self, name, counts if isinstance(counts, int) else counts[rank])
+        if self.ema is not None and progress["ema"] is not None:
+            self.ema.load_state_dict(progress["ema"])
+
+
+def _nothing() -> Tensor:
+    return torch.zeros((), dtype=torch.float64)
+
+
+def _policy(model: LanguageModel, config: TrainConfig) -> torch.nn.Module | None:
+    """The second network of a family that trains one; its start moves nobody's random state."""
+    if not isinstance(model.family, PolicyFamily):
+        return None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(step_seed(config.seed, "policy", 0, 0))
+        return model.family.build_policy(model.network.embedding.embedding_dim)

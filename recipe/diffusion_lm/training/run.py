@@ -1,0 +1,281 @@
+"""Train a language model: the composition root, where vocabulary, data, family, network and trainer meet.
+
+    result = train(config, "run")          # again with the same folder: continues where it was, to the same weights
+    result.model                            # run/model, the self-contained folder
+
+What a run leaves: `model/` (averaged weights of the last step), `best/` (of the best validation), `kept/` (of others, where asked for),
+`checkpoints/last.ckpt` (to resume), `config.json`, `inputs.json` (sizes and digests of what it reads), `vocab/`, `progress.json`,
+`scores.tsv` (one line a validation), `sub_epochs.tsv` and `tensorboard/`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from diffusion_lm.backbones.flex import Attention, attention_of
+from diffusion_lm.config import TrainConfig, TrainerConfig
+from diffusion_lm.families import PolicyFamily
+from diffusion_lm.model import LanguageModel
+from diffusion_lm.training.checkpoint_check import check_checkpoint
+from diffusion_lm.training.clip_callback import ClipTraining
+from diffusion_lm.training.failures import is_out_of_memory, out_of_memory
+from diffusion_lm.training.interruption import StopRequest
+from diffusion_lm.training.keeper import Keeper
+from diffusion_lm.training.lightning_module import TrainingModule
+from diffusion_lm.training.malloc import keep_heap
+from diffusion_lm.training.preload import preload, start_from
+from diffusion_lm.training.progress import Progress
+from diffusion_lm.training.run_folder import claim, describe_inputs, only_writer
+from returnn_bridge.datamodule import ReturnnDataModule
+from returnn_bridge.datasets import lm_dataset_dict
+from returnn_bridge.digests import Digests
+from returnn_bridge.token_store import TokenStore, find_store
+from returnn_bridge.vocab import Vocab, sentence_pieces_file
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where the trained model is and what it cost."""
+
+    model: Path
+    steps: int
+    tokens: int
+    seconds: float
+
+
+def train(
+    config: TrainConfig,
+    out: str | os.PathLike[str],
+    *,
+    stop_after: int | None = None,
+    max_seconds: float | None = None,
+) -> TrainResult:
+    """Train to `trainer.max_steps`, or continue the run in `out`. `stop_after` ends this call early, with a model, at that step.
+
+    On SIGTERM, and `max_seconds` after the call, the run is saved and SystemExit raised (status 143 and 75): the same call goes on.
+    Raises ValueError when `out` holds a run of another configuration or of other data, when another process trains in it, and for what is
+    wrong in the configuration or the data.
+    """
+    stop = StopRequest(max_seconds)
+    folder = Path(out)
+    parts = _build(config)
+    remembered = Digests(sentence_pieces_file(config.data.vocab).with_name(".inputs.verified"))
+    inputs = describe_inputs(parts.vocab, parts.data.train_opts, parts.data.valid_opts, remembered)
+    # Last of all that can be wrong: a folder that belongs to another run.
+    with only_writer(folder, config.trainer) as writes:
+        checkpoint = claim(folder, config, parts.vocab, inputs, write=writes)
+        return _fit(config, folder, parts, stop, checkpoint, stop_after)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What meets in a training, built and checked before its folder is touched."""
+
+    vocab: Vocab
+    model: LanguageModel
+    data: ReturnnDataModule
+    store: TokenStore | None
+    clip: ClipTraining | None
+    attention: Attention
+
+
+def _build(config: TrainConfig) -> _Parts:
+    vocab = Vocab.load(_required(config.data.vocab, "data.vocab"))
+    train_opts, valid_opts = dataset_dicts(config, vocab)
+    store = find_store(train_opts, config.data.vocab, config.data.store)
+    torch.manual_seed(config.seed)
+    model = LanguageModel.build(config.family, config.model, vocab)
+    if config.trainer.strategy == "fsdp" and isinstance(model.family, PolicyFamily):
+        raise ValueError(
+            f"family {config.family['name']!r} trains a second network; expected trainer.strategy 'auto' or 'ddp', got 'fsdp'"
+        )
+    attention = attention_of(
+        config.trainer.attention,
+        head_width=config.model.head_width,
+        accelerator=config.trainer.accelerator,
+    )
+    if config.init_from:
+        _say(start_from(model, config.init_from))
+    for line in preload(model, config.preload_from_files):
+        _say(line)
+    data = ReturnnDataModule(
+        train_opts,
+        valid_opts,
+        batch_size=config.data.batch_size,
+        max_seqs=config.data.max_seqs,
+        max_seq_length=config.data.max_seq_length,
+        num_tokens=vocab.num_pieces,
+        num_workers=config.data.num_workers,
+        crop=config.seed if config.data.too_long == "crop" else None,
+        store=None if store is None else str(store.path),
+    )
+    clip = ClipTraining(config.trainer.clip_search, model.family, config.seed) if config.trainer.clip_search else None
+    return _Parts(vocab, model, data, store, clip, attention)
+
+
+def _fit(
+    config: TrainConfig,
+    folder: Path,
+    parts: _Parts,
+    stop: StopRequest,
+    checkpoint: Path | None,
+    stop_after: int | None,
+) -> TrainResult:
+    vocab, model, data, store = parts.vocab, parts.model, parts.data, parts.store
+    module = TrainingModule(model, config, data)
+    if checkpoint is not None:
+        check_checkpoint(checkpoint, module.state_dict())
+    _say(f"{config.family['name']}: {model.num_parameters / 1e6:.1f} M parameters, {vocab.num_pieces} pieces")
+    if store is not None:
+        _say(f"token store {store.path}: {len(store)} sentences, {len(store.ids)} tokens")
+    keeper = Keeper(folder, config, stop)
+    module.after_validation, module.folder = keeper.after_validation, folder
+    model.network.recompute = config.trainer.activation_checkpointing
+    model.network.attention = parts.attention
+    options = config.trainer
+    if options.compile:
+        model.network.compile_blocks()
+    terminal = sys.stderr.isatty()
+    callbacks = [*([parts.clip] if parts.clip else []), keeper, Progress(options.log_every, say=not terminal)]
+    if terminal:
+        callbacks.append(RichProgressBar(leave=True))
+    _quiet()
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, tells nothing
+    on_cpu = options.accelerator == "cpu" or not torch.cuda.is_available()
+    if on_cpu:
+        keep_heap()
+    trainer = lightning.Trainer(
+        accelerator=options.accelerator,
+        devices=options.devices,
+        num_nodes=options.num_nodes,
+        strategy=_strategy(options),
+        # Of several CPU threads that add to one place the order is left to chance otherwise.
+        deterministic=on_cpu,
+        precision="bf16-mixed" if options.precision == "bf16" else "32-true",
+        max_steps=min(options.max_steps, stop_after or options.max_steps),
+        max_epochs=-1,
+        accumulate_grad_batches=options.accumulate_grad_batches,
+        val_check_interval=options.val_check_interval * options.accumulate_grad_batches if data.valid_opts else 1.0,
+        check_val_every_n_epoch=None
+        if data.valid_opts
+        else 1,  # count steps over the whole run: a sub-epoch may be shorter than the interval
+        limit_val_batches=options.limit_val_batches if data.valid_opts else 0,
+        num_sanity_val_steps=0,
+        log_every_n_steps=options.log_every,
+        enable_checkpointing=False,  # Keeper writes them, whole or not at all
+        enable_model_summary=False,
+        enable_progress_bar=terminal,
+        logger=_logger(config, folder),
+        callbacks=callbacks,
+        use_distributed_sampler=False,
+    )
+    start = time.monotonic()
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
+    except SystemExit:  # of all processes at the same step
+        _part()
+        raise
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ValueError(out_of_memory(module.current, config.data.batch_size, error)) from error
+    module.check_loss()
+    keeper.finish(trainer, module)
+    if module.dropped:
+        _say(
+            f"{module.dropped} training sentences longer than data.max_seq_length {config.data.max_seq_length} were dropped"
+        )
+    result = TrainResult(
+        folder / "model", trainer.global_step, module.total(module.tokens_seen), time.monotonic() - start
+    )
+    _say(f"{result.model}: {result.steps} steps, {result.tokens:,} tokens, {result.seconds:.0f} s")
+    _part()
+    return result
+
+
+def _part() -> None:
+    """Leave the other processes in good order: one that just ends can take another down on its way out."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+def _say(line: str) -> None:
+    """Once, however many processes train together."""
+    if getattr(rank_zero_only, "rank", 0) == 0:  # Lightning hangs it on the function
+        print(line, flush=True)
+
+
+def dataset_dicts(config: TrainConfig, vocab: Vocab) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """RETURNN dataset dicts for training and, by name, validation. Every dict encodes with the run's own vocabulary file."""
+    data = config.data
+    spm = sentence_pieces_file(data.vocab)
+    if data.text:
+        train_opts = lm_dataset_dict(
+            list(data.text), str(spm), partition_epoch=data.partition_epoch, seq_ordering=data.seq_ordering
+        )
+    elif data.train:
+        train_opts = dict(data.train)
+    else:
+        raise ValueError(
+            "data.text and data.train are both empty; expected training text, e.g. data.text=[train.txt.gz]"
+        )
+    valid_opts = {name: dict(opts) for name, opts in data.valid.items()}
+    for name, path in data.valid_text.items():
+        if name in valid_opts:
+            raise ValueError(f"validation set {name!r} is in data.valid and in data.valid_text; expected it once")
+        valid_opts[name] = lm_dataset_dict([str(path)], str(spm), seq_ordering="default")
+    return train_opts, valid_opts
+
+
+def _strategy(options: TrainerConfig) -> str | Strategy:
+    if options.strategy != "fsdp":
+        return options.strategy
+    # One file for the whole run, as without it: a resume checkpoint is read by any number of tools, and by as many processes.
+    return ModelParallelStrategy(
+        data_parallel_size=options.devices * options.num_nodes,
+        tensor_parallel_size=1,
+        save_distributed_checkpoint=False,
+    )
+
+
+def _logger(config: TrainConfig, folder: Path) -> Logger | bool:
+    if config.trainer.logger == "none":
+        return False
+    if config.trainer.logger == "wandb":
+        try:
+            return WandbLogger(project="diffusion-lm", name=folder.name, save_dir=str(folder))
+        except ModuleNotFoundError:
+            raise ValueError(
+                "trainer.logger wandb: the package is not installed; pip install wandb, or trainer.logger=tensorboard"
+            ) from None
+    return TensorBoardLogger(str(folder), name="tensorboard", version="")
+
+
+def _quiet() -> None:
+    """Lightning's hints about worker counts and hardware; our own lines say what matters."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings(
+        "ignore", message=".*returned a view tensor"
+    )  # FSDP, of operations in place that we have none of
+
+
+def _required(value: str, key: str) -> str:
+    if not value:
+        raise ValueError(f"{key} is empty; expected a vocabulary folder, e.g. one that `dlm vocab` wrote")
+    return value

@@ -1,0 +1,180 @@
+"""The folder of a training run: who may write it, and what the run in it was begun with.
+
+    inputs = describe_inputs(vocab, train_opts, valid_opts, digests)    # sizes and digests, for inputs.json
+    with only_writer(folder, config.trainer) as first:                  # ValueError while another training is at work here
+        checkpoint = claim(folder, config, vocab, inputs, write=first)  # None: the run begins; ValueError where something would be lost
+
+A folder is taken for a new run if it holds no results. With results it takes no other configuration, and with a checkpoint it goes on only
+with the vocabulary and the text that the run was begun with: the same names are not enough.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from diffusion_lm.config import TrainConfig, TrainerConfig, from_dict, to_dict
+from diffusion_lm.model_folder import described, made_by
+from diffusion_lm.training.keeper import kept_models
+from returnn_bridge.datasets import dataset_files
+from returnn_bridge.digests import Digests
+from returnn_bridge.files import check_replaceable, lock, read_json_object, write_text
+from returnn_bridge.vocab import Vocab
+
+CONFIG, INPUTS = "config.json", "inputs.json"
+# What a run must not lose; a folder of these counts when anything is in it.
+RESULTS = ("model", "best", "kept", "checkpoints", "scores.tsv", "sub_epochs.tsv", "progress.json")
+_RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+
+
+@contextmanager
+def only_writer(folder: Path, options: TrainerConfig) -> Iterator[bool]:
+    """Hold the run folder, in the first process of the run. Yields whether this is it: the one that writes."""
+    # Where one process trains, such variables speak of something else, several runs in one Slurm step for instance.
+    several = options.devices * options.num_nodes > 1
+    if several and any(os.environ.get(name, "0") != "0" for name in _RANKS):
+        yield False
+        return
+    with lock(folder / "run"):
+        yield True
+
+
+def describe_inputs(
+    vocab: Vocab, train_opts: Mapping[str, Any], valid_opts: Mapping[str, Mapping[str, Any]], digests: Digests
+) -> dict[str, Any]:
+    """Size and sha256 of the vocabulary and of every file that training and validation read.
+
+    ValueError for a dataset that encodes with another vocabulary: its ids would mean other pieces.
+    """
+    files: dict[str, Any] = {}
+    for name, opts in {
+        "data.train": train_opts,
+        **{f"data.valid.{name}": opts for name, opts in valid_opts.items()},
+    }.items():
+        for key, path in dataset_files(opts):
+            where = key.replace("dataset", name, 1)
+            if key.endswith(".model_file"):
+                if Path(path).read_bytes() != vocab.content:
+                    raise ValueError(f"{path}: not the vocabulary of data.vocab ({where}); expected the same file")
+            elif path not in files:
+                files[path] = {"bytes": os.path.getsize(path), "sha256": digests.of(path)}
+    return {"vocabulary": described(vocab.content), "files": files}
+
+
+def claim(folder: Path, config: TrainConfig, vocab: Vocab, inputs: Mapping[str, Any], *, write: bool) -> Path | None:
+    """The checkpoint to go on from, or None: the run begins here. ValueError if that would replace or mix what is there.
+
+    write: leave config.json, inputs.json and the vocabulary in the folder; other processes of the run only look.
+    """
+    held = results_in(folder)
+    changed = _changed(folder / CONFIG, config)
+    if changed is None and held:
+        raise ValueError(f"{folder}: holds {', '.join(held)} but no {CONFIG} of a run; expected a new folder")
+    if changed and held:
+        raise ValueError(
+            f"{folder} holds a run of another configuration ({', '.join(changed[:5])} differ; it has {', '.join(held)}); "
+            "expected the same one, or a new folder"
+        )
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    resumes = checkpoint.is_file()
+    if held and not resumes and not _ended_before_its_first_checkpoint(folder, held):
+        raise ValueError(
+            f"{folder}: holds {', '.join(held)} of a run, but not its checkpoint {checkpoint.relative_to(folder)}; "
+            "expected a new folder, a run that begins here would replace them"
+        )
+    copy = folder / "vocab" / vocab.file_name
+    other_vocab = copy.is_file() and copy.read_bytes() != vocab.content
+    if resumes and other_vocab:
+        raise ValueError(
+            f"{folder} holds a run with another vocabulary (its own copy is {copy}); expected that one as data.vocab, or a new folder"
+        )
+    if changed is None and other_vocab:  # a run without results may have had any vocabulary, but this is no run
+        raise ValueError(
+            f"{copy}: another vocabulary than data.vocab, which a run would replace; expected a new folder"
+        )
+    if resumes and (folder / INPUTS).is_file():
+        _check_inputs(folder, inputs)
+    for model in (folder / "model", folder / "best", *kept_models(folder).values()):
+        check_replaceable(model, made_by("trained"))
+    if write:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not resumes:
+            write_text(folder / CONFIG, json.dumps(to_dict(config), indent=1) + "\n")
+        if not resumes or not (folder / INPUTS).is_file():  # runs of earlier versions have none
+            write_text(folder / INPUTS, json.dumps(inputs, indent=1) + "\n")
+        vocab.save(folder / "vocab")
+    return checkpoint if resumes else None
+
+
+def results_in(folder: Path) -> list[str]:
+    """What a run has left in a folder. Hidden files do not count: a process that was killed may leave those."""
+    found = []
+    for name in RESULTS:
+        path = folder / name
+        if path.is_file() or (path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir())):
+            found.append(name)
+    return found
+
+
+def _changed(path: Path, config: TrainConfig) -> list[str] | None:
+    """The settings that differ from those of the run whose config.json this is; None if there is no such file."""
+    if not path.is_file():
+        return None
+    try:
+        # Keys that are newer than the run have their defaults.
+        old = _deciding(to_dict(from_dict(read_json_object(path))))
+    except ValueError as error:
+        raise ValueError(f"{path}: not the configuration of a run ({error}); expected a new folder") from None
+    new = _deciding(to_dict(config))
+    return [key for key in sorted({**old, **new}) if old.get(key) != new.get(key)]
+
+
+def _deciding(tree: dict[str, Any]) -> dict[str, Any]:
+    """The settings, by dotted name, that a run can not change: batches are the same bit for bit with and without a token store."""
+    return {key: value for key, value in _flat(tree).items() if key != "data.store"}
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    items: dict[str, Any] = {}
+    for key, value in tree.items():
+        items.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return items
+
+
+def _ended_before_its_first_checkpoint(folder: Path, held: list[str]) -> bool:
+    """Whether the results are those of a run that was killed in its first validation, behind which its first checkpoint would have come.
+
+    The same run begins again then, and writes the same once more. (A run that had a checkpoint has progress.json.)
+    """
+    scores = folder / "scores.tsv"
+    validations = len(scores.read_text().splitlines()) - 1 if scores.is_file() else 0
+    return not {"model", "checkpoints", "progress.json"} & set(held) and validations <= 1
+
+
+def _check_inputs(folder: Path, inputs: Mapping[str, Any]) -> None:
+    """ValueError naming the first input that has other content than the run was begun with."""
+    path = folder / INPUTS
+    begun = read_json_object(path, "what training wrote")
+    if not isinstance(begun.get("vocabulary"), dict) or not isinstance(begun.get("files"), dict):
+        raise ValueError(f"{path}: no sections vocabulary and files; expected the file that training wrote")
+    if _difference(begun["vocabulary"], inputs["vocabulary"]):
+        raise ValueError(
+            f"{folder} holds a run with another vocabulary ({path} says which); expected that one, or a new folder"
+        )
+    for name, now in inputs["files"].items():
+        if difference := _difference(begun["files"].get(name, {}), now):
+            raise ValueError(
+                f"{name}: {difference} when the run in {folder} was begun; expected the same content, or a new folder"
+            )
+
+
+def _difference(begun: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs of that which both say; "" if nothing does."""
+    different = [key for key in now if key in begun and begun[key] != now[key]]
+    if "bytes" in different:
+        return f"{now['bytes']} bytes, but {begun['bytes']}"
+    return "other content than" if different else ""

@@ -1,0 +1,214 @@
+"""Log-linear combination: which hypothesis wins when the scores of several sources are weighted and added.
+
+    scales = Scales({"am": 1.0, "masked": 0.6, "prior": -0.3}, words=1.5)
+    best = winners(lists, scales)                       # [utterances]: place in the list, 0 = first
+    texts = best_texts(lists, scales)                   # {seq_tag: text}
+    scales.save("scales.json"); Scales.load("scales.json")
+
+    total = sum_s scale_s * score_s  +  words * (number of words)  +  sum_s tokens_s * (number of tokens that source s
+    counted)
+
+Scores are in nats, higher is better, and so is the total. A scale may be negative: that is how a prior is divided out.
+Of equal totals the earlier hypothesis wins, so with a scale of 0 for every LM the order of the first pass stays.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any
+
+import numpy as np
+
+from rescore.nbest.types import Hypothesis, NBestList
+from rescore.wer import FloatArray, IntArray, first_maxima, list_offsets
+from returnn_bridge.files import PathLike, read_json, write_whole
+
+WORDS = "words"
+TOKENS = "tokens:"
+LARGEST_TOTAL = 1e300
+"""Totals beyond this are refused: their differences may be no numbers. Any usual stand-in for log 0 is far from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scales:
+    """The weight of every source; a source that is not named here does not count."""
+
+    scores: Mapping[str, float]
+    """By name of the source."""
+    words: float = 0.0
+    """Added for each word of the text, in nats: a reward if positive."""
+    tokens: Mapping[str, float] = field(default_factory=dict)
+    """By name of the source: added for each of the tokens it counted (`num_tokens` of its details), in nats."""
+
+    def __post_init__(self) -> None:
+        for name, value in self.named().items():
+            if isinstance(value, bool) or not isinstance(value, float | int) or not isfinite(value):
+                raise ValueError(f"the scale of {name!r} is {value!r}; expected a finite number")
+        for name in self.scores:
+            if name == WORDS or name.startswith(TOKENS):
+                raise ValueError(f"a score is named {name!r}; expected another name: this one means a count")
+
+    def named(self) -> dict[str, float]:
+        """All scales under one name each: the source, "words", "tokens:SOURCE". The words only if they count."""
+        counts = {TOKENS + name: value for name, value in self.tokens.items()}
+        return {**self.scores, **({WORDS: self.words} if self.words else {}), **counts}
+
+    @classmethod
+    def from_named(cls, named: Mapping[str, float]) -> Scales:
+        """The inverse of `named`."""
+        return cls(
+            {name: value for name, value in named.items() if name != WORDS and not name.startswith(TOKENS)},
+            named.get(WORDS, 0.0),
+            {name.removeprefix(TOKENS): value for name, value in named.items() if name.startswith(TOKENS)},
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dicts and numbers for `json`."""
+        return {"scores": dict(self.scores), "words": self.words, "tokens": dict(self.tokens)}
+
+    @classmethod
+    def from_json(cls, value: Any, *, where: str = "scales") -> Scales:
+        """The inverse of `to_json`; "words" and "tokens" may be left out. Anything else: ValueError naming `where`."""
+        if not isinstance(value, dict):
+            raise ValueError(f"{where}: got {type(value).__name__}; expected an object with the key 'scores'")
+        known = ["scores", "words", "tokens"]
+        for key in value:
+            if key not in known:
+                near = difflib.get_close_matches(str(key), known, 1)
+                hint = f", perhaps {near[0]!r}" if near else ""
+                raise ValueError(f"{where}: unknown key {key!r}; expected {', '.join(known)}{hint}")
+        for key in ("scores", "tokens"):
+            if not isinstance(value.get(key, {}), dict) or (key == "scores" and not value.get(key)):
+                raise ValueError(f"{where}: {key!r} is {value.get(key)!r}; expected an object {{source: scale}}")
+        try:
+            return cls(value["scores"], value.get("words", 0.0), value.get("tokens", {}))
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+
+    def save(self, path: PathLike) -> None:
+        """Write the scales as JSON; the file appears whole or not at all."""
+        with write_whole(path) as write:
+            write(json.dumps(self.to_json(), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: PathLike) -> Scales:
+        """Read what `save` has written; ValueError, one line with the path, for anything else."""
+        where = os.fspath(path)
+        value = read_json(path, "a JSON object with scales, as `dlm tune` writes")
+        return cls.from_json(value, where=where)
+
+
+def winners(lists: Sequence[NBestList], scales: Scales) -> IntArray:
+    """[utterances]: the place of the hypothesis with the highest total, 0 = first; of equal totals the first wins."""
+    return first_maxima(combined_scores(lists, scales), list_offsets(lists))
+
+
+def best_texts(lists: Sequence[NBestList], scales: Scales) -> dict[str, str]:
+    """{seq_tag: text of the winner}, texts byte for byte."""
+    best = winners(lists, scales)
+    return {utterance.seq_tag: utterance.hypotheses[place].text for utterance, place in zip(lists, best.tolist())}
+
+
+def combined_scores(lists: Sequence[NBestList], scales: Scales) -> FloatArray:
+    """[hypotheses of all lists]: the totals, nats, in the order of the lists."""
+    named = scales.named()
+    matrix = feature_matrix(lists, list(named))
+    check_summable(lists, matrix, list(named), list(named.values()))
+    return weighted_sum(matrix, list(named.values()))
+
+
+def check_summable(
+    lists: Sequence[NBestList], features: FloatArray, names: Sequence[str], weights: Sequence[float]
+) -> None:
+    """ValueError naming utterance and rank for a score so large that its weighted sum with the others is no number any more."""
+    with np.errstate(over="ignore"):
+        sizes = np.abs(features) * np.abs(weights)
+        bad = np.flatnonzero(~(sizes.sum(axis=1) < LARGEST_TOTAL))
+    if bad.size:
+        place = int(bad[0])
+        column = int(sizes[place].argmax())
+        raise ValueError(
+            f"{_hypothesis_at(lists, place)} has {names[column]} score {features[place, column]:g}, with the scale {weights[column]:g}; "
+            f"expected less than {LARGEST_TOTAL:g} for the sum of all scores times their scales"
+        )
+
+
+def weighted_sum(features: FloatArray, weights: Sequence[float] | FloatArray) -> FloatArray:
+    """[hypotheses]: sum over the columns, added up one by one.
+
+    Not a matrix product: that rounds differently from row to row, and equal hypotheses would no longer tie.
+    """
+    total = np.zeros(len(features))
+    for column, weight in zip(features.T, weights, strict=True):
+        total += weight * column
+    return total
+
+
+def feature_matrix(lists: Sequence[NBestList], names: Sequence[str]) -> FloatArray:
+    """[hypotheses of all lists, names]: scores by source name, "words" and "tokens:SOURCE" as counts.
+
+    ValueError naming utterance and rank for a score that is missing or not finite.
+    """
+    hypotheses = [hypothesis for utterance in lists for hypothesis in utterance.hypotheses]
+    columns = []
+    for name in names:
+        values = _getter(name)
+        try:
+            column = np.array([values(hypothesis) for hypothesis in hypotheses], np.float64)
+            bad = np.flatnonzero(~np.isfinite(column))
+            place = int(bad[0]) if bad.size else None
+        except KeyError:
+            place = next(place for place, hypothesis in enumerate(hypotheses) if _lacks(hypothesis, name))
+        if place is not None:
+            raise ValueError(_describe_bad(lists, place, name))
+        columns.append(column)
+    return np.stack(columns, axis=1) if columns else np.zeros((len(hypotheses), 0))
+
+
+def _getter(name: str) -> Callable[[Hypothesis], float]:
+    if name == WORDS:
+        return lambda hypothesis: len(hypothesis.text.split())
+    if name.startswith(TOKENS):
+        source = name.removeprefix(TOKENS)
+        return lambda hypothesis: _token_count(hypothesis, source)
+    return lambda hypothesis: hypothesis.scores[name]
+
+
+def _token_count(hypothesis: Hypothesis, source: str) -> int:
+    count = hypothesis.details[source]["num_tokens"]
+    if not isinstance(count, int):
+        raise KeyError(source)
+    return count
+
+
+def _lacks(hypothesis: Hypothesis, name: str) -> bool:
+    try:
+        _getter(name)(hypothesis)
+    except KeyError:
+        return True
+    return False
+
+
+def _hypothesis_at(lists: Sequence[NBestList], place: int) -> str:
+    """In words: which one stands at this place of all."""
+    offsets = list_offsets(lists)
+    number = int(np.searchsorted(offsets, place, side="right")) - 1
+    return f"hypothesis {place - int(offsets[number]) + 1} of {lists[number].seq_tag!r}"
+
+
+def _describe_bad(lists: Sequence[NBestList], place: int, name: str) -> str:
+    hypothesis = [hypothesis for utterance in lists for hypothesis in utterance.hypotheses][place]
+    where = _hypothesis_at(lists, place)
+    if not _lacks(hypothesis, name):
+        return f"{where} has {name} score {_getter(name)(hypothesis)}; expected a finite number (nats)"
+    if name.startswith(TOKENS):
+        return f"{where} has no token count from {name.removeprefix(TOKENS)!r}; expected 'num_tokens' in its details"
+    has = ", ".join(sorted(hypothesis.scores)) or "none"
+    near = difflib.get_close_matches(name, hypothesis.scores, 1)
+    hint = f" (perhaps {near[0]!r}?)" if near else ""
+    return f"{where} has no score {name!r}{hint}; expected one of its scores: {has}"

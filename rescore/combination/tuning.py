@@ -1,0 +1,203 @@
+"""Scales with the fewest word errors on a development set, by exact line searches.
+
+    result = tune(dev_lists, fixed={"am": 1.0}, free={"masked": (0.0, 2.0), "words": (-2.0, 4.0)})
+    result.scales.save("scales.json")
+    print(result.wer_percent, *result.warnings)
+
+Along a line in the space of scales every hypothesis has a total that is linear, so the winner of an utterance follows
+the upper envelope of its lines and the errors of the corpus are piecewise constant. All breakpoints are computed: no
+step size, no local minimum (Och, ACL 2003, "Minimum error rate training"). The scale chosen is the middle of the best
+piece, which is the farthest from any change; pieces narrower than 1e-9 of the range are no setting that a number could
+name, and are passed over, but for the setting 0, with which a source does not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from rescore.combination.line_search import NARROW, Range, Space, steps_along
+from rescore.combination.scales import Scales, winners
+from rescore.nbest.types import NBestList
+from rescore.wer import ErrorCounts, ErrorTable, FloatArray, error_table
+
+_GRID_LINES = 257
+_CURVE_POINTS = 201
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """The WER over one scale, all others as tuned."""
+
+    name: str
+    grid: tuple[float, ...]
+    wer_percent: tuple[float, ...]
+    """At each point of the grid."""
+    chosen: float
+    chosen_wer_percent: float
+    plateau: Range
+    """Where the WER is that of the chosen scale, without a gap."""
+    at_ends: tuple[bool, bool]
+    """Whether the plateau holds the lower and the upper end of the range."""
+
+
+@dataclass(frozen=True, slots=True)
+class TuneResult:
+    """The tuned scales and what they give on the lists they were tuned on: a fit, not an estimate for other data."""
+
+    scales: Scales
+    errors: ErrorCounts
+    wer_percent: float
+    curves: tuple[Curve, ...]
+    """One for each free scale."""
+    warnings: tuple[str, ...]
+    """One line for each scale at the edge of its range or without effect."""
+
+
+def tune(
+    lists: Sequence[NBestList],
+    *,
+    free: Mapping[str, Range],
+    fixed: Mapping[str, float] | None = None,
+    table: ErrorTable | None = None,
+) -> TuneResult:
+    """Minimise the word errors over the `free` scales, each within its range; `fixed` scales stay (default am = 1).
+
+    Names are those of `Scales.named`: a score, "words", "tokens:SOURCE". `table`: that of the lists, if it is there
+    already. The same lists give the same scales. What is exact:
+
+    * one free scale: the minimum over the whole range is found; of several best pieces the widest, then the lowest; 0 where
+      nothing else is as good;
+    * two: 257 evenly spaced values of each with an exact line search over the other, then line searches along both in
+      turn. A minimum can be missed only if its region is narrower than 1/256 of the range in both scales;
+    * more: exact line searches along each scale and each pair of scales from eight starting points; a local minimum.
+
+    ValueError for missing scores or references, an empty range, or a scale that is both free and fixed.
+    """
+    fixed = {"am": 1.0} if fixed is None else fixed
+    _check(fixed, free)
+    table = error_table(lists) if table is None else table
+    space = Space.build(lists, fixed, free, table)
+    size = len(free)
+    if size == 1:
+        point = np.array([space.low[0]])
+        point = space.at(point, space.best(point, 0))
+    elif size == 2:
+        point = space.centred(_search_grid(space))
+    else:
+        point = space.centred(_search_many(space))
+    ends = [point] if size == 1 else [point, space.nearest_to_zero()]
+    point = min(map(space.at_zeros, ends), key=space.errors_at)
+    # Ten digits: no scale is known better, and a scale file should be readable. Kept only if it changes no winner.
+    rounded = np.array([float(f"{value:.10g}") for value in point])
+    point = rounded if space.errors_at(rounded) == space.errors_at(point) else point
+    scales = Scales.from_named({**fixed, **dict(zip(free, point.tolist()))})
+    errors = table.corpus(winners(lists, scales))
+    if errors.wer_percent is None:
+        raise ValueError("the references have no words; expected some to tune the scales on")
+    curves = tuple(_curve(space, point, axis, name, errors) for axis, name in enumerate(free))
+    warnings = tuple(warning for curve in curves for warning in _warnings(curve, free[curve.name]))
+    return TuneResult(scales, errors, errors.wer_percent, curves, warnings)
+
+
+def _check(fixed: Mapping[str, float], free: Mapping[str, Range]) -> None:
+    if not free:
+        raise ValueError("no free scale; expected at least one to tune")
+    for name, (low, high) in free.items():
+        if name in fixed:
+            raise ValueError(f"the scale of {name!r} is both free and fixed; expected one of the two")
+        if not (np.isfinite([low, high]).all() and low < high):
+            raise ValueError(f"the range of the scale of {name!r} is {low} ... {high}; expected low < high")
+    Scales.from_named({**fixed, **{name: low for name, (low, _) in free.items()}})
+
+
+def _search_grid(space: Space) -> FloatArray:
+    """Two scales: an even grid of each, with an exact line search over the other; of equal errors the widest piece."""
+    found: list[tuple[int, float, FloatArray]] = []
+    for axis in (0, 1):
+        other = 1 - axis
+        grid = np.linspace(space.low[other], space.high[other], _GRID_LINES)
+        span = space.high[axis] - space.low[axis]
+        start = space.base + space.low[axis] * space.features[axis]
+        bases = start + grid[:, None, None] * space.features[other]
+        for value, steps in zip(grid, steps_along(bases, span * space.features[axis], space.errors)):
+            best = steps.best()
+            point = np.empty(2)
+            point[axis], point[other] = space.low[axis] + span * best.middle, value
+            found.append((best.errors, best.low - best.high, point))
+    return min(found, key=lambda entry: entry[:2])[2]
+
+
+def _search_many(space: Space) -> FloatArray:
+    """Three and more scales: from each start down along axes and diagonals of pairs until none of them helps."""
+    span = space.high - space.low
+    size = len(span)
+    axes = [span * unit for unit in np.eye(size)]
+    directions = axes + [first + sign * second for first, second in combinations(axes, 2) for sign in (1.0, -1.0)]
+    # Zero (or next to it) is one start, so the result is no worse than any one of the sources alone.
+    generator = np.random.default_rng(0)
+    starts = [space.low + span / 2, space.nearest_to_zero(), *(space.low + span * generator.random((6, size)))]
+    results = []
+    for point in starts:
+        errors, improved = space.errors_at(point), True
+        while improved:
+            # All directions are tried and the best one is taken, so the result is no worse than any single one of them.
+            ends = [_through(point, direction, space) for direction in directions]
+            moves = [begin + space.steps(begin, end - begin).best().middle * (end - begin) for begin, end in ends]
+            found = [space.errors_at(moved) for moved in moves]
+            improved = min(found) < errors
+            if improved:
+                errors, point = min(found), moves[found.index(min(found))]
+        results.append((errors, point))
+    return min(results, key=lambda entry: entry[0])[1]
+
+
+def _through(point: FloatArray, direction: FloatArray, space: Space) -> tuple[FloatArray, FloatArray]:
+    """The two ends of the line through a point of the box, cut off at the box."""
+    used = direction != 0.0
+    to_low = (space.low - point)[used] / direction[used]
+    to_high = (space.high - point)[used] / direction[used]
+    back, ahead = np.minimum(to_low, to_high).max(), np.maximum(to_low, to_high).min()
+    return point + back * direction, point + ahead * direction
+
+
+def _curve(space: Space, point: FloatArray, axis: int, name: str, errors: ErrorCounts) -> Curve:
+    steps = space.along(point, axis)
+    low, span = float(space.low[axis]), float(space.high[axis] - space.low[axis])
+    grid = np.linspace(0.0, 1.0, _CURVE_POINTS)
+    counts = steps.counts[np.clip(np.searchsorted(steps.edges, grid, side="right") - 1, 0, len(steps.counts) - 1)]
+    begin, end = steps.run_at((point[axis] - low) / span, errors.errors)
+    at_ends = []
+    for bound, plateau_end in ((space.low, begin), (space.high, end)):
+        moved = point.copy()
+        moved[axis] = bound[axis]
+        near = abs(plateau_end - (bound[axis] - low) / span) <= NARROW
+        # A plateau that reaches up to the end of the range may still not hold its very end.
+        at_ends.append(bool(near and space.errors_at(moved) == errors.errors))
+    assert errors.wer_percent is not None, "tune has refused references without words"
+    return Curve(
+        name=name,
+        grid=tuple((low + span * grid).tolist()),
+        wer_percent=tuple((100.0 * counts / errors.reference_words).tolist()),
+        chosen=float(point[axis]),
+        chosen_wer_percent=errors.wer_percent,
+        plateau=(low + span * begin, low + span * end),
+        at_ends=(at_ends[0], at_ends[1]),
+    )
+
+
+def _warnings(curve: Curve, bounds: Range) -> Iterator[str]:
+    low, high = bounds
+    at_low, at_high = curve.at_ends
+    where = f"the best scale of {curve.name!r}, {curve.chosen:.4g}, "
+    if at_low and at_high:
+        yield f"the scale of {curve.name!r} makes no difference between {low:g} and {high:g}"
+    elif curve.chosen == 0.0:
+        yield f"the best scale of {curve.name!r} is 0: the source does not help on these lists"
+    elif (at_low and low == 0.0) or (at_high and high == 0.0):
+        yield where + "is as good as 0: the source does not help on these lists"
+    elif at_low or at_high:
+        yield where + f"lies at the edge of the range {low:g} ... {high:g}; a wider range may be better"

@@ -1,0 +1,147 @@
+"""Ways to measure whose target is no bound: every token given its surroundings, one order of generation, differences between neighbours.
+
+pll         PLL_1, every token given all others (Salazar et al., arXiv 1910.14659)
+strided     the same with every n-th token masked at once
+order:l2r   log-probability in one fixed order: exact for the model that generates in that order
+contrast    only what differs between similar hypotheses is masked: see `Contrast`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from rescore.estimators.alignment import Tokens, changed_spans, leader_of, nearest_tree
+from rescore.estimators.plans import BoolArray, Estimator, Keys, ListPlan, Plan, plan_of_rows
+
+
+class PseudoLogLikelihood(Estimator):
+    """Every token masked alone, L rows, weight 1: deterministic, no bound."""
+
+    name, target, unbiased, usual_passes = "pll", "pll", True, None
+
+    def _plan(self, length: int, keys: Keys) -> Plan:
+        return plan_of_rows(list(np.eye(length, dtype=bool)), [1.0] * length, [-1] * length)
+
+
+class Strided(Estimator):
+    """Every `passes`-th token masked, each token exactly once: `passes` rows where PLL takes L. Deterministic, no bound.
+
+    A masked token sees its `passes` - 1 neighbours on both sides, so the score is close to PLL; it depends on the text alone.
+    """
+
+    name, target, unbiased, shares_keys = "strided", "strided pll", True, False
+    usual_passes = 6
+
+    def _plan(self, length: int, keys: Keys) -> Plan:
+        return strided(np.ones(length, dtype=bool), self.passes)
+
+
+def strided(wanted: BoolArray, stride: int) -> Plan:
+    """Rows that together mask each of the `wanted` [L] positions once, those of a row `stride` apart in the text."""
+    residue = np.arange(len(wanted)) % stride
+    masks = [mask for first in range(stride) if (mask := wanted & (residue == first)).any()]
+    return _fixed(masks, len(wanted))
+
+
+def chain(wanted: BoolArray) -> Plan:
+    """Rows that give log p of the `wanted` [L] positions together, given the others: one after the other from the left."""
+    places = np.nonzero(wanted)[0]
+    masks = [wanted & (np.arange(len(wanted)) >= place) for place in places]
+    plan = _fixed(masks, len(wanted))
+    weights = np.zeros(plan.masks.shape)
+    weights[np.arange(len(places)), places] = 1.0
+    return Plan(plan.masks, weights, plan.replicate)
+
+
+def _fixed(masks: Sequence[BoolArray], length: int) -> Plan:
+    if not masks:
+        return Plan(np.zeros((0, length), bool), np.zeros((0, length)), np.zeros(0, np.int64))
+    return plan_of_rows(masks, [1.0] * len(masks), [-1] * len(masks))
+
+
+class LeftToRight(Estimator):
+    """Each token given those before it, all later ones masked: L rows, exact for the model that generates in this order."""
+
+    name, target, unbiased, usual_passes = "order:l2r", "order", True, None
+
+    def _plan(self, length: int, keys: Keys) -> Plan:
+        return chain(np.ones(length, dtype=bool))
+
+
+class ConfidentFirst(Estimator):
+    """Each token given those revealed before it, the position the network is surest of first: L passes one after the other.
+
+    Exact for the model that generates so. Two positions of nearly equal confidence may change places with the rounding of a batch.
+    """
+
+    name, target, unbiased, usual_passes = "order:confidence", "order", True, None
+    shares_keys = False
+
+    def _plan(self, length: int, keys: Keys) -> Plan:
+        raise NotImplementedError(
+            "the rows of this order are known only as the network answers: see rescore.estimators.confidence_order"
+        )
+
+
+class Contrast(Estimator):
+    """Differences of strided PLL between each hypothesis and its nearest neighbour, over what differs and 2 tokens around it.
+
+    Hypotheses form a tree: the one nearest to all others is the root, with its own strided PLL, and every other hangs at the one it
+    differs from least. score = score of the neighbour + strided PLL of the changed window here - the same there. `passes` is the
+    stride. It equals PLL where a token depends on its 2 neighbours on each side only (a Markov chain) and lengths are equal; it
+    departs by what a change does to tokens farther away, summed along the way to the root. Scores depend on the other hypotheses.
+    """
+
+    name, target, unbiased = "contrast", "contrast pll", True
+    usual_passes: ClassVar[int | None] = 3
+    WINDOW: ClassVar[int] = 2
+
+    def plan_list(self, seq_tag: str, hypotheses: Sequence[Tokens], *, seed: int) -> ListPlan:
+        del seq_tag, seed  # nothing is drawn
+        texts: list[Tokens] = []
+        plans: list[Plan] = []
+        terms: list[list[tuple[int, int]]] = [[] for _ in hypotheses]
+        passes = [0] * len(hypotheses)
+        place_of = {tokens: place for place, tokens in enumerate(hypotheses)}
+
+        def add(tokens: Tokens, wanted: BoolArray) -> int:
+            texts.append(tokens)
+            plans.append(self._window(wanted))
+            return len(plans) - 1
+
+        for tokens, neighbour in nearest_tree(hypotheses, leader_of(hypotheses)):
+            place = place_of[tokens]
+            if neighbour is None:
+                own = add(tokens, np.ones(len(tokens), dtype=bool))
+                terms[place], passes[place] = [(own, 1)], len(plans[own].masks)
+                continue
+            here, there = np.zeros(len(tokens), dtype=bool), np.zeros(len(neighbour), dtype=bool)
+            for first, last, new_first, new_last in changed_spans(neighbour, tokens, self.WINDOW):
+                there[first:last] = here[new_first:new_last] = True
+            own, other = add(tokens, here), add(neighbour, there)
+            terms[place] = [*terms[place_of[neighbour]], (own, 1), (other, -1)]
+            passes[place] = len(plans[own].masks) + len(plans[other].masks)
+        return ListPlan(texts, plans, terms, passes)
+
+    def _window(self, wanted: BoolArray) -> Plan:
+        return strided(wanted, self.passes)
+
+    def _plan(self, length: int, keys: Keys) -> Plan:
+        return self._window(np.ones(length, dtype=bool))
+
+
+class Chain(Contrast):
+    """As contrast, but the log-probability of the changed window together, token by token from the left; the root in order:l2r.
+
+    For a consistent model (one whose conditionals belong to one joint distribution) and hypotheses of equal length this is log p
+    itself, and so the bound. It departs where lengths differ, because the network is told the length, and by the model's inconsistency.
+    """
+
+    name, target, usual_passes = "contrast:chain", "contrast order", None
+    WINDOW = 1
+
+    def _window(self, wanted: BoolArray) -> Plan:
+        return chain(wanted)

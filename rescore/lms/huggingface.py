@@ -1,0 +1,315 @@
+"""Language models of the transformers library, from a local folder: causal ones exactly, masked ones by pseudo-log-likelihood.
+
+    scorer = load_huggingface("models/gpt2")                  # config.json says which kind it is
+    scorer.score_texts("utt", ["he hoped there would be stew"])[0].log_prob      # nats, higher is better
+
+Nothing is fetched from a network and no code of the folder is run: weights must be safetensors (see huggingface_folder.py). Texts are
+plain text, so "</s>" in a hypothesis is four characters and not a special token (see huggingface_text.py). Nothing is truncated: a text
+that does not fit is an error.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rescore.lms.huggingface_folder import (
+    CAUSAL_ENDINGS,
+    MASKED_ENDINGS,
+    architecture_of,
+    fingerprint,
+    load_folder,
+    shorten,
+)
+from rescore.lms.huggingface_text import PlainText
+from rescore.scores import LOG_P, SequenceScore
+
+if TYPE_CHECKING:
+    import torch
+
+MOST_LOGITS = 1 << 27  # numbers that the output layer may return at once: 512 MB in float32
+PRECISIONS = ("32", "bf16")
+
+Row = tuple[int, ...]
+Query = tuple[int, int, int]  # (row, position of the logits, token they have to predict)
+
+
+def load_huggingface(
+    folder: str | os.PathLike[str], *, name: str = "", score_eos: bool = True, **options: Any
+) -> HuggingFaceCausalScorer | HuggingFaceMaskedScorer:
+    """The scorer that fits the `architectures` field of config.json. `score_eos` is for causal models, see there.
+
+    ValueError for a folder that is neither kind, is incomplete, or has pickled weights only; FileNotFoundError for no such folder.
+    """
+    if architecture_of(Path(folder)).endswith(MASKED_ENDINGS):
+        return HuggingFaceMaskedScorer(folder, name=name, **options)
+    return HuggingFaceCausalScorer(folder, name=name, score_eos=score_eos, **options)
+
+
+class _HuggingFaceScorer(ABC):
+    """What both kinds share: loading, and answering queries in batches by length."""
+
+    kind: ClassVar[str]
+    endings: ClassVar[tuple[str, ...]]
+    add_special: ClassVar[bool]  # whether the tokenizer puts its own special tokens around a text
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        name: str = "",
+        device: str = "cpu",
+        precision: str = "32",
+        batch_tokens: int = 8192,
+    ):
+        """precision: of the network, "32" or "bf16"; softmax and sums are float32 and float64. batch_tokens: with padding."""
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision {precision!r}; expected '32' or 'bf16'")
+        if batch_tokens < 1:
+            raise ValueError(f"batch tokens {batch_tokens}: expected at least 1")
+        self.folder = Path(folder)
+        self.name = name or self.folder.resolve().name
+        self.precision, self.batch_tokens = precision, batch_tokens
+        self.architecture = architecture_of(self.folder)
+        if not self.architecture.endswith(self.endings):
+            raise ValueError(
+                f"{self.folder / 'config.json'}: architecture {self.architecture}; "
+                f"expected a {self.kind} one (...{' or ...'.join(self.endings)})"
+            )
+        from diffusion_lm.model import usable_device
+
+        self.model, self.tokenizer = load_folder(self.folder, self.kind, usable_device(device), precision)
+        self.model.config.use_cache = False  # every text is run once; keys and values would only take memory
+        self.vocabulary_size = int(self.model.get_input_embeddings().weight.shape[0])
+        self.longest = _longest_input(self.model, self.tokenizer)
+        self.plain_text = PlainText(self.tokenizer)
+        self.tokens = 0
+        self.unknown_tokens = 0
+        self.rows_run = 0
+        self._digest = ""
+
+    def score_texts(self, seq_tag: str, texts: Sequence[str]) -> list[SequenceScore]:
+        """One score for each text, in order. ValueError naming the utterance for a text that does not fit the model."""
+        return self.score_lists([(seq_tag, texts)])[0]
+
+    def score_lists(self, lists: Sequence[tuple[str, Sequence[str]]]) -> list[list[SequenceScore]]:
+        """Scores of several utterances' texts, in order; equal network inputs are run once."""
+        places: dict[str, int] = {}
+        rows: dict[Row, int] = {}
+        queries: list[Query] = []
+        starts: list[int] = []
+        passes: list[int] = []
+        for seq_tag, texts in lists:
+            for text, ids, special in zip(texts, *self._encode(seq_tag, texts)):
+                plain = [token for token, is_special in zip(ids, special) if not is_special]
+                self.tokens += len(plain)
+                self.unknown_tokens += plain.count(self.tokenizer.unk_token_id)
+                if text in places:
+                    continue
+                places[text] = len(starts)
+                starts.append(len(queries))
+                asked = self._rows(ids, special)
+                for row, position, target in asked:
+                    self._check(seq_tag, text, row, target)
+                    queries.append((rows.setdefault(row, len(rows)), position, target))
+                passes.append(len({row for row, _, _ in asked}))
+        starts.append(len(queries))
+        answers = self._answer(list(rows), queries)
+        kind = LOG_P if self.kind == "causal" else "pll"
+        scores = [
+            SequenceScore(sum(answers[start:end]), 0.0, count, end - start, kind)
+            for start, end, count in zip(starts, starts[1:], passes)
+        ]
+        return [[scores[places[text]] for text in texts] for _, texts in lists]
+
+    def describe(self) -> dict[str, Any]:
+        """What the scores depend on; always the same for the same model and options (see `counts` for what was met in the texts)."""
+        self._digest = self._digest or fingerprint(self.folder)
+        return {
+            "kind": f"huggingface {self.kind}",
+            "architecture": self.architecture,
+            "vocabulary_size": self.vocabulary_size,
+            "model": self._digest,
+            "precision": self.precision,
+            "batch_tokens": self.batch_tokens,
+        }
+
+    def counts(self) -> dict[str, int]:
+        """Tokens of all texts so far, and how many of them the vocabulary does not know."""
+        return {"tokens": self.tokens, "oov_tokens": self.unknown_tokens}
+
+    def _encode(self, seq_tag: str, texts: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
+        """Ids and, for each, whether it is a special token that the tokenizer put there."""
+        where = f"{self.folder}: utterance {seq_tag!r}"
+        return self.plain_text.encode(texts, add_special=self.add_special, where=where)
+
+    @abstractmethod
+    def _rows(self, ids: list[int], special: list[int]) -> list[tuple[Row, int, int]]:
+        """(network input, position of the logits, token they have to predict) of every scored token."""
+
+    def _check(self, seq_tag: str, text: str, row: Row, target: int) -> None:
+        where = f"{self.folder}: utterance {seq_tag!r}, text {shorten(text)!r}"
+        if len(row) > self.longest:
+            raise ValueError(f"{where}: {len(row)} tokens with special ones; expected at most {self.longest}")
+        if max(*row, target) >= self.vocabulary_size:
+            raise ValueError(
+                f"{where}: token id {max(*row, target)} of a model with {self.vocabulary_size}; "
+                "expected the tokenizer that belongs to the model"
+            )
+
+    def _check_own(self, role: str, tokens: Sequence[int]) -> None:
+        """Tokens that stand in every input can be checked before there is one."""
+        for token in tokens:
+            if token >= self.vocabulary_size:
+                raise ValueError(
+                    f"{self.folder}: {role} token {self.tokenizer.convert_ids_to_tokens(token)!r} has id {token} of a model "
+                    f"with {self.vocabulary_size}; expected the tokenizer that belongs to the model"
+                )
+
+    def _answer(self, rows: list[Row], queries: list[Query]) -> list[float]:
+        """log p(target at position | row) of every query, nats."""
+        import torch
+
+        answers = [0.0] * len(queries)
+        of_row: list[list[int]] = [[] for _ in rows]
+        for place, (row, _, _) in enumerate(queries):
+            of_row[row].append(place)
+        for batch in self._batches([len(row) for row in rows]):
+            asked = [place for row in batch for place in of_row[row]]
+            line_of = {row: line for line, row in enumerate(batch)}
+            lines = torch.tensor([line_of[queries[place][0]] for place in asked], device=self.model.device)
+            positions = torch.tensor([queries[place][1] for place in asked], device=self.model.device)
+            targets = torch.tensor([queries[place][2] for place in asked], device=self.model.device)
+            log_probs = self._log_probs([rows[row] for row in batch], lines, positions, targets)
+            for place, value in zip(asked, log_probs.tolist()):
+                answers[place] = value
+            self.rows_run += len(batch)
+        return answers
+
+    def _log_probs(
+        self, rows: list[Row], lines: torch.Tensor, positions: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        """One forward pass. lines, positions, targets: [Q]. Returns float64 [Q], nats."""
+        import torch
+
+        width = max(map(len, rows))
+        # Any id pads: it stands on the right, where no attention and no position of a token reaches it.
+        ids = torch.zeros((len(rows), width), dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for line, row in enumerate(rows):
+            ids[line, : len(row)] = torch.tensor(row)
+            mask[line, : len(row)] = 1
+        with torch.inference_mode():
+            logits = self.model(
+                input_ids=ids.to(self.model.device), attention_mask=mask.to(self.model.device), return_dict=True
+            ).logits
+            # Only rows that are asked for, in pieces: the whole log-softmax would take the memory of the logits again.
+            pieces = [
+                torch.log_softmax(logits[line, position].float(), dim=-1).gather(1, target[:, None])[:, 0]
+                for line, position, target in zip(lines.split(512), positions.split(512), targets.split(512))
+            ]
+        return torch.cat(pieces).double().cpu()
+
+    def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Indices sorted by length; rows x longest row of a batch is within the budget, unless one row alone is over it."""
+        budget = min(self.batch_tokens, max(1, MOST_LOGITS // self.vocabulary_size))
+        batches: list[list[int]] = []
+        for index in sorted(range(len(lengths)), key=lambda place: (lengths[place], place)):
+            if not batches or (len(batches[-1]) + 1) * lengths[index] > budget:
+                batches.append([])
+            batches[-1].append(index)
+        return batches
+
+
+class HuggingFaceCausalScorer(_HuggingFaceScorer):
+    """log p(tokens, end of sentence | start), exact, one pass a text.
+
+    The start is the tokenizer's BOS, else its EOS, else its CLS token; it is not scored. The end of sentence is scored where the
+    tokenizer has an EOS token and `score_eos` is on. A text without a token has the score log p(EOS | start), or 0.0 with no EOS to score.
+    """
+
+    kind = "causal"
+    endings = CAUSAL_ENDINGS
+    add_special = False
+
+    def __init__(self, folder: str | os.PathLike[str], *, score_eos: bool = True, **options: Any):
+        super().__init__(folder, **options)
+        tokens = self.tokenizer
+        starts = [
+            token for token in (tokens.bos_token_id, tokens.eos_token_id, tokens.cls_token_id) if token is not None
+        ]
+        if not starts:
+            raise ValueError(
+                f"{self.folder}: its tokenizer has no BOS, EOS or CLS token; expected one to start a sentence"
+            )
+        self.start = starts[0]
+        self.end = tokens.eos_token_id if score_eos else None
+        self._check_own("start", [self.start])
+        self._check_own("end", [] if self.end is None else [self.end])
+        self._check_causal()
+
+    def describe(self) -> dict[str, Any]:
+        start = self.tokenizer.convert_ids_to_tokens(self.start)
+        return super().describe() | {"start": start, "scores_eos": self.end is not None}
+
+    def _rows(self, ids: list[int], special: list[int]) -> list[tuple[Row, int, int]]:
+        targets = ids if self.end is None else [*ids, self.end]
+        row = (self.start, *targets[:-1])  # the last token is predicted, never read
+        return [(row, position, target) for position, target in enumerate(targets)]
+
+    def _check_causal(self) -> None:
+        """An encoder behind a causal head reads the word that it is to predict: its scores would be near 0 and worth nothing."""
+        import torch
+
+        probe = torch.tensor([[self.start, 0, 0], [self.start, 0, self.vocabulary_size - 1]], device=self.model.device)
+        with torch.inference_mode():
+            logits = self.model(input_ids=probe, attention_mask=torch.ones_like(probe), return_dict=True).logits
+        one, other = logits[:, 0].float()
+        tolerance = (1e-4 if self.precision == "32" else 1e-2) * float(one.abs().max())
+        if float((one - other).abs().max()) > tolerance:
+            raise ValueError(
+                f"{self.folder}: {self.architecture} looks at later tokens; expected a causal model (BERT: is_decoder)"
+            )
+
+
+class HuggingFaceMaskedScorer(_HuggingFaceScorer):
+    """Pseudo-log-likelihood: the sum over all tokens of log p(token | all others), each masked in turn, one pass a token.
+
+    Salazar et al. 2020, "Masked Language Model Scoring". Not a probability of the text, hence its target is named pll. Tokens that the
+    tokenizer adds (CLS, SEP ...) are neither masked nor scored, so a text without a token has the score 0.0.
+    """
+
+    kind = "masked"
+    endings = MASKED_ENDINGS
+    add_special = True
+
+    def __init__(self, folder: str | os.PathLike[str], **options: Any):
+        super().__init__(folder, **options)
+        if self.tokenizer.mask_token_id is None:
+            raise ValueError(f"{self.folder}: its tokenizer has no mask token; expected one for a masked model")
+        self._check_own("mask", [self.tokenizer.mask_token_id])
+        self._check_own("special", self._encode("", [""])[0][0])
+
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | {"target": "pll"}
+
+    def _rows(self, ids: list[int], special: list[int]) -> list[tuple[Row, int, int]]:
+        mask = self.tokenizer.mask_token_id
+        places = [place for place, is_special in enumerate(special) if not is_special]
+        return [((*ids[:place], mask, *ids[place + 1 :]), place, ids[place]) for place in places]
+
+
+def _longest_input(model: Any, tokenizer: Any) -> int:
+    """Most tokens of an input: the least of what the tokenizer, the configuration and RoBERTa-like position tables say."""
+    limits = [int(tokenizer.model_max_length)]
+    stated = getattr(model.config, "max_position_embeddings", None)
+    if isinstance(stated, int) and stated > 0:
+        limits.append(stated)
+    for name, module in model.named_modules():
+        padding = getattr(module, "padding_idx", None)
+        if name.endswith("position_embeddings") and padding is not None:  # positions are counted from padding_idx + 1
+            limits.append(module.num_embeddings - padding - 1)
+    return min(limits)

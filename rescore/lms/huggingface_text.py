@@ -1,0 +1,92 @@
+"""Token ids of plain text by a Hugging Face tokenizer: special tokens stand only where the tokenizer itself puts them.
+
+    ids, special = PlainText(tokenizer).encode(["the </s> king"], add_special=True, where="models/gpt2: utterance 'u1'")
+
+`split_special_tokens` alone does not keep "</s>" or "[MASK]" in a text from becoming that token: it leaves added tokens that are not
+marked as special, and entries of the vocabulary with the very name. A text in which that happens is encoded once more, by a copy of the
+tokenizer in which the special tokens have names that no text has.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from rescore.lms.huggingface_folder import shorten
+
+Ids = list[list[int]]
+
+
+class PlainText:
+    def __init__(self, tokenizer: Any):
+        self.tokenizer = tokenizer
+        added = tokenizer.added_tokens_decoder.items()
+        self.special = frozenset({*tokenizer.all_special_ids, *(place for place, token in added if token.special)})
+        self._renamed: Any = None
+
+    def encode(self, texts: Sequence[str], *, add_special: bool, where: str) -> tuple[Ids, Ids]:
+        """Ids of each text and, for each id, 1 if it is a special token that the tokenizer put there and else 0.
+
+        Nothing is truncated, though a tokenizer.json can ask for it. `where`: the beginning of an error message.
+        """
+        if not texts:
+            return [], []
+        found = self.tokenizer(
+            list(texts),
+            add_special_tokens=add_special,
+            split_special_tokens=True,
+            truncation=False,
+            padding=False,
+            return_special_tokens_mask=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        ids: Ids = found["input_ids"]
+        masks: Ids = found["special_tokens_mask"] if add_special else [[0] * len(row) for row in ids]
+        for place, text in enumerate(texts):
+            if self._spelled(ids[place], masks[place]) and self.tokenizer.is_fast:
+                ids[place], masks[place] = self._encode_renamed(text, add_special)
+            # A word that the vocabulary does not know is the unknown token, and may be.
+            spelled = self._spelled(ids[place], masks[place]) - {self.tokenizer.unk_token_id}
+            if spelled:
+                name = self.tokenizer.convert_ids_to_tokens(min(spelled))
+                raise ValueError(
+                    f"{where}, text {shorten(text)!r}: its tokens include the special token {name!r}; expected plain text"
+                )
+        return ids, masks
+
+    def _spelled(self, ids: list[int], mask: list[int]) -> set[int]:
+        """Special tokens that come from the text."""
+        return {token for token, added in zip(ids, mask, strict=True) if not added and token in self.special}
+
+    def _encode_renamed(self, text: str, add_special: bool) -> tuple[list[int], list[int]]:
+        if self._renamed is None:
+            self._renamed = _rename(self.tokenizer.backend_tokenizer, self.special)
+        encoding = self._renamed.encode(text, add_special_tokens=add_special)
+        return list(encoding.ids), list(encoding.special_tokens_mask) if add_special else [0] * len(encoding.ids)
+
+
+def _rename(tokenizer: Any, special: frozenset[int]) -> Any:
+    """A copy of a `tokenizers.Tokenizer` whose special tokens have the same ids, and names of code points that are no characters."""
+    tree = json.loads(tokenizer.to_str())
+    names = {tokenizer.id_to_token(token): f"\U0010ffff{token}\U0010ffff" for token in special}
+    for token in tree["added_tokens"]:
+        if token["content"] in names:
+            token |= {"content": names[token["content"]], "special": True, "normalized": False}
+    model = tree["model"]
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {names.get(piece, piece): place for piece, place in model["vocab"].items()}
+    else:  # Unigram: pieces with their scores, in the order of their ids
+        model["vocab"] = [[names.get(piece, piece), score] for piece, score in model["vocab"]]
+    if model.get("unk_token") in names:
+        model["unk_token"] = names[model["unk_token"]]
+    if model.get("merges"):  # of BPE; one that makes or uses a special token is for its spelling
+        pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+        model["merges"] = [pair for pair in pairs if names.keys().isdisjoint((*pair, "".join(pair)))]
+    copy = type(tokenizer).from_str(json.dumps(tree))
+    copy.encode_special_tokens = True
+    copy.no_truncation()
+    copy.no_padding()
+    return copy

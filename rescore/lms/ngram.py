@@ -1,0 +1,207 @@
+"""N-gram language models: train a Kneser-Ney model with kaldingram, query it with KenLM.
+
+    train_ngram(["train.txt.gz"], order=4, out="4gram.arpa")
+    scorer = NgramScorer("4gram.arpa", name="4gram")
+    scorer.score_texts("utt", ["he hoped there would be stew"])[0].log_prob      # nats, end of sentence included
+
+Words are taken as they are: the case of the text must be that of the training text. Words the model does not know are counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from rescore.scores import LOG_P, SequenceScore
+from returnn_bridge.files import iterate_lines, scratch_folder, write_whole
+
+LOG_10 = math.log(10.0)
+ORDERS = range(2, 6)  # kaldingram 0.1.2 counts only the first word of each line for order 1
+MARKERS = {"<s>", "</s>"}
+
+
+def train_ngram(texts: Sequence[str | os.PathLike[str]], *, order: int, out: str | os.PathLike[str]) -> Path:
+    """Write a Kneser-Ney model of the texts (plain or .gz, one sentence a line) as ARPA; whole or not at all.
+
+    ValueError for an order that can not be trained, text without a word or with sentence marks in it, and text that is too small for the
+    order: the discount of an order is n1 / (n1 + 2 n2), so some of its n-grams must occur exactly twice. ValueError, too, where `out` is
+    anything but an earlier ARPA file. The same text gives the same bytes.
+    """
+    if order not in ORDERS:
+        raise ValueError(f"order {order}: expected {ORDERS.start} ... {ORDERS.stop - 1}")
+    target, sources = Path(out), ", ".join(map(str, texts))
+    _check_replaceable(target)
+    with scratch_folder(target) as folder:
+        corpus, arpa = folder / "text", folder / "arpa"
+        with open(corpus, "w", encoding="utf-8") as file:
+            for path, number, words in _sentences(texts):
+                if found := MARKERS.intersection(words):
+                    raise ValueError(f"{path}:{number}: the word {min(found)}; expected text without sentence marks")
+                # KenLM and kaldingram know different white space: between the words of the model there is one space.
+                file.write(" ".join(words) + "\n")
+        if not corpus.stat().st_size:
+            raise ValueError(f"{sources}: no words; expected one sentence a line")
+        command = [sys.executable, "-m", "kaldingram.cli", "train", "--ngram-order", str(order)]
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, transient=True) as progress:
+            progress.add_task(f"training a {order}-gram", total=None)
+            done = subprocess.run([*command, "--text", str(corpus), "--lm", str(arpa)], capture_output=True, text=True)
+        if done.returncode or not arpa.is_file():
+            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise ValueError(f"{sources}: kaldingram could not train a {order}-gram ({reason}); expected other text")
+        if ngram := _impossible_ngram(arpa):
+            raise ValueError(
+                f"{sources}: too little text for order {order}, {ngram!r} occurs but would have probability 0; "
+                "expected more text, or a lower order"
+            )
+        with write_whole(target) as write:
+            for line in _with_unknown(arpa):
+                write(line)
+            _check_replaceable(target)
+    return target
+
+
+class NgramScorer:
+    """Exact log-probabilities of whole sentences, BOS and EOS on. No network passes.
+
+    A word that the model does not know gets its <unk> probability, or 100 powers of ten (230 nats) less than 1 where it has none.
+    Sentence marks in a text are such words.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, name: str = "ngram"):
+        import kenlm
+
+        self.path, self.name = Path(path), name
+        if not self.path.is_file():
+            raise FileNotFoundError(f"{self.path}: no such n-gram; expected an .arpa or KenLM binary file")
+        try:
+            settings = kenlm.Config()
+            settings.show_progress = False
+            settings.arpa_complain = kenlm.ARPALoadComplain.NONE
+            self.model = kenlm.Model(str(self.path), settings)
+        except OSError as error:
+            raise ValueError(f"{self.path}: KenLM can not read it ({' '.join(str(error).split())})") from None
+        self.words = 0
+        self.unknown_words = 0
+        self._unknown_types: set[str] = set()
+        number = 0
+        while (unheard := f"<word-{number}>") in self.model:
+            number += 1
+        # In a text these are words like any other, which no model has heard: to KenLM they would be a begin or an end of the sentence.
+        self._instead = dict.fromkeys((*MARKERS, "<unk>"), unheard)
+
+    def words_of(self, text: str) -> list[str]:
+        """The words of a text as KenLM may see them: sentence marks are words that it does not know."""
+        return [self._instead.get(word, word) for word in text.split()]
+
+    def score_texts(self, seq_tag: str, texts: Sequence[str]) -> list[SequenceScore]:
+        """One score for each text, in order."""
+        scores = []
+        for text in texts:
+            words = self.words_of(text)
+            self.words += len(words)
+            unknown = [own for own, word in zip(text.split(), words) if word not in self.model]
+            self.unknown_words += len(unknown)
+            self._unknown_types.update(unknown)
+            log_prob = LOG_10 * float(self.model.score(" ".join(words), bos=True, eos=True))
+            scores.append(SequenceScore(log_prob, 0.0, 0, len(words) + 1, LOG_P))
+        return scores
+
+    def describe(self) -> dict[str, Any]:
+        """What the scores depend on; always the same for the same file (see `counts` for what was met in the texts)."""
+        with open(self.path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return {"kind": "ngram", "order": int(self.model.order), "model": digest}
+
+    def counts(self) -> dict[str, int]:
+        """Words of all texts so far, how many of them the model does not know, and how many different ones these are."""
+        return {"tokens": self.words, "oov_tokens": self.unknown_words, "oov_words": len(self._unknown_types)}
+
+
+@dataclass(frozen=True)
+class NgramPerplexity:
+    """Exact sums over the words of a text that the model knows, and the sentence ends. Unknown ones have no probability to speak of."""
+
+    log_prob: float  # nats
+    tokens: int
+    unknown_words: int
+
+    @property
+    def per_word(self) -> float:
+        return math.exp(-self.log_prob / self.tokens)
+
+    def summary(self) -> str:
+        left_out = f"{self.unknown_words} unknown words left out"
+        return f"perplexity {self.per_word:.2f} per word (exact, sentence ends count); {self.tokens} tokens, {left_out}"
+
+
+def ngram_perplexity(path: str | os.PathLike[str], texts: Sequence[str | os.PathLike[str]]) -> NgramPerplexity:
+    """Perplexity of text files (plain or .gz, one sentence a line, empty lines left out) under an n-gram, in constant memory."""
+    scorer = NgramScorer(path)
+    log_prob, tokens, unknown_words = 0.0, 0, 0
+    for text, number, line in _sentences(texts):
+        words = scorer.words_of(" ".join(line))
+        scores = scorer.model.full_scores(" ".join(words), bos=True, eos=True)
+        for word, (log10_prob, _, unknown) in zip([*words, "</s>"], scores, strict=True):
+            if unknown:
+                unknown_words += 1
+            elif not math.isfinite(log10_prob):
+                raise ValueError(
+                    f"{path}: the word {word!r} of {text}:{number} has the log-probability {log10_prob}; expected a finite one"
+                )
+            else:
+                log_prob += LOG_10 * log10_prob
+                tokens += 1
+    if not tokens:
+        raise ValueError(f"{', '.join(map(str, texts))}: no non-empty line; expected one sentence a line")
+    return NgramPerplexity(log_prob, tokens, unknown_words)
+
+
+def _sentences(
+    texts: Sequence[str | os.PathLike[str]],
+) -> Iterator[tuple[str | os.PathLike[str], int, list[str]]]:
+    """(file, line number, words) of every line with a word."""
+    for path in texts:
+        for number, line in iterate_lines(path):
+            if words := line.split():
+                yield path, number, words
+
+
+def _check_replaceable(target: Path) -> None:
+    if not target.exists() and not target.is_symlink():
+        return
+    try:
+        first = next((line for _, line in iterate_lines(target) if line.strip()), "")
+    except (OSError, ValueError):
+        first = ""
+    if first.strip() != "\\data\\":
+        raise ValueError(f"{target}: exists and is no ARPA file; expected a new name, or an ARPA file to replace")
+
+
+def _with_unknown(arpa: Path) -> Iterator[str]:
+    """The lines of an ARPA file with the <unk> that KenLM would put in, with a complaint, at every load: 10^-100."""
+    with open(arpa, encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("ngram 1="):
+                line = f"ngram 1={int(line.partition('=')[2]) + 1}\n"
+            yield line
+            if line.startswith("\\1-grams:"):
+                yield "-100\t<unk>\n"
+
+
+def _impossible_ngram(arpa: Path) -> str:
+    """An n-gram that was seen and yet has probability 0 (kaldingram writes -99), because its order's discount was 1; "" if none."""
+    with open(arpa, encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("-99.") and (ngram := line.split("\t")[1].strip()) != "<s>":  # <s> is never predicted
+                return ngram
+    return ""

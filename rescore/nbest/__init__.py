@@ -1,0 +1,250 @@
+"""N-best lists in and out: every hypothesis in its order, its text byte for byte, with named scores.
+
+    lists = read_nbest("output.py.gz")                                   # scores {"am": ...}
+    lists = read_sources(["output.py.gz", "bigram=bigram.py.gz"])        # scores {"am": ..., "bigram": ...}
+    for utterance in iterate_nbest("scores.jsonl.gz"): ...               # one utterance in memory at a time
+    write_nbest("scores.jsonl", lists, metadata={"seed": 1})
+    write_nbest("bigram.py.gz", lists, score="bigram")                   # for i6_core's SearchCombineScoresJob
+
+The suffix says the format, with or without .gz: .py (RETURNN, `{tag: [(score, text), ...]}`), .jsonl (our
+interchange, all scores), .json (mlm-scoring; on reading also flat dicts, see format_json.py). Scores are in nats,
+higher is better.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import isfinite
+from typing import Any
+
+from rescore.nbest.json_forms import (
+    FORMAT,
+    format_mlm_scoring,
+    iterate_json_lines,
+    read_json,
+    read_metadata,
+    write_json_lines,
+)
+from rescore.nbest.returnn_py import format_list, iterate_lists
+from rescore.nbest.types import Hypothesis, NBestList, is_detail
+from returnn_bridge.files import PathLike, has_suffix, iterate_lines, parse_json, write_whole
+
+__all__ = [
+    "Hypothesis",
+    "NBestList",
+    "check_no_lists",
+    "describe_difference",
+    "iterate_nbest",
+    "read_metadata",
+    "read_nbest",
+    "read_sources",
+    "split_source",
+    "write_nbest",
+]
+
+_SUFFIXES = ".py, .jsonl or .json, each with or without .gz"
+_NAMED_SOURCE = re.compile(r"([A-Za-z0-9_][\w.+-]*)=(.+)", re.DOTALL)
+
+
+def read_nbest(path: PathLike, *, name: str | None = None, allow_non_finite: bool = False) -> list[NBestList]:
+    """All utterances of a file; arguments and errors as in `iterate_nbest`."""
+    return list(iterate_nbest(path, name=name, allow_non_finite=allow_non_finite))
+
+
+def iterate_nbest(path: PathLike, *, name: str | None = None, allow_non_finite: bool = False) -> Iterator[NBestList]:
+    """The utterances of an N-best file in order. Constant memory for .py and .jsonl; .json is read whole.
+
+    `name` is that of the score where the format has a single one without a name (default "am"); in a .jsonl with a
+    single score it renames that score. `allow_non_finite` lets nan and infinite scores of .py files through, which
+    are refused otherwise. Raises ValueError, one line with file, line, utterance and rank as far as known, for a file
+    that is not complete and well formed: what came before it has been yielded by then.
+    """
+    if has_suffix(path, ".py"):
+        score = name or "am"
+        for tag, entries in iterate_lists(path, allow_non_finite=allow_non_finite):
+            yield NBestList(tag, tuple([Hypothesis(text, {score: value}) for value, text in entries]))
+    elif has_suffix(path, ".jsonl"):
+        yield from iterate_json_lines(path, name=name)
+    elif has_suffix(path, ".json"):
+        yield from read_json(path, name=name)
+    else:
+        raise ValueError(f"{os.fspath(path)}: unknown N-best format; expected a name ending in {_SUFFIXES}")
+
+
+def read_sources(sources: Sequence[str]) -> list[NBestList]:
+    """One set of lists with the scores and details of several aligned score files, each "PATH" or "NAME=PATH".
+
+    The files must hold the same utterances (in any order; that of the first file is kept) and for each the same texts
+    in the same order; a reference may come from any of them. ValueError naming utterance and rank otherwise, and for
+    a score name given twice.
+    """
+    if not sources:
+        raise ValueError("no N-best file given; expected at least one PATH or NAME=PATH")
+    merged: dict[str, NBestList] = {}
+    origin: dict[str, str] = {}
+    first = ""
+    for source in sources:
+        name, path = split_source(source)
+        lists = {utterance.seq_tag: utterance for utterance in iterate_nbest(path, name=name)}
+        for score in next(iter(lists.values())).hypotheses[0].scores:
+            if score in origin:
+                raise ValueError(
+                    f"score {score!r} comes from {origin[score]} and from {path}; expected each name once, as NAME=PATH"
+                )
+            origin[score] = path
+        if not merged:
+            merged, first = lists, path
+            continue
+        difference = describe_difference(first, merged, path, lists)
+        if difference:
+            raise ValueError(f"{first} and {path} hold different utterances: {difference}; expected the same")
+        merged = {tag: _merge(utterance, lists[tag], first, path) for tag, utterance in merged.items()}
+    return list(merged.values())
+
+
+def write_nbest(
+    path: PathLike,
+    lists: Iterable[NBestList],
+    *,
+    score: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    allow_non_finite: bool = False,
+) -> None:
+    """Write the lists, in order, in the format of the suffix; the file appears whole or not at all.
+
+    .jsonl holds all scores, details and references, and `metadata` in its header. .py and .json hold one score,
+    `score`, which may be left out if there is only one; .json (mlm-scoring) also holds the references. Floats keep
+    all their digits. `allow_non_finite` lets nan and infinite scores into .py files. ValueError for a score that is
+    missing or not finite, for an utterance given twice, for no utterances, an unknown suffix.
+    """
+    where = os.fspath(path)
+    is_lines = has_suffix(path, ".jsonl")
+    if not has_suffix(path, ".py", ".jsonl", ".json"):
+        raise ValueError(f"{where}: unknown N-best format; expected a name ending in {_SUFFIXES}")
+    if is_lines and score is not None:
+        raise ValueError(f"{where}: a .jsonl file holds all scores; expected no choice of the score {score!r}")
+    if metadata is not None and not is_lines:
+        raise ValueError(f"{where}: only .jsonl files hold metadata; expected none")
+    checked = _checked(lists, where, allow_non_finite and has_suffix(path, ".py"))
+    try:
+        if is_lines:
+            write_json_lines(path, checked, metadata)
+            return
+        with write_whole(path) as write:
+            head = next(checked)
+            score = _choose_score(head, score, where)
+            single = itertools.chain([head], checked)
+            for piece in format_mlm_scoring(single, score) if has_suffix(path, ".json") else _format_py(single, score):
+                write(piece)
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{where}: {error.object[:40]!r}... holds a lone surrogate ({error.reason}); expected text"
+        ) from None
+
+
+def check_no_lists(outputs: Iterable[PathLike]) -> None:
+    """ValueError if N-best lists or scores lie where something else is to be written: a table is made again in a minute, they are not."""
+    for path in outputs:
+        if _holds_lists(path):
+            raise ValueError(
+                f"{os.fspath(path)}: holds N-best lists; expected another name for the output (or remove it)"
+            )
+
+
+def _holds_lists(path: PathLike) -> bool:
+    """True for a file that begins with our header, and for one whose reader takes its first utterance."""
+    if not os.path.isfile(path):
+        return False
+    try:
+        first = next(iterate_lines(path), (1, ""))[1]
+        if first.startswith("{") and FORMAT in first[:100]:
+            header = parse_json(first, path)
+            return isinstance(header, dict) and header.get("format") == FORMAT
+        return next(iterate_nbest(path, allow_non_finite=True), None) is not None
+    except ValueError:
+        return False
+
+
+def describe_difference(name: str, tags: Iterable[str], other_name: str, other_tags: Iterable[str]) -> str:
+    """Up to five utterances that only one of two sets has, in words; "" if the sets are equal."""
+    left, right = set(tags), set(other_tags)
+    parts = []
+    for where, only in ((name, sorted(left - right)), (other_name, sorted(right - left))):
+        if only:
+            more = ", ..." if len(only) > 5 else ""
+            parts.append(f"{len(only)} only in {where} ({', '.join(map(repr, only[:5]))}{more})")
+    return " and ".join(parts)
+
+
+def split_source(source: str) -> tuple[str | None, str]:
+    """(name, path) of "NAME=PATH" or "PATH"; a file that is there under the whole of it is a path."""
+    match = None if os.path.exists(source) else _NAMED_SOURCE.fullmatch(source)
+    return (match.group(1), match.group(2)) if match else (None, source)
+
+
+def _merge(utterance: NBestList, other: NBestList, path: str, other_path: str) -> NBestList:
+    where = f"utterance {utterance.seq_tag!r} differs between {path} and {other_path}"
+    if len(utterance.hypotheses) != len(other.hypotheses):
+        counts = f"{len(utterance.hypotheses)} and {len(other.hypotheses)}"
+        raise ValueError(f"{where}: {counts} hypotheses; expected the same texts in the same order")
+    hypotheses = []
+    for rank, (left, right) in enumerate(zip(utterance.hypotheses, other.hypotheses), 1):
+        if left.text != right.text:
+            texts = f"{left.text[:60]!r} and {right.text[:60]!r}"
+            raise ValueError(f"{where}: hypothesis {rank} is {texts}; expected the same texts in the same order")
+        hypotheses.append(Hypothesis(left.text, {**left.scores, **right.scores}, {**left.details, **right.details}))
+    references = {utterance.reference, other.reference} - {None}
+    if len(references) > 1:
+        raise ValueError(f"{where}: the references are not equal; expected the same reference")
+    return NBestList(utterance.seq_tag, tuple(hypotheses), next(iter(references), None))
+
+
+def _checked(lists: Iterable[NBestList], where: str, allow_non_finite: bool) -> Iterator[NBestList]:
+    """The lists, after a look at everything that a reader would refuse."""
+    seen: set[str] = set()
+    names: set[str] = set()
+    for utterance in lists:
+        tag = utterance.seq_tag
+        if tag in seen:
+            raise ValueError(f"{where}: utterance {tag!r} is given twice; expected each utterance once")
+        for rank, hypothesis in enumerate(utterance.hypotheses, 1):
+            hyp = f"{where}: hypothesis {rank} of {tag!r}"
+            if not seen and rank == 1:
+                names = set(hypothesis.scores)
+            if hypothesis.scores.keys() != names:
+                raise ValueError(
+                    f"{hyp} has the scores {sorted(hypothesis.scores)}; expected {sorted(names)} as in the first"
+                )
+            for name, value in hypothesis.scores.items():
+                if not isinstance(value, float | int) or not (allow_non_finite or isfinite(value)):
+                    raise ValueError(f"{hyp} has {name} score {value!r}; expected a finite number (nats)")
+            for source, detail in hypothesis.details.items():
+                for key, entry in detail.items():
+                    if not is_detail(entry):
+                        raise ValueError(
+                            f"{hyp} has {key} = {entry!r} for {source!r}; expected a finite number, a list of such, a boolean or a string"
+                        )
+        seen.add(tag)
+        yield utterance
+    if not seen:
+        raise ValueError(f"{where}: no utterances to write; expected at least one")
+
+
+def _choose_score(utterance: NBestList, score: str | None, where: str) -> str:
+    names = sorted(utterance.hypotheses[0].scores)
+    if score is None and len(names) == 1:
+        return names[0]
+    if score not in names:
+        got = "no score is chosen" if score is None else f"there is no score {score!r}"
+        raise ValueError(f"{where}: {got}, and the format holds one; expected one of {', '.join(names) or 'none'}")
+    return score
+
+
+def _format_py(lists: Iterable[NBestList], score: str) -> Iterator[str]:
+    yield "{\n"
+    for utterance in lists:
+        yield from format_list(utterance.seq_tag, [(hyp.scores[score], hyp.text) for hyp in utterance.hypotheses])
+    yield "}\n"

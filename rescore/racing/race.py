@@ -1,0 +1,313 @@
+"""Find each utterance's winner without scoring every hypothesis to the end.
+
+    race = calibrate(dev_lists, "masked", stage_scores, tokens, scales, confidence=0.95)    # from lists that were scored in full
+    racer = RacingScorer(scorer, stages, race)                                              # for score_file
+
+A ladder of cheap measurements leads to the dear one. After each rung (the first costs nothing) the final score is predicted from what is
+known: the difference to the best hypothesis is linear in the differences of all known scores, of words and of tokens, with an error
+whose size grows with the root of the edit distance d,
+
+    final(h) - final(b) = beta . (known(h) - known(b)) + sqrt(d(h, b)) e,    beta by least squares, the law of e as observed on dev,
+
+because tokens that two hypotheses share hardly contribute. Hypotheses are dropped in the order of their probability to beat the best in
+the combined total (scales as tuned), as long as these probabilities add up to no more than the rung's share of 1 - confidence. What is
+left at the end is measured in full. Everything is a function of the lists and the seed, so a race can be repeated exactly.
+
+A dropped hypothesis gets its predicted score (target "predicted ..."), at most what leaves it behind the winner; for tuning, or for lists
+that others combine with new scales, score in full.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rescore.combination.scales import Scales
+from rescore.estimators.alignment import Tokens, distances
+from rescore.estimators.plans import FloatArray
+from rescore.nbest.types import NBestList
+from rescore.scores import SequenceScore
+from returnn_bridge.files import PathLike, write_whole
+
+FORMAT = "diffusion-lm-race"
+QUANTILES = 401  # kept of the observed law of e
+TAIL = 0.05  # share of the largest errors, whose law is smoothed: exponential with their mean excess
+
+
+@dataclass(frozen=True)
+class Rung:
+    """How the final score follows from what is known after so many measurements."""
+
+    beta: tuple[float, ...]
+    """Of the given scores, of the ladder's scores so far, of words and tokens."""
+    errors: tuple[float, ...]
+    """Evenly spaced quantiles of e; nats."""
+    excess: float
+    """Mean of what the errors above the quantile 1 - TAIL lie above it; nats."""
+
+    @classmethod
+    def of(cls, beta: FloatArray, errors: FloatArray) -> Rung:
+        start = float(np.quantile(errors, 1 - TAIL))
+        above = errors[errors > start]
+        excess = float((above - start).mean()) if len(above) else 0.0
+        quantiles = np.quantile(errors, np.linspace(0, 1, QUANTILES))
+        return cls(tuple(beta.tolist()), tuple(quantiles.tolist()), max(excess, 1e-9))
+
+    def chance(self, standardised: FloatArray) -> FloatArray:
+        """P(e >= value), never 0: what was not seen on dev may happen."""
+        below = np.interp(standardised, self.errors, np.linspace(0, 1, len(self.errors)))
+        start = float(np.interp(1 - TAIL, np.linspace(0, 1, len(self.errors)), self.errors))
+        tail = TAIL * np.exp(-np.maximum(standardised - start, 0) / self.excess)
+        return np.where(standardised > start, tail, 1 - below)
+
+    @property
+    def spread(self) -> float:
+        return float(np.std(self.errors))
+
+
+@dataclass(frozen=True)
+class Race:
+    """Everything that decides which hypotheses are dropped."""
+
+    name: str
+    """Of the score that is raced for."""
+    given: tuple[str, ...]
+    """The scores that lists bring along, in the order of beta."""
+    scales: Scales
+    confidence: float
+    rungs: tuple[Rung, ...]
+    """Before any measurement, after the first, ..."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"confidence {self.confidence}: expected more than 0 and less than 1")
+        if self.scales.scores.get(self.name, 0.0) <= 0:
+            raise ValueError(f"the scale of {self.name!r} is not positive: there is nothing to race for")
+        if missing := sorted(set(self.scales.scores) - {self.name, *self.given}):
+            raise ValueError(f"the scales name {missing[0]!r}; expected one of {', '.join((self.name, *self.given))}")
+        if self.scales.tokens:
+            raise ValueError("scales with a token term can not be raced with; expected a word term")
+
+    def save(self, path: PathLike) -> None:
+        values = {
+            "format": FORMAT,
+            "version": 1,
+            "name": self.name,
+            "given": self.given,
+            "scales": self.scales.to_json(),
+        }
+        values |= {"confidence": self.confidence, "rungs": [dataclasses.asdict(rung) for rung in self.rungs]}
+        with write_whole(path) as write:
+            write(json.dumps(values) + "\n")
+
+    @classmethod
+    def load(cls, path: PathLike) -> Race:
+        """What `save` has written; ValueError for anything else."""
+        try:
+            with open(path, encoding="utf-8") as file:
+                values = json.load(file)
+            if (values["format"], values["version"]) != (FORMAT, 1):
+                raise ValueError(f"format {values['format']!r}")
+            rungs = [
+                Rung(tuple(map(float, rung["beta"])), tuple(map(float, rung["errors"])), float(rung["excess"]))
+                for rung in values["rungs"]
+            ]
+            scales = Scales.from_json(values["scales"])
+            return cls(str(values["name"]), tuple(values["given"]), scales, float(values["confidence"]), tuple(rungs))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: {error!s}; expected the file that `dlm race` wrote") from None
+
+    def digest(self) -> str:
+        """16 hex digits that change with anything in it."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
+
+
+def calibrate(
+    lists: Sequence[NBestList],
+    name: str,
+    stage_scores: Sequence[Sequence[Sequence[float]]],
+    tokens: Sequence[Sequence[Tokens]],
+    scales: Scales,
+    *,
+    confidence: float,
+) -> Race:
+    """Fit every rung on lists that have the final score `name`. stage_scores: [stage][utterance][hypothesis]; tokens: [utterance][hypothesis]."""
+    given = tuple(source for source in lists[0].hypotheses[0].scores if source != name)
+    race = Race(name, given, scales, confidence, ())
+    rungs = []
+    for count in range(len(stage_scores) + 1):
+        rows, targets = [], []
+        for place, utterance in enumerate(lists):
+            known = _known(utterance, given, [stage[place] for stage in stage_scores[:count]], tokens[place])
+            final = np.array([hypothesis.scores[name] for hypothesis in utterance.hypotheses])
+            best = int((_rest(race, utterance) + scales.scores[name] * final).argmax())
+            apart = distances(tokens[place])[best]
+            other = apart > 0
+            root = np.sqrt(apart[other])
+            rows.append((known[other] - known[best]) / root[:, None])
+            targets.append((final[other] - final[best]) / root)
+        x, y = np.concatenate(rows), np.concatenate(targets)
+        if len(y) < x.shape[1] + 10:
+            raise ValueError(f"{len(y)} pairs of hypotheses to calibrate a race; expected at least {x.shape[1] + 10}")
+        beta = np.linalg.lstsq(x, y, rcond=None)[0]
+        rungs.append(Rung.of(beta, y - x @ beta))
+    return Race(name, given, scales, confidence, tuple(rungs))
+
+
+class _Run:
+    """One utterance in the race."""
+
+    def __init__(self, race: Race, utterance: NBestList, tokens: Sequence[Tokens]):
+        self.race, self.utterance, self.tokens = race, utterance, tokens
+        size = len(tokens)
+        self.alive = np.arange(size)
+        self.rest = _rest(race, utterance)
+        self.apart = distances(tokens)
+        self.stages: list[FloatArray] = []
+        self.passes = np.zeros(size, dtype=np.int64)
+        self.predicted = np.zeros(size)
+        self.error = np.zeros(size)
+        self.chance = np.zeros(size)  # of a dropped hypothesis: to be the winner after all
+        self.final: dict[int, SequenceScore] = {}
+
+    def drop(self) -> None:
+        """Leave out what can not win any more as far as the present rung can tell."""
+        race, rung = self.race, self.race.rungs[len(self.stages)]
+        alive = self.alive
+        scale = race.scales.scores[race.name]
+        known = _known(self.utterance, race.given, self.stages, self.tokens)[alive]
+        self.predicted[alive] = known @ np.array(rung.beta)
+        totals = self.rest[alive] + scale * self.predicted[alive]
+        best = int(alive[totals.argmax()])
+        root = np.sqrt(np.maximum(self.apart[best, alive], 1))
+        self.error[alive] = rung.spread * root
+        chance = rung.chance((totals.max() - totals) / (scale * root))
+        order = np.argsort(chance, kind="stable")
+        order = order[alive[order] != best]
+        count = int((np.cumsum(chance[order]) <= (1 - race.confidence) / len(race.rungs)).sum())
+        gone = order[:count]
+        self.chance[alive[gone]] = chance[gone]
+        self.alive = np.delete(alive, gone)
+
+    @property
+    def settled(self) -> bool:
+        return len(self.alive) == 1
+
+    def measured(self, scores: Sequence[SequenceScore]) -> None:
+        """Those of the hypotheses that are alive, for the next rung."""
+        values = np.zeros(len(self.tokens))
+        values[self.alive] = [score.log_prob for score in scores]
+        self.passes[self.alive] += [score.num_passes for score in scores]
+        self.stages.append(values)
+
+    def finish(self, scores: Sequence[SequenceScore]) -> None:
+        self.final = dict(zip(self.alive.tolist(), scores, strict=True))
+
+    def results(self, target: str) -> list[SequenceScore]:
+        """For every hypothesis: measured in full or predicted."""
+        scale = self.race.scales.scores[self.race.name]
+        values = self.predicted.copy()
+        for place, score in self.final.items():
+            values[place] = score.log_prob
+        totals = self.rest + scale * values
+        winner = int(self.alive[totals[self.alive].argmax()])
+        gone = np.setdiff1d(np.arange(len(values)), self.alive)
+        values[gone] += values[winner] - self.predicted[winner]  # predictions tell differences
+        values[gone] = np.minimum(values[gone], (totals[winner] - self.rest[gone]) / scale - 1e-6)
+        results = []
+        for place, tokens in enumerate(self.tokens):
+            passes = int(self.passes[place])
+            if place in self.final:
+                full = self.final[place]
+                passes += full.num_passes
+                results.append(dataclasses.replace(full, num_passes=passes))
+                continue
+            results.append(
+                SequenceScore(
+                    float(values[place]),
+                    float(self.error[place]),
+                    passes,
+                    len(tokens),
+                    f"predicted {target}",
+                    win_probability=float(self.chance[place]),
+                )
+            )
+        return results
+
+
+class RacingScorer:
+    """Scores lists for their winners; the same interface as a scorer that `score_file` takes.
+
+    `scorer` measures in full, `stages` are the same model with cheaper estimators, one fewer than the race has rungs.
+    """
+
+    def __init__(self, scorer: Any, stages: Sequence[Any], race: Race):
+        if len(race.rungs) != len(stages) + 1:
+            raise ValueError(f"a race of {len(race.rungs)} rungs with {len(stages)} stages; expected one rung more")
+        self.scorer, self.stages, self.race, self.name = scorer, list(stages), race, race.name
+        self.folder = getattr(scorer, "folder", race.name)
+
+    @property
+    def rows_run(self) -> int:
+        return sum(scorer.rows_run for scorer in (self.scorer, *self.stages))
+
+    def describe(self) -> dict[str, Any]:
+        ladder = [f"{stage.estimator.name}:{stage.estimator.passes}" for stage in self.stages]
+        facts = {"race": self.race.digest(), "ladder": ladder, "confidence": self.race.confidence}
+        return {**self.scorer.describe(), **facts, "scales": self.race.scales.named()}
+
+    def score_texts(self, seq_tag: str, texts: Sequence[str]) -> list[SequenceScore]:
+        """All of them in full: texts alone, without their other scores, can not race."""
+        return self.scorer.score_texts(seq_tag, texts)
+
+    def score_utterances(self, group: Sequence[NBestList]) -> list[list[SequenceScore]]:
+        """Scores of all hypotheses; ValueError if a list lacks a score that the race was calibrated with."""
+        for utterance in group:
+            for source in self.race.given:
+                if source not in utterance.hypotheses[0].scores:
+                    raise ValueError(
+                        f"{utterance.seq_tag!r} has no score {source!r}; expected those that the race was calibrated with: "
+                        + ", ".join(self.race.given)
+                    )
+        texts = [[hypothesis.text for hypothesis in utterance.hypotheses] for utterance in group]
+        runs = [_Run(self.race, utterance, self.scorer.encode(rows)) for utterance, rows in zip(group, texts)]
+        for stage in [*self.stages, None]:
+            for run in runs:
+                if not run.settled:
+                    run.drop()
+            open_runs = [(run, rows) for run, rows in zip(runs, texts) if not run.settled]
+            measure = self.scorer if stage is None else stage
+            asked = [(run.utterance.seq_tag, [rows[place] for place in run.alive]) for run, rows in open_runs]
+            for (run, _), scores in zip(open_runs, measure.score_lists(asked) if asked else [], strict=True):
+                if stage is None:
+                    run.finish(scores)
+                else:
+                    run.measured(scores)
+        return [run.results(self.scorer.estimator.target) for run in runs]
+
+
+def _known(
+    utterance: NBestList, given: Sequence[str], stages: Sequence[Sequence[float] | FloatArray], tokens: Sequence[Tokens]
+) -> FloatArray:
+    """[hypotheses, features] in the order of beta."""
+    columns: list[Any] = [[hypothesis.scores[source] for hypothesis in utterance.hypotheses] for source in given]
+    columns += stages
+    columns += [[len(hypothesis.text.split()) for hypothesis in utterance.hypotheses], [len(row) for row in tokens]]
+    return np.array(columns, dtype=np.float64).T
+
+
+def _rest(race: Race, utterance: NBestList) -> FloatArray:
+    """[hypotheses] the combined total without the score that is raced for."""
+    return np.array(
+        [
+            sum(scale * hyp.scores[source] for source, scale in race.scales.scores.items() if source != race.name)
+            + race.scales.words * len(hyp.text.split())
+            for hyp in utterance.hypotheses
+        ]
+    )

@@ -1,0 +1,59 @@
+r"""Text from outside, such as names of rows and sets, as the plain words of a Markdown or LaTeX document.
+
+    escape_markdown("a|b <i>")          # a\|b &lt;i&gt;
+    escape_latex(r"50% \input{x}")      # 50\% \textbackslash{}input\{x\}
+    latex_comment("two\nlines")         # % two lines
+
+Whatever the text holds, it reads as it is: no markup, link, formula, command, second cell or second line comes of it.
+HTML has `html.escape` of the standard library.
+"""
+
+from __future__ import annotations
+
+import re
+
+_MARKDOWN = {
+    **{character: "\\" + character for character in "\\|*_`~#$"},
+    "<": "&lt;",
+    ">": "&gt;",
+    "&": "&amp;",
+}
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{character: "\\" + character for character in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": "$<$",
+    ">": "$>$",
+    "|": "$|$",
+    '"': "''",  # the straight one needs a font encoding that not every document has
+    "†": r"$\dagger$",
+    "‡": r"$\ddagger$",
+    # Right behind the line break of the row before, these two would be read as its options.
+    "[": "{[}",
+    "*": "{*}",
+}
+# What makes a link: a bracket closed before a target, and addresses without any markup.
+_LINK = re.compile(r"\](?=[(\[:])|://|\bwww\.|@", re.IGNORECASE)
+_NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
+
+def escape_markdown(text: str) -> str:
+    """For a cell, a heading or a list item."""
+    escaped = "".join(_MARKDOWN.get(character, character) for character in _one_line(text))
+    return _LINK.sub(lambda found: re.sub(r"[]:.@]", r"\\\g<0>", found.group()), escaped)
+
+
+def escape_latex(text: str) -> str:
+    """For a cell of a `tabular`."""
+    return "".join(_LATEX.get(character, character) for character in _one_line(text))
+
+
+def latex_comment(text: str) -> str:
+    """One comment line without its line end."""
+    return f"% {_one_line(text)}"
+
+
+def _one_line(text: str) -> str:
+    """Line breaks and control characters are blanks."""
+    return _NO_TEXT.sub(" ", text)

@@ -1,0 +1,359 @@
+"""The table of results: one row a system, as Markdown, CSV, JSON and LaTeX.
+
+    rows = evaluate(test_lists, {"first pass": first, "+ masked LM": tuned.scales}, baseline="first pass", seed=1)
+    table = ResultTable("test", rows, baseline="first pass", scales_from="tuned on dev", metadata={"seed": 1})
+    print(table.to_markdown()); table.save("results.csv")
+
+The WER is that of the corpus. Every number that needs words to be read rightly (bound or exact, what the standard error
+is of, where the scales come from) has its footnote, and a footnote appears only if the table holds such a number.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from math import nan, sqrt
+from typing import Any
+
+from rescore.combination.scales import Scales, winners
+from rescore.nbest.types import NBestList
+from rescore.report.escaping import escape_latex, escape_markdown, latex_comment
+from rescore.scores import ELBO, LOG_P, UnknownWords
+from rescore.wer import BootstrapResult, ErrorCounts, ErrorTable, error_table, paired_bootstrap, wer_interval
+from returnn_bridge.files import PathLike, write_text
+
+ORACLE = "oracle"
+TABLE_SUFFIXES = (".md", ".csv", ".json", ".tex")
+BOUND_MARK, OTHER_MARK = "†", "‡"
+
+
+@dataclass(frozen=True, slots=True)
+class SystemRow:
+    """One system on one set of lists; None where a number does not exist, never a stand-in."""
+
+    name: str
+    errors: ErrorCounts
+    scales: Scales | None = None
+    """None for a row that ranks nothing, as the oracle."""
+    wer_standard_error: float | None = None
+    """Points of percent, from the choice of utterances (bootstrap)."""
+    change: BootstrapResult | None = None
+    """Against the baseline of the table."""
+    targets: tuple[str, ...] = ()
+    """What its LM scores measure, as far as the lists say: "log p", "elbo", "pll" ..."""
+    score_standard_error: float | None = None
+    """Nats: of the LM scores of a hypothesis (their sum without scales), from the estimation; mean over hypotheses."""
+    passes_per_hypothesis: float | None = None
+    """Network passes for the LM scores of a hypothesis, mean over hypotheses."""
+    seconds: float | None = None
+    """Time to score the lists with the LMs of this row."""
+
+
+def evaluate(
+    lists: Sequence[NBestList],
+    systems: Mapping[str, Scales],
+    *,
+    baseline: str,
+    seed: int,
+    seconds: Mapping[str, float] | None = None,
+    groups: Sequence[Hashable] | None = None,
+    table: ErrorTable | None = None,
+) -> list[SystemRow]:
+    """One row for each system, in order, and the oracle as the last row.
+
+    `baseline`: the system that the changes are against. `seconds`: by system, as measured by the caller. `groups`: the
+    speaker of each utterance, for the block bootstrap. `table`: the error table of the lists, if it is there already.
+    Standard errors and passes are taken from the details of the scores (`standard_error`, `num_passes`, `target`).
+    ValueError for a system with the name of the oracle, and for references without words.
+    """
+    for name in systems:
+        check_row_name(name)
+    if baseline not in systems:
+        raise ValueError(f"the baseline {baseline!r} is not among the systems; expected one of {', '.join(systems)}")
+    seconds = seconds or {}
+    unknown = [name for name in seconds if name not in systems]
+    if unknown:
+        raise ValueError(f"seconds given for {unknown[0]!r}; expected one of the systems {', '.join(systems)}")
+    table = error_table(lists) if table is None else table
+    if not table.reference_words.sum():
+        raise ValueError("the references have no words; expected some to count errors against")
+    best = {name: winners(lists, scales) for name, scales in systems.items()}
+    before = table.errors_of(best[baseline])
+
+    def change(after: Any) -> BootstrapResult:
+        return paired_bootstrap(before, after, table.reference_words, seed=seed, groups=groups)
+
+    def deviation(errors: Any) -> float:
+        return wer_interval(errors, table.reference_words, seed=seed, groups=groups).standard_error
+
+    rows = []
+    for name, scales in systems.items():
+        errors = table.errors_of(best[name])
+        rows.append(
+            SystemRow(
+                name,
+                table.corpus(best[name]),
+                scales,
+                deviation(errors),
+                None if name == baseline else change(errors),
+                seconds=seconds.get(name),
+                **_measured(lists, [source for source, scale in scales.scores.items() if scale]),
+            )
+        )
+    errors = table.errors_of(table.oracle_winners())
+    rows.append(SystemRow(ORACLE, table.oracle(), None, deviation(errors), change(errors)))
+    return rows
+
+
+def check_row_name(name: str) -> None:
+    """ValueError for a name that a row of the table has anyway: a second row of it would pass for the first."""
+    if name == ORACLE:
+        raise ValueError(
+            f"a row is named {name!r}; expected another name (NAME=...): every table has a row {name!r} of its own"
+        )
+
+
+def _measured(lists: Sequence[NBestList], sources: Sequence[str]) -> dict[str, Any]:
+    """targets, score_standard_error, passes_per_hypothesis, from the details of those sources that have any."""
+    targets: dict[str, None] = {}
+    errors, passes = [], []
+    for utterance in lists:
+        for hypothesis in utterance.hypotheses:
+            details = [hypothesis.details[source] for source in sources if source in hypothesis.details]
+            targets |= dict.fromkeys(str(detail["target"]) for detail in details if "target" in detail)
+            squares = [_number(detail["standard_error"]) ** 2 for detail in details if "standard_error" in detail]
+            counts = [_number(detail["num_passes"]) for detail in details if "num_passes" in detail]
+            errors += [sqrt(sum(squares))] if squares else []
+            passes += [sum(counts)] if counts else []
+    return {
+        "targets": tuple(targets),
+        "score_standard_error": sum(errors) / len(errors) if errors else None,
+        "passes_per_hypothesis": sum(passes) / len(passes) if passes else None,
+    }
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) else nan
+
+
+@dataclass(frozen=True, slots=True)
+class ResultTable:
+    """Rows on the same lists, and what one has to know about them."""
+
+    title: str
+    rows: Sequence[SystemRow]
+    baseline: str = ""
+    """The row that the changes are against."""
+    scales_from: str = "as given"
+    """Where the scales come from, such as "tuned on dev"."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """What anyone needs to make the table again (files, seed, command, versions); values fit for JSON."""
+    unknown: Mapping[str, UnknownWords] = field(default_factory=dict)
+    """By LM: how much of these lists it did not know, where that was recorded."""
+
+    def __post_init__(self) -> None:
+        if not self.rows:
+            raise ValueError(f"the table {self.title!r} has no rows; expected at least one")
+        names = [row.name for row in self.rows]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"the table {self.title!r} has two rows named {twice[0]!r}; expected different names")
+        if self.baseline and self.baseline not in names:
+            raise ValueError(f"the baseline {self.baseline!r} is not in the table; expected one of {', '.join(names)}")
+        if any(row.change for row in self.rows) and not self.baseline:
+            raise ValueError("rows hold changes, and no baseline is named; expected the name of its row")
+        words = {row.errors.reference_words for row in self.rows}
+        if len(words) > 1:
+            raise ValueError(f"the rows have {sorted(words)} reference words; expected the same lists in all rows")
+
+    def cells(self) -> tuple[list[Column], list[list[str]]]:
+        """The columns that hold anything, and the text of their cells by row."""
+        columns = [column for column in _columns(self.baseline) if any(column.text(row) for row in self.rows)]
+        return columns, [[column.text(row) for column in columns] for row in self.rows]
+
+    def footnotes(self) -> list[str]:
+        """What has to be said about the numbers, a sentence or two each."""
+        rows, words = self.rows, self.rows[0].errors.reference_words
+        notes = [f"WER: all word errors (S, D, I) over all {words:,} reference words."]
+        if any(row.wer_standard_error is not None for row in rows):
+            notes.append("±: standard error of the WER, in points, from the choice of utterances (bootstrap).")
+        if any(row.change for row in rows):
+            notes.append(
+                f"Change: points of WER against “{self.baseline}”, with the 95 % interval of a paired bootstrap. The "
+                "interval is about the choice of utterances; it does not cover the choice of scales or of the training run."
+            )
+        if any(row.scales for row in rows):
+            notes.append(f"Scales: {self.scales_from}.")
+        targets = dict.fromkeys(target for row in rows for target in row.targets)
+        if ELBO in targets:
+            notes.append(f"{BOUND_MARK} An LM score is an estimate of a lower bound on the log-probability.")
+        if others := [target for target in targets if target not in (LOG_P, ELBO)]:
+            notes.append(
+                f"{OTHER_MARK} An LM score is no log-probability and no bound of one, but: {', '.join(others)}."
+            )
+        if any(row.score_standard_error for row in rows):
+            notes.append(
+                "LM s.e.: standard error of a hypothesis's LM score (nats, before its scale) from the random masks or noise of "
+                "its estimation, mean over hypotheses."
+            )
+        if any(row.passes_per_hypothesis for row in rows):
+            notes.append("Passes: evaluations of the network for each hypothesis, mean over hypotheses.")
+        if any(row.seconds is not None for row in rows):
+            notes.append("Time: scoring these lists with the LMs of the row, as measured in this run.")
+        if any(row.scales is None for row in rows):
+            notes.append(
+                "A row without scales picks by the reference: no ranking of these lists can do better than the oracle."
+            )
+        if self.unknown:
+            notes.append(
+                f"Unknown to the LMs: {'; '.join(f'{name}, {value}' for name, value in self.unknown.items())}."
+            )
+        return [*notes, *(f"Warning: {warning}." for warning in self.warnings())]
+
+    def warnings(self) -> list[str]:
+        """A line for each row that trusts an LM which does not know most of the words."""
+        return [
+            f"row “{row.name}”: {name} does not know most words of these lists ({self.unknown[name]}), so its score says little but "
+            "how many there are; expected lists in the case of its training text"
+            for row in self.rows
+            for name, scale in (row.scales.scores if row.scales else {}).items()
+            if scale and name in self.unknown and self.unknown[name].most
+        ]
+
+    def to_markdown(self) -> str:
+        """A pipe table with its title and footnotes; numbers to the right."""
+        columns, cells = self.cells()
+        texts = [[escape_markdown(cell) for cell in row] for row in [[column.title for column in columns], *cells]]
+        widths = [max(map(len, column)) for column in zip(*texts)]
+        lines = [
+            "| " + " | ".join(_pad(cell, width, column) for cell, width, column in zip(row, widths, columns)) + " |"
+            for row in texts
+        ]
+        rule = ["-" * (width + 1) + (":" if column.is_number else "-") for width, column in zip(widths, columns)]
+        lines.insert(1, "|" + "|".join(rule) + "|")
+        notes = [f"- {escape_markdown(note)}" for note in self.footnotes()]
+        return "\n".join([f"### {escape_markdown(self.title)}", "", *lines, "", *notes, ""])
+
+    def to_latex(self) -> str:
+        """A `tabular` for the booktabs package, footnotes as comments."""
+        columns, cells = self.cells()
+        head, *body = (
+            " & ".join(escape_latex(cell) for cell in row) + r" \\"
+            for row in [[column.title for column in columns], *cells]
+        )
+        comments = [latex_comment(note) for note in [self.title, *self.footnotes()]]
+        layout = "".join("r" if column.is_number else "l" for column in columns)
+        start = [rf"\begin{{tabular}}{{{layout}}}", r"\toprule", head, r"\midrule"]
+        return "\n".join([*comments, *start, *body, r"\bottomrule", r"\end{tabular}", ""])
+
+    def to_csv(self) -> str:
+        """One line a row, all numbers with all their digits, an empty field where there is none."""
+        stream = io.StringIO()
+        records = [_record(row) for row in self.rows]
+        for record in records:
+            record["scales"] = "" if record["scales"] is None else json.dumps(record["scales"])
+        writer = csv.DictWriter(stream, list(records[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+        return stream.getvalue()
+
+    def to_json(self) -> str:
+        """Title, rows, footnotes and metadata; all numbers with all their digits."""
+        content = {
+            "title": self.title,
+            "baseline": self.baseline or None,
+            "scales_from": self.scales_from,
+            "rows": [_record(row) for row in self.rows],
+            "footnotes": self.footnotes(),
+            "unknown": {name: asdict(value) for name, value in self.unknown.items()},
+            "metadata": dict(self.metadata),
+        }
+        return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def save(self, path: PathLike) -> None:
+        """Write the table in the format of the suffix (.md, .csv, .json, .tex); the file appears whole or not at all."""
+        writers = {".md": self.to_markdown, ".csv": self.to_csv, ".json": self.to_json, ".tex": self.to_latex}
+        write_text(path, writers[table_suffix(path)]())
+
+
+def table_suffix(path: PathLike) -> str:
+    """Of a table to be written. ValueError for one that is none."""
+    suffix = os.path.splitext(os.fspath(path))[1]
+    if suffix not in TABLE_SUFFIXES:
+        raise ValueError(
+            f"{os.fspath(path)}: unknown table format; expected a name ending in {', '.join(TABLE_SUFFIXES)}"
+        )
+    return suffix
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of the printed table."""
+
+    title: str
+    is_number: bool
+    text: Callable[[SystemRow], str]
+    """The cell of a row, "" if the row has no such number."""
+
+
+def format_scales(scales: Scales) -> str:
+    """Such as "am 1, masked 0.62, words -0.5"."""
+    return ", ".join(f"{name} {value:.3g}" for name, value in scales.named().items())
+
+
+def _columns(baseline: str) -> list[Column]:
+    def number(value: float | None, digits: int) -> str:
+        return "" if value is None else f"{value:.{digits}f}"
+
+    def change(row: SystemRow) -> str:
+        found = row.change
+        return f"{found.difference_percent:+.2f} [{found.low:+.2f}, {found.high:+.2f}]" if found else ""
+
+    return [
+        Column("system", False, lambda row: row.name + _marks(row)),
+        Column("WER %", True, lambda row: number(row.errors.wer_percent, 2)),
+        Column("±", True, lambda row: number(row.wer_standard_error, 2)),
+        Column("S", True, lambda row: str(row.errors.substitutions)),
+        Column("D", True, lambda row: str(row.errors.deletions)),
+        Column("I", True, lambda row: str(row.errors.insertions)),
+        Column(f"change vs {baseline} [95 %]", True, change),
+        Column("scales", False, lambda row: format_scales(row.scales) if row.scales else ""),
+        Column("LM s.e.", True, lambda row: number(row.score_standard_error, 2)),
+        Column("passes", True, lambda row: number(row.passes_per_hypothesis, 1).removesuffix(".0")),
+        Column("time", True, lambda row: "" if row.seconds is None else _format_seconds(row.seconds)),
+    ]
+
+
+def _marks(row: SystemRow) -> str:
+    bound = f" {BOUND_MARK}" if ELBO in row.targets else ""
+    return bound + (f" {OTHER_MARK}" if any(target not in (LOG_P, ELBO) for target in row.targets) else "")
+
+
+def _format_seconds(seconds: float) -> str:
+    if seconds < 100.0:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60.0:.1f} min" if seconds < 6000.0 else f"{seconds / 3600.0:.1f} h"
+
+
+def _record(row: SystemRow) -> dict[str, Any]:
+    """The row as one flat dict; the scales stay a dict."""
+    change = asdict(row.change) if row.change else dict.fromkeys(BootstrapResult.__slots__)
+    return {
+        "system": row.name,
+        "wer_percent": row.errors.wer_percent,
+        "wer_standard_error": row.wer_standard_error,
+        **asdict(row.errors),
+        **{f"change_{name.removesuffix('_percent')}": value for name, value in change.items()},
+        "scales": row.scales.to_json() if row.scales else None,
+        "targets": list(row.targets),
+        "score_standard_error": row.score_standard_error,
+        "passes_per_hypothesis": row.passes_per_hypothesis,
+        "seconds": row.seconds,
+    }
+
+
+def _pad(cell: str, width: int, column: Column) -> str:
+    return cell.rjust(width) if column.is_number else cell.ljust(width)

@@ -1,0 +1,309 @@
+"""Score files: one process at a time, whole or refused, and the same bytes after any interruption. With a scorer that counts letters."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from rescore import score_file as module
+from rescore.nbest import read_metadata, read_nbest, write_nbest
+from rescore.nbest.types import Hypothesis, NBestList
+from rescore.score_file import GROUP, merge_parts, score_file
+from rescore.scores import LOG_P, SequenceScore
+from returnn_bridge.files import lock
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".py", ".py.gz")
+
+
+class LetterScorer:
+    """log p of a text: minus its number of letters; words with an x are unknown to it, and "nan" has no score."""
+
+    name = "lm"
+    path = "letters.model"
+
+    def __init__(self) -> None:
+        self.calls = self.words = self.unknown = 0
+
+    def describe(self):
+        return {"kind": "letters"}
+
+    def counts(self):
+        return {"tokens": self.words, "oov_tokens": self.unknown, "oov_words": 0}
+
+    def score_texts(self, seq_tag, texts):
+        self.calls += 1
+        self.words += sum(len(text.split()) for text in texts)
+        self.unknown += sum("x" in word for text in texts for word in text.split())
+        return [SequenceScore(float("nan") if "nan" in text else -float(len(text)), 0.0, 0, 1, LOG_P) for text in texts]
+
+
+@pytest.fixture
+def lists(tmp_path) -> str:
+    made = [
+        NBestList(f"u{n}", tuple(Hypothesis(f"{'ab ' * (n % 5)}{w}", {"am": -1.5 - n}) for w in ("one", "two x")))
+        for n in range(2 * GROUP + 3)
+    ]
+    write_nbest(tmp_path / "lists.jsonl", made)
+    return str(tmp_path / "lists.jsonl")
+
+
+def partial_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
+@pytest.fixture
+def unpublished(lists, tmp_path, monkeypatch):
+    """The result of every suffix, and beside it a second one as a process leaves it that is killed before it publishes."""
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    whole = {}
+    for suffix in SUFFIXES:
+        score_file([lists], LetterScorer(), tmp_path / f"whole{suffix}")
+        whole[suffix] = (tmp_path / f"whole{suffix}").read_bytes()
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "_publish", killed)
+            with pytest.raises(KeyboardInterrupt):
+                score_file([lists], LetterScorer(), tmp_path / f"out{suffix}")
+        assert not (tmp_path / f"out{suffix}").exists() and partial_of(tmp_path / f"out{suffix}").exists()
+    return whole
+
+
+# --- one process at a time
+
+
+def test_a_second_process_is_refused_at_once_and_changes_nothing(lists, tmp_path):
+    out = tmp_path / "out.jsonl"
+    partial_of(out).write_bytes(b"lines of the first process")
+    score_file([lists], LetterScorer(), tmp_path / "part.jsonl", shard=(0, 1))
+    scorer = LetterScorer()
+    with lock(out):
+        before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+        for second in (lambda: score_file([lists], scorer, out), lambda: merge_parts([tmp_path / "part.jsonl"], out)):
+            with pytest.raises(ValueError, match=rf"out\.jsonl: process {os.getpid()} on .* is writing it"):
+                second()
+            assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert scorer.calls == 0
+
+
+def test_lines_of_two_processes_in_one_hidden_file_do_not_stand_in_the_way(lists, tmp_path, unpublished):
+    """What a version without a lock left: every line twice, or the second process's lines without a header. It failed for ever."""
+    data = partial_of(tmp_path / "out.jsonl").read_bytes()
+    head, *lines = data.splitlines(keepends=True)
+    broken = {
+        "twice": head + b"".join(line + line for line in lines),
+        "two headers": data + data,
+        "half a line inside": head + b"".join(lines[:10]) + lines[10][:20] + b"".join(lines[11:]),
+        "behind the end": data + lines[0],
+        "no header": b"".join(lines[GROUP:]),
+        "other utterance": head + b"".join([lines[1], lines[0], *lines[2:]]),
+    }
+    for number, content in enumerate(broken.values()):
+        out = tmp_path / f"healed{number}.jsonl"
+        partial_of(out).write_bytes(content)
+        score_file([lists], LetterScorer(), out)
+        assert out.read_bytes() == unpublished[".jsonl"]
+        assert not partial_of(out).exists()
+
+
+def test_a_result_is_never_published_without_its_header(lists, tmp_path):
+    """A process that lost its hidden file to another one ended with a file of the last group alone."""
+    out = tmp_path / "out.jsonl"
+
+    class Meddler(LetterScorer):
+        def score_texts(self, seq_tag, texts):
+            if seq_tag == f"u{2 * GROUP}":
+                partial_of(out).unlink()
+            return super().score_texts(seq_tag, texts)
+
+    with pytest.raises(ValueError, match=r"partial: does not hold the utterances that were scored"):
+        score_file([lists], Meddler(), out)
+    assert not out.exists()
+    score_file([lists], LetterScorer(), out)
+    assert read_metadata(out)["scores"] == {"lm": {"kind": "letters"}}
+    assert len(read_nbest(out)) == 2 * GROUP + 3
+
+
+# --- killed at the very end
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("written", [False, True])
+def test_killed_at_the_very_end_the_same_command_ends_in_the_same_bytes(lists, tmp_path, unpublished, suffix, written):
+    out, scorer = tmp_path / f"out{suffix}", LetterScorer()
+    if written:
+        out.write_bytes(unpublished[suffix])
+    run = score_file([lists], scorer, out)
+    assert out.read_bytes() == unpublished[suffix]
+    assert (scorer.calls, run.hypotheses, run.was_complete) == (0, 2 * (2 * GROUP + 3), written)
+    assert not partial_of(out).exists()
+
+
+def test_a_file_that_is_not_the_result_is_not_replaced_by_it(lists, tmp_path, unpublished):
+    out = tmp_path / "out.py"
+    out.write_text("{'u0': [(-1.0, 'mine')]}\n")
+    with pytest.raises(ValueError, match=r"out\.py: exists, and its format can not say"):
+        score_file([lists], LetterScorer(), out)
+    assert "mine" in out.read_text() and partial_of(out).exists()
+
+
+def test_what_the_model_did_not_know_is_counted_across_interruptions(lists, tmp_path):
+    class Killed(LetterScorer):
+        def score_texts(self, seq_tag, texts):
+            if seq_tag == f"u{GROUP + 2}":
+                raise KeyboardInterrupt
+            return super().score_texts(seq_tag, texts)
+
+    whole = score_file([lists], LetterScorer(), tmp_path / "whole.jsonl").unknown
+    with pytest.raises(KeyboardInterrupt):
+        score_file([lists], Killed(), tmp_path / "out.jsonl")
+    runs = [score_file([lists], LetterScorer(), tmp_path / "out.jsonl") for _ in range(2)]
+    assert [run.unknown for run in runs] == [whole, whole]
+    assert (whole.count, whole.unit) == (2 * GROUP + 3, "words")
+    for part in range(2):
+        score_file([lists], LetterScorer(), tmp_path / f"part{part}.jsonl", shard=(part, 2))
+    assert merge_parts([tmp_path / f"part{part}.jsonl" for part in range(2)], tmp_path / "all.jsonl").unknown == whole
+
+
+# --- lines that are lost or changed
+
+
+@pytest.fixture
+def parts(lists, tmp_path) -> list[Path]:
+    """Four shards of three groups: one is empty."""
+    found = [tmp_path / f"part{part}.jsonl" for part in range(4)]
+    for part, path in enumerate(found):
+        score_file([lists], LetterScorer(), path, shard=(part, 4))
+    return found
+
+
+def test_the_header_tells_the_number_and_digest_of_the_lines(lists, tmp_path, parts):
+    import hashlib
+
+    score_file([lists], LetterScorer(), tmp_path / "out.jsonl")
+    for path, count in [(tmp_path / "out.jsonl", 19), *zip(parts, (0, 8, 0, 11))]:
+        head, _, body = path.read_bytes().partition(b"\n")
+        assert list(json.loads(head).items())[-2:] == [
+            ("utterances", body.count(b"\n")),
+            ("sha256", hashlib.sha256(body).hexdigest()),
+        ]
+        assert body.count(b"\n") == count or path in parts
+    assert sum(json.loads(path.read_bytes().splitlines()[0])["utterances"] for path in parts) == 19
+
+
+def cut(path: Path) -> None:
+    """Lose the last line."""
+    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    data = b"".join(data.splitlines(keepends=True)[:-1])
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+def test_a_result_that_lost_lines_is_not_complete(lists, tmp_path, suffix):
+    out = tmp_path / f"out{suffix}"
+    score_file([lists], LetterScorer(), out)
+    cut(out)
+    for reader in (lambda: score_file([lists], LetterScorer(), out), lambda: read_nbest(out)):
+        with pytest.raises(
+            ValueError, match=r"out\.jsonl(\.gz)?: holds 18 utterances; expected 19, as its header says"
+        ):
+            reader()
+
+
+def test_a_part_that_lost_lines_is_not_merged(tmp_path, parts):
+    full = max(parts, key=lambda path: path.stat().st_size)
+    cut(full)
+    with pytest.raises(ValueError, match=rf"{full.name}: holds \d+ utterances; expected \d+"):
+        merge_parts(parts, tmp_path / "all.jsonl")
+    full.write_bytes(full.read_bytes().splitlines(keepends=True)[0])  # all of its lines: it looks like an empty shard
+    with pytest.raises(ValueError, match=rf"{full.name}: holds 0 utterances; expected \d+"):
+        merge_parts(parts, tmp_path / "all.jsonl")
+    assert not (tmp_path / "all.jsonl").exists()
+
+
+def test_changed_lines_are_refused_until_the_header_says_nothing_of_them(lists, tmp_path):
+    out = tmp_path / "out.jsonl"
+    score_file([lists], LetterScorer(), out)
+    out.write_text(out.read_text().replace('"am": -1.5,', '"am": -2.5,'))
+    with pytest.raises(
+        ValueError, match=r"out\.jsonl: its lines have the sha256 .*remove .utterances. and .sha256. from"
+    ) as caught:
+        read_nbest(out)
+    assert "\n" not in str(caught.value)
+    head, _, body = out.read_text().partition("\n")
+    header = {key: value for key, value in json.loads(head).items() if key not in ("utterances", "sha256")}
+    out.write_text(json.dumps(header) + "\n" + body)
+    assert read_nbest(out)[0].hypotheses[0].scores["am"] == -2.5
+    assert read_metadata(out) == {key: value for key, value in header.items() if key not in ("format", "version")}
+
+
+def test_older_files_without_count_are_read_and_compared_with_the_lists(lists, tmp_path, unpublished):
+    out = tmp_path / "old.jsonl"
+    data = partial_of(tmp_path / "out.jsonl").read_bytes()  # this is how results looked
+    out.write_bytes(data)
+    assert score_file([lists], LetterScorer(), out).was_complete
+    out.write_bytes(b"".join(data.splitlines(keepends=True)[:-1]))
+    with pytest.raises(ValueError, match=r"old\.jsonl: holds 18 utterances, not those of the lists; expected all 19"):
+        score_file([lists], LetterScorer(), out)
+
+
+@pytest.mark.parametrize("value", ['"19"', "true", "1.0"])
+def test_a_header_with_a_wrong_count_is_one_line(tmp_path, value):
+    path = tmp_path / "h.jsonl"
+    path.write_text(f'{{"format": "nbest-jsonl", "version": 1, "utterances": {value}}}\n')
+    with pytest.raises(ValueError, match=r"h\.jsonl:1: got utterances .*; expected their number"):
+        read_nbest(path)
+    with pytest.raises(ValueError, match='metadata may not set "sha256"'):
+        write_nbest(path, [NBestList("u", (Hypothesis("x", {"am": 1.0}),))], metadata={"sha256": "0"})
+
+
+# --- merging
+
+
+def test_merging_gives_the_bytes_of_one_run_in_every_form_and_again(lists, tmp_path, parts):
+    for suffix in SUFFIXES:
+        score_file([lists], LetterScorer(), tmp_path / f"whole{suffix}")
+        for _ in range(2):
+            run = merge_parts(parts[::-1], tmp_path / f"all{suffix}")
+            assert (tmp_path / f"all{suffix}").read_bytes() == (tmp_path / f"whole{suffix}").read_bytes()
+        assert run.was_complete
+
+
+def test_merging_onto_a_part_or_onto_something_else_is_refused(lists, tmp_path, parts):
+    os.link(parts[1], tmp_path / "link.jsonl")
+    (tmp_path / "symlink.jsonl").symlink_to(parts[2])
+    score_file([lists], LetterScorer(), tmp_path / "other.jsonl", new_only=True)
+    write_nbest(tmp_path / "other.py", [NBestList("u", (Hypothesis("x", {"am": 1.0}),))])
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for name, message in (
+        ("part1.jsonl", "is an input of this command;"),
+        ("link.jsonl", r"is an input of this command, as .*part1\.jsonl;"),
+        ("symlink.jsonl", r"is an input of this command, as .*part2\.jsonl;"),
+        ("other.jsonl", "exists and holds something else"),
+        ("other.py", "exists and holds something else"),
+    ):
+        with pytest.raises(ValueError, match=rf"{name}: {message}"):
+            merge_parts(parts, tmp_path / name)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+# --- scores that are none
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_score_that_is_no_number_names_model_utterance_and_rank(tmp_path, pooled):
+    texts = [["tom sells bread"], ["tom sells bread", "tom sells nan bread"]]
+    lists = [NBestList(f"u{n}", tuple(Hypothesis(text, {"am": 1.0}) for text in own)) for n, own in enumerate(texts)]
+    write_nbest(tmp_path / "lists.py", lists)
+    scorer = LetterScorer()
+    if pooled:
+        scorer.score_lists = lambda rows: [scorer.score_texts(tag, own) for tag, own in rows]
+    with pytest.raises(
+        ValueError, match=r"^letters\.model: hypothesis 2 of 'u1', 'tom sells nan bread': a score is nan;"
+    ):
+        score_file([str(tmp_path / "lists.py")], scorer, tmp_path / "out.jsonl")

@@ -1,0 +1,75 @@
+"""Every block of the README runs, in order, in one folder with small files of the names it uses."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from conftest import DEMO, random_text
+from rescore.cli import main
+from rescore.nbest import read_nbest, write_nbest
+from rescore.nbest.references import read_references, write_transcripts
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", README, re.DOTALL)
+SMALL = [
+    "model.hidden_size=32",
+    "model.num_blocks=1",
+    "model.num_heads=2",
+    "trainer.max_steps=2",
+    "trainer.val_check_interval=2",
+    "trainer.logger=none",
+]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The demo's first utterances under the README's names."""
+    (tmp_path / "train.txt.gz").symlink_to(DEMO / "train.txt.gz")
+    (tmp_path / "dev.txt").write_text(random_text(20))
+    (tmp_path / "audio").symlink_to(DEMO / "audio")
+    spoken = {tag.removeprefix("web-test/"): text for tag, text in read_references(DEMO / "test.ref.py.gz").items()}
+    write_transcripts(tmp_path / "audio.txt", {path.stem: spoken[path.stem] for path in (DEMO / "audio").iterdir()})
+    for name in ("dev", "test"):
+        references = read_references(DEMO / f"{name}.ref.py.gz")
+        tags = list(references)[:4]
+        write_transcripts(tmp_path / f"{name}.ref.py.gz", {tag: references[tag] for tag in tags})
+        for kind, target in (("nbest", f"{name}.py.gz"), ("bigram", f"{name}.bigram.py.gz")):
+            lists = [utterance for utterance in read_nbest(DEMO / f"{name}.{kind}.py.gz") if utterance.seq_tag in tags]
+            write_nbest(
+                tmp_path / target, [type(lists[0])(utt.seq_tag, utt.hypotheses[:6]) for utt in lists], score="am"
+            )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_every_block_runs(folder, capsys):
+    ran = 0
+    for kind, block in BLOCKS:
+        if kind == "python":
+            exec(compile(block, "README.md", "exec"), {})
+            continue
+        for line in block.replace("\\\n", " ").strip().splitlines():
+            program, *arguments = shlex.split(line)
+            assert program == "dlm"
+            if arguments[0] == "train":
+                arguments += SMALL  # the same command, a smaller network and fewer steps
+            if arguments[0] == "vocab":
+                arguments[arguments.index("--size") + 1] = "300"  # the demo's text has no 10,240 pieces
+            with pytest.raises(SystemExit) as stopped:
+                main(arguments)
+            assert stopped.value.code == 0, f"{line}: {capsys.readouterr()}"
+            ran += 1
+    assert ran >= 12
+    assert (folder / "rescored" / "report.html").stat().st_size > 10_000
+    assert (folder / "masked.py.gz").exists()
+
+
+def test_readme_names_every_verb():
+    from rescore.commands.verbs import ALL_COMMANDS
+
+    for command in ALL_COMMANDS:
+        assert f"dlm {command.__name__}" in README, command.__name__

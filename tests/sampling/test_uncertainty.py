@@ -1,0 +1,94 @@
+"""Filling by certainty: only masked places, as many as said for each row, the right ones first, and the language's law for an exact network."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from test_sampling import LENGTH, MASK, SIZE, model_of, p_value
+
+from conftest import random_model
+from diffusion_lm.sampling.by_entropy import FIRST, entropy, fill_by_entropy
+from diffusion_lm.sampling.masked import sample
+from tiny_world import random_joint
+
+
+@pytest.mark.parametrize("first", FIRST)
+@pytest.mark.parametrize("options", [{}, {"parameterization": "sedd", "time_conditioning": True}], ids=["subs", "sedd"])
+def test_drawn_text_follows_the_joint_distribution(first, options):
+    """One position a pass: the chain rule in an order that depends on what is seen. The seed is fixed, p > 0.01 is not luck."""
+    joint = random_joint(5, LENGTH, SIZE)
+    model = model_of(joint, **options)
+    drawn = fill_by_entropy(model, [[MASK] * LENGTH] * 4000, first=first, seed=2)
+    assert p_value(drawn.tokens, joint) > 0.01
+    assert drawn.passes == model.network.rows == 3 * 4000
+
+
+def test_the_most_certain_position_is_revealed_first(vocab):
+    model = random_model(vocab)
+    seen = []
+    network, mask = model.network, vocab.mask_id
+
+    class Watched:
+        family, device = model.family, model.device
+
+        @staticmethod
+        def network(ids, layout, sigma, select):
+            seen.append(ids.clone())
+            return network(ids, layout, sigma, select)
+
+    row = [5, mask, mask, 7, mask]
+    for first, choose in (("certain", torch.argmin), ("uncertain", torch.argmax)):
+        seen.clear()
+        drawn = fill_by_entropy(Watched, [row], first=first, seed=1)
+        assert drawn.tokens[0][0] == 5 and drawn.tokens[0][3] == 7 and mask not in drawn.tokens[0]
+        rows = model.frame([row])
+        select = (rows.ids == mask).nonzero()[:, 0]
+        with torch.no_grad():
+            certain = entropy(model.family.predict(network, rows.ids, rows.layout, None, select))
+        changed = (seen[0] != seen[1]).nonzero()[:, 0].tolist()
+        assert changed == [int(select[choose(certain)])]
+
+
+@pytest.mark.parametrize(("share", "passes"), [(0.0, 9), (0.5, 5), (1.0, 1)])
+def test_each_row_reveals_its_own_count(vocab, share, passes):
+    """9 masked: one by one; 4, 2, 1, 1, 1 with a half, though its neighbour has one left; all at once."""
+    model, mask = random_model(vocab), vocab.mask_id
+    drawn = fill_by_entropy(model, [[mask] * 9, [3, mask, 4], [3, 4], []], share=share)
+    assert drawn.passes == passes + 1
+    assert [len(row) for row in drawn.tokens] == [9, 3, 2, 0]
+    assert drawn.tokens[2] == [3, 4] and not any(mask in row for row in drawn.tokens)
+
+
+def test_batch_mates_change_nothing(vocab):
+    model, mask = random_model(vocab), vocab.mask_id
+    rows = [[mask] * 6, [3, mask, 4, mask]]
+    assert fill_by_entropy(model, rows, seed=4).tokens[0] == fill_by_entropy(model, rows[:1], seed=4).tokens[0]
+    assert fill_by_entropy(model, rows, seed=4).tokens != fill_by_entropy(model, rows, seed=5).tokens
+
+
+def test_entropy_is_in_nats_and_knows_impossible_symbols():
+    log_probs = torch.tensor([[math.log(0.5), math.log(0.5), -math.inf], [0.0, -math.inf, -math.inf]])
+    assert entropy(log_probs).tolist() == pytest.approx([math.log(2), 0.0])
+
+
+def test_what_can_not_be_filled_is_refused(vocab):
+    model = random_model(vocab)
+    with pytest.raises(ValueError, match="'confident' is unknown; expected one of certain, uncertain"):
+        fill_by_entropy(model, [[1]], first="confident")
+    with pytest.raises(ValueError, match="share 1.5"):
+        fill_by_entropy(model, [[1]], share=1.5)
+    for options in ({"name": "autoregressive"}, {"name": "masked", "score_eos": True}):
+        with pytest.raises(ValueError, match="only a masked model"):
+            fill_by_entropy(random_model(vocab, options), [[1]])
+
+
+def test_sampling_by_entropy_is_a_predictor_of_the_command(vocab):
+    """In batches of any size the same; one pass a token."""
+    model = random_model(vocab)
+    for predictor, first in (("certain-first", "certain"), ("uncertain-first", "uncertain")):
+        drawn = sample(model, [3, 5, 2], predictor=predictor, seed=4, batch_size=2)
+        rows = [[vocab.mask_id] * length for length in (3, 5, 2)]
+        assert drawn.tokens == fill_by_entropy(model, rows, first=first, seed=4).tokens
+        assert drawn.passes == 10
