@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, Protocol
 
 from rescore.lms.open import unknown_of
 from rescore.nbest import read_metadata, read_nbest, read_sources, split_source, write_nbest
-from rescore.nbest.json_forms import FORMAT, format_json_lines, iterate_json_lines, write_json_lines
+from rescore.nbest.formats.json_lines import FORMAT, format_json_lines, iterate_json_lines, write_json_lines
 from rescore.nbest.types import Hypothesis, NBestList
 from rescore.scores import NotFinite, SequenceScore, UnknownWords
 from returnn_bridge.bar import progress_bar

@@ -19,7 +19,9 @@ from typing import Any, TypeVar
 
 import yaml
 
-from diffusion_lm.backbones.dit import BackboneConfig
+from diffusion_lm.backbones import NetworkConfig, config_class
+from diffusion_lm.backbones.base import DEFAULT
+from diffusion_lm.backbones.dit import DiTConfig
 from diffusion_lm.backbones.flex import ATTENTIONS
 
 
@@ -146,7 +148,7 @@ class TrainConfig:
     """Everything a run depends on."""
 
     data: DataConfig = DataConfig()
-    model: BackboneConfig = BackboneConfig()
+    model: NetworkConfig = DiTConfig()
     family: dict[str, Any] = field(default_factory=lambda: {"name": "masked"})
     optim: OptimConfig = OptimConfig()
     trainer: TrainerConfig = TrainerConfig()
@@ -176,10 +178,17 @@ def from_dict(tree: Mapping[str, Any]) -> TrainConfig:
 
 
 def apply_overrides(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
-    """A copy with `section.key=value` settings; values are read as YAML. Later ones win."""
+    """A copy with `section.key=value` settings; values are read as YAML. Later ones win.
+
+    `model.network=NAME` for another network puts its defaults in place of the section `model`.
+    """
+    tree = to_dict(config)
+    chosen = [text for key, _, text in (override.partition("=") for override in overrides) if key == "model.network"]
+    if chosen and chosen[-1] != config.model.network:
+        tree["model"] = to_dict(config_class(chosen[-1])())
     return from_dict(
         override_tree(
-            to_dict(config),
+            tree,
             overrides,
             open_sections=(
                 "family",
@@ -258,6 +267,8 @@ def _unknown(path: str, key: str, known: typing.Iterable[str]) -> str:
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
     """`value` as the field's type, or a ValueError. Only lossless changes: int -> float, one string -> a list of one."""
+    if hint is NetworkConfig and isinstance(value, Mapping):
+        hint = config_class(value.get("network", DEFAULT))
     if dataclasses.is_dataclass(hint):
         return _build(typing.cast(type, hint), value, f"{path}.")
     if isinstance(hint, types.UnionType):

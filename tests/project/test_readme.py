@@ -73,7 +73,7 @@ def test_every_block_runs(folder, capsys):
 
 
 def test_readme_names_every_verb():
-    from rescore.commands.verbs import ALL_COMMANDS
+    from rescore.cli import all_commands
 
-    for command in ALL_COMMANDS:
+    for command in all_commands():
         assert f"dlm {command.__name__}" in README, command.__name__

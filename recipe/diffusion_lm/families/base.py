@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from diffusion_lm.device import sent
+from diffusion_lm.device import to_device
 from diffusion_lm.draws import NoiseDraw
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.visibility import Visibility
@@ -150,4 +150,4 @@ def sum_over_rows(values: Tensor, row: Tensor, num_rows: int) -> Tensor:
 
 def beside(values: Tensor, answers: Tensor) -> Tensor:
     """Values that were worked out on the CPU, on the device of a network's answers; nobody waits for the copy."""
-    return sent(values, answers.device)
+    return to_device(values, answers.device)

@@ -23,7 +23,7 @@ from diffusion_lm.config import TrainConfig
 from diffusion_lm.model_folder import made_by
 from diffusion_lm.training.interruption import StopRequest
 from diffusion_lm.training.lightning_module import TrainingModule
-from diffusion_lm.training.sharding import whole_state
+from diffusion_lm.training.sharding import full_state
 from returnn_bridge.batching import Position
 from returnn_bridge.files import write_text
 
@@ -143,7 +143,7 @@ class Keeper(Callback):
 
     def _export(self, trainer: lightning.Trainer, module: TrainingModule, name: str) -> None:
         """A model folder. The caller sees to it that the averaged weights are in place: those are the ones to score with."""
-        weights, tokens = whole_state(module.network), module.total(module.tokens_seen)
+        weights, tokens = full_state(module.network), module.total(module.tokens_seen)
         if not trainer.is_global_zero:
             return
         facts = {

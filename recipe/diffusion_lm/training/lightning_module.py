@@ -20,14 +20,14 @@ import torch
 from torch import Tensor
 
 from diffusion_lm.config import TrainConfig
-from diffusion_lm.device import Later, sent
+from diffusion_lm.device import AsyncScalar, to_device
 from diffusion_lm.draws import draw_noise, step_seed
 from diffusion_lm.families import PolicyFamily
 from diffusion_lm.layout import Sentences
 from diffusion_lm.model import LanguageModel
 from diffusion_lm.training import failures as bad_batch
 from diffusion_lm.training.averaging import ExponentialMovingAverage
-from diffusion_lm.training.sharding import scale_gradients, shard, whole
+from diffusion_lm.training.sharding import gather_full, scale_gradients, shard
 from returnn_bridge.batching import TokenBatch
 
 
@@ -48,7 +48,7 @@ class TrainingModule(lightning.LightningModule):
         self._validation: dict[str, list[float]] = {}
         self.batches_done = 0
         self.current: bad_batch.Current | None = None  # what is worked on
-        self._unchecked: tuple[bad_batch.Current, Later] | None = None  # the last loss
+        self._unchecked: tuple[bad_batch.Current, AsyncScalar] | None = None  # the last loss
         self._sub_epoch_loss = _nothing(), _nothing()  # sum, where the network is, and weight
         self._weight = _nothing()  # of this optimizer step so far
         self.folder: Path | None = None  # where a batch that fails is saved
@@ -138,7 +138,7 @@ class TrainingModule(lightning.LightningModule):
     def _watch(self, loss: Tensor) -> None:
         """Look at the loss before this one: the device has had it for long."""
         assert self.current is not None
-        before, self._unchecked = self._unchecked, (self.current, Later(loss))
+        before, self._unchecked = self._unchecked, (self.current, AsyncScalar(loss))
         self._check(before)
         if before is not None:
             self._log_number("loss", float(before[1]), prog_bar=True, logger=False)
@@ -148,7 +148,7 @@ class TrainingModule(lightning.LightningModule):
         last, self._unchecked = self._unchecked, None
         self._check(last)
 
-    def _check(self, watched: tuple[bad_batch.Current, Later] | None) -> None:
+    def _check(self, watched: tuple[bad_batch.Current, AsyncScalar] | None) -> None:
         if watched is not None and not math.isfinite(float(watched[1])):
             raise ValueError(bad_batch.not_finite(watched[0], float(watched[1]), self.folder))
 
@@ -161,7 +161,7 @@ class TrainingModule(lightning.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self._shares_step:
-            total = sent(self._weight, self.device)
+            total = to_device(self._weight, self.device)
             self._weight = _nothing()
             world = self.trainer.world_size
             if world > 1:
@@ -173,7 +173,7 @@ class TrainingModule(lightning.LightningModule):
         # Here and not by Lightning, which refuses to clip for a fused optimizer under mixed precision.
         limit = self.config.trainer.gradient_clip
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit or torch.inf, foreach=True)
-        self.log("train/gradient_norm", whole(norm))
+        self.log("train/gradient_norm", gather_full(norm))
         if self.policy is not None:  # apart, so that it never changes the network's step
             torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit or torch.inf, foreach=True)
 

@@ -26,7 +26,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from diffusion_lm.backbones.flex import Attention, attention_of
+from diffusion_lm.backbones.flex import check_attention
 from diffusion_lm.config import TrainConfig, TrainerConfig
 from diffusion_lm.families import PolicyFamily
 from diffusion_lm.model import LanguageModel
@@ -90,7 +90,6 @@ class _Parts:
     data: ReturnnDataModule
     store: TokenStore | None
     clip: ClipTraining | None
-    attention: Attention
 
 
 def _build(config: TrainConfig) -> _Parts:
@@ -103,15 +102,15 @@ def _build(config: TrainConfig) -> _Parts:
         raise ValueError(
             f"family {config.family['name']!r} trains a second network; expected trainer.strategy 'auto' or 'ddp', got 'fsdp'"
         )
-    attention = attention_of(
-        config.trainer.attention,
-        head_width=config.model.head_width,
-        accelerator=config.trainer.accelerator,
-    )
+    options = config.trainer
+    check_attention(options.attention, head_width=config.model.head_width, accelerator=options.accelerator)
+    model.network.configure(attention=options.attention, recompute=options.activation_checkpointing)
+    if options.compile:
+        model.network.compile_blocks()
     if config.init_from:
-        _say(start_from(model, config.init_from))
+        print_once(start_from(model, config.init_from))
     for line in preload(model, config.preload_from_files):
-        _say(line)
+        print_once(line)
     data = ReturnnDataModule(
         train_opts,
         valid_opts,
@@ -124,7 +123,7 @@ def _build(config: TrainConfig) -> _Parts:
         store=None if store is None else str(store.path),
     )
     clip = ClipTraining(config.trainer.clip_search, model.family, config.seed) if config.trainer.clip_search else None
-    return _Parts(vocab, model, data, store, clip, attention)
+    return _Parts(vocab, model, data, store, clip)
 
 
 def _fit(
@@ -139,21 +138,17 @@ def _fit(
     module = TrainingModule(model, config, data)
     if checkpoint is not None:
         check_checkpoint(checkpoint, module.state_dict())
-    _say(f"{config.family['name']}: {model.num_parameters / 1e6:.1f} M parameters, {vocab.num_pieces} pieces")
+    print_once(f"{config.family['name']}: {model.num_parameters / 1e6:.1f} M parameters, {vocab.num_pieces} pieces")
     if store is not None:
-        _say(f"token store {store.path}: {len(store)} sentences, {len(store.ids)} tokens")
+        print_once(f"token store {store.path}: {len(store)} sentences, {len(store.ids)} tokens")
     keeper = Keeper(folder, config, stop)
     module.after_validation, module.folder = keeper.after_validation, folder
-    model.network.recompute = config.trainer.activation_checkpointing
-    model.network.attention = parts.attention
     options = config.trainer
-    if options.compile:
-        model.network.compile_blocks()
     terminal = sys.stderr.isatty()
     callbacks = [*([parts.clip] if parts.clip else []), keeper, Progress(options.log_every, say=not terminal)]
     if terminal:
         callbacks.append(RichProgressBar(leave=True))
-    _quiet()
+    _quiet_lightning()
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, tells nothing
     on_cpu = options.accelerator == "cpu" or not torch.cuda.is_available()
     if on_cpu:
@@ -187,7 +182,7 @@ def _fit(
     try:
         trainer.fit(module, datamodule=data, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
     except SystemExit:  # of all processes at the same step
-        _part()
+        _shut_down_process_group()
         raise
     except RuntimeError as error:
         if not is_out_of_memory(error):
@@ -196,25 +191,25 @@ def _fit(
     module.check_loss()
     keeper.finish(trainer, module)
     if module.dropped:
-        _say(
+        print_once(
             f"{module.dropped} training sentences longer than data.max_seq_length {config.data.max_seq_length} were dropped"
         )
     result = TrainResult(
         folder / "model", trainer.global_step, module.total(module.tokens_seen), time.monotonic() - start
     )
-    _say(f"{result.model}: {result.steps} steps, {result.tokens:,} tokens, {result.seconds:.0f} s")
-    _part()
+    print_once(f"{result.model}: {result.steps} steps, {result.tokens:,} tokens, {result.seconds:.0f} s")
+    _shut_down_process_group()
     return result
 
 
-def _part() -> None:
+def _shut_down_process_group() -> None:
     """Leave the other processes in good order: one that just ends can take another down on its way out."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 
 
-def _say(line: str) -> None:
+def print_once(line: str) -> None:
     """Once, however many processes train together."""
     if getattr(rank_zero_only, "rank", 0) == 0:  # Lightning hangs it on the function
         print(line, flush=True)
@@ -266,7 +261,7 @@ def _logger(config: TrainConfig, folder: Path) -> Logger | bool:
     return TensorBoardLogger(str(folder), name="tensorboard", version="")
 
 
-def _quiet() -> None:
+def _quiet_lightning() -> None:
     """Lightning's hints about worker counts and hardware; our own lines say what matters."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")
