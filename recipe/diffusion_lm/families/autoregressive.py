@@ -28,6 +28,7 @@ class AutoregressiveFamily:
     runs_per_draw: ClassVar[int] = 1
     visibility: ClassVar[Literal["bidirectional", "causal"]] = "causal"
     stratified: ClassVar[bool] = False
+    trained_on_light_masks: ClassVar[bool] = False
 
     @property
     def num_outputs(self) -> int:

@@ -115,8 +115,40 @@ class Family(Protocol):
     def stratified(self) -> bool:
         """Whether training times are spread evenly over the batch."""
 
+    @property
+    def time_conditioning(self) -> bool:
+        """Whether the network is told the noise level."""
+
+    @property
+    def sees_errors(self) -> bool:
+        """Whether training showed wrong tokens, so that `one_pass` means something."""
+
+    @property
+    def trained_on_light_masks(self) -> bool:
+        """Whether training never showed a sentence with most of it masked."""
+
     def num_scored(self, layout: Layout) -> Tensor:
         """[B] how many tokens of each framed sentence the score counts."""
+
+    def predict(
+        self,
+        network: Denoiser,
+        z: Tensor,
+        layout: Layout,
+        *,
+        level: Tensor | None,
+        select: Tensor,
+    ) -> Tensor:
+        """log p of every symbol as the clean token at flat positions `select` of noised ids z [N]: [M, symbols] nats."""
+
+    def level_of_time(self, t: Tensor) -> Tensor:
+        """What the network is told at time t. [B] -> [B]"""
+
+    def level_of_count(self, num_masked: Tensor, num_scored: Tensor) -> Tensor:
+        """What the network is told for k of L tokens masked. [B] -> [B]"""
+
+    def one_pass(self, network: Denoiser, sentences: Sentences) -> Tensor:
+        """[B] sum of log p of the tokens with the clean sentence as input, of a family that `sees_errors`."""
 
     def training_loss(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> TokenLoss:
         """What is minimised; may be weighted differently from the bound.

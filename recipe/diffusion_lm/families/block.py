@@ -61,6 +61,8 @@ class BlockFamily:
 
     scores_end: ClassVar[bool] = True
     runs_per_draw: ClassVar[int] = 1
+    sees_errors: ClassVar[bool] = False
+    trained_on_light_masks: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.block_size < 1:

@@ -63,6 +63,7 @@ class MaskedFamily:
     exact: ClassVar[bool] = False
     scoring: ClassVar[Scoring] = "masks"
     runs_per_draw: ClassVar[int] = 1
+    sees_errors: ClassVar[bool] = False
     visibility: ClassVar[Literal["bidirectional", "causal"]] = "bidirectional"
 
     def __post_init__(self) -> None:
@@ -126,6 +127,10 @@ class MaskedFamily:
     @property
     def scores_end(self) -> bool:
         return self.score_eos
+
+    @property
+    def trained_on_light_masks(self) -> bool:
+        return self.sampling_max < 1
 
     def maskable(self, sentences: Sentences) -> Tensor:
         """[N] True where a token may be masked and is scored."""
@@ -274,6 +279,9 @@ class MaskedFamily:
             ends = self.noise.mask_probability(torch.tensor([self.sampling_eps, 1.0])).log().to(t)
             return (self.noise.mask_probability(t).log() - ends[0]) / (ends[1] - ends[0])
         return self.noise.sigma(t)
+
+    def one_pass(self, network: Denoiser, sentences: Sentences) -> Tensor:
+        raise ValueError("a masked model has never seen a wrong token; expected a family that sees errors")
 
     def nelbo(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> Tensor:
         layout = sentences.layout
