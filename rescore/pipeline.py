@@ -1,8 +1,9 @@
 """From lists to a table in one go: score with every LM, tune each row's scales on one set, report on another.
 
     result = rescore(
-        tune_sources=["dev.py.gz"], tune_references="dev.ref.py.gz", test_sources=["test.py.gz"], test_references="test.ref.py.gz",
-        lms={"ar": NetworkScorer("runs/ar/model", name="ar"), "4gram": NgramScorer("4gram.arpa", name="4gram")}, out="out",
+        tune_sources=["dev.py.gz"], tune_references="dev.ref.py.gz", test_sources=["test.py.gz"],
+        test_references="test.ref.py.gz", lms={"ar": NetworkScorer("runs/ar/model", name="ar"), "4gram":
+        NgramScorer("4gram.arpa", name="4gram")}, out="out",
     )
     print(result.table.to_markdown())
 
@@ -43,7 +44,8 @@ class System:
 
     @classmethod
     def parse(cls, text: str) -> System:
-        """`NAME=SOURCE:SCALE,SOURCE,SOURCE:LOW:HIGH`: a given scale, one to tune in its usual range, one to tune in a given range."""
+        """`NAME=SOURCE:SCALE,SOURCE,SOURCE:LOW:HIGH`: a given scale, one to tune in its usual range, one to tune in a
+        given range."""
         name, equals, body = text.rpartition("=")
         if not equals or not name or not body:
             raise ValueError(f"row {text!r}; expected NAME=SOURCE:SCALE,SOURCE,... e.g. '+ AR=am:1,ar,words'")
@@ -107,24 +109,27 @@ def rescore(
     seed: int = 1,
     title: str = "WER",
     command: str = "",
+    format: str | None = None,
 ) -> RescoreResult:
-    """Score both sets with every LM, tune every row on the first, measure it on the second. Resumable: scores in `out` are kept.
+    """Score both sets with every LM, tune every row on the first, measure it on the second. Resumable: scores in
+    `out` are kept.
 
+    `format`: that of all lists, where their suffixes do not tell.
     ValueError for what is wrong with the files, rows that name unknown sources, or a baseline that is no row.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    tune_lists = attach_reference_file(read_sources(tune_sources), tune_references)
-    test_lists = attach_reference_file(read_sources(test_sources), test_references)
+    tune_lists = attach_reference_file(read_sources(tune_sources, format=format), tune_references)
+    test_lists = attach_reference_file(read_sources(test_sources, format=format), test_references)
     acoustic = next(iter(tune_lists[0].hypotheses[0].scores))
     systems = list(systems) or default_systems(acoustic, list(lms))
     baseline = baseline or systems[0].name
     _check_names(systems, baseline, list(lms), list(tune_lists[0].hypotheses[0].scores))
-    known = recorded(test_sources)  # what was scored before
+    known = recorded(test_sources, format=format)  # what was scored before
     notes: list[str] = []
     for name, scorer in lms.items():
-        tune_run = score_file(tune_sources, scorer, folder / f"tune.{name}.jsonl")
-        test_run = score_file(test_sources, scorer, folder / f"test.{name}.jsonl")
+        tune_run = score_file(tune_sources, scorer, folder / f"tune.{name}.jsonl", format=format)
+        test_run = score_file(test_sources, scorer, folder / f"test.{name}.jsonl", format=format)
         tune_lists = _with_score_of(tune_lists, tune_run.lists, name)
         test_lists = _with_score_of(test_lists, test_run.lists, name)
         known[name] = Recorded(scorer.describe(), test_run.seconds, test_run.unknown)
@@ -181,7 +186,8 @@ def unknown_in(known: Mapping[str, Recorded]) -> dict[str, UnknownWords]:
 
 
 def seconds_of(systems: Mapping[str, Scales], known: Mapping[str, Recorded]) -> dict[str, float]:
-    """By row: the time to score the lists with its LMs. `known`: what `score_file.recorded` found; rows without a time are left out."""
+    """By row: the time to score the lists with its LMs. `known`: what `score_file.recorded` found; rows without a
+    time are left out."""
     spent = {}
     for name, scales in systems.items():
         times = [known[lm].seconds for lm, scale in scales.scores.items() if scale and lm in known]

@@ -12,6 +12,7 @@ from rescore.commands.options import (
     BatchTokens,
     Device,
     Estimator,
+    ListFormat,
     Passes,
     Pieces,
     Precision,
@@ -47,6 +48,7 @@ def race(
     precision: Precision = "32",
     batch_tokens: BatchTokens = None,
     pieces: Pieces = False,
+    list_format: ListFormat = None,
 ) -> None:
     """Find the winners with few passes: hypotheses that can not win any more are dropped after each step of a ladder."""
     from rescore.lms.open import open_scorer
@@ -93,9 +95,9 @@ def race(
             )
     else:
         assert scales is not None and calibrate is not None, "checked above"
-        how = learn(calibrate, scorer, stages, scales, confidence, out)
+        how = learn(calibrate, scorer, stages, scales, confidence, out, list_format)
     racer = RacingScorer(scorer, stages, how)
-    run = score_file(nbest, racer, out)
+    run = score_file(nbest, racer, out, format=list_format)
     if calibrate is not None:
         how.save(learned)  # behind the scoring, which refuses an `out` of another race: what belongs to that one stays
     details: list[Mapping[str, Any]] = [h.details[scorer.name] for utterance in run.lists for h in utterance.hypotheses]
@@ -110,7 +112,15 @@ def race(
     )
 
 
-def learn(calibrate: list[str], scorer: Any, stages: list[Any], scales: Path, confidence: float, out: Path) -> Any:
+def learn(
+    calibrate: list[str],
+    scorer: Any,
+    stages: list[Any],
+    scales: Path,
+    confidence: float,
+    out: Path,
+    list_format: str | None = None,
+) -> Any:
     """A race fitted on lists that are scored in full and at every stage; what is scored stays in OUT.calibration/."""
     from rescore.combination.scales import Scales
     from rescore.nbest import read_sources
@@ -118,19 +128,20 @@ def learn(calibrate: list[str], scorer: Any, stages: list[Any], scales: Path, co
     from rescore.score_file import recorded, score_file
 
     folder = out.with_name(f"{out.name}.calibration")
-    lists = read_sources(calibrate)
+    lists = read_sources(calibrate, format=list_format)
     if scorer.name in lists[0].hypotheses[0].scores:
-        made = recorded(calibrate).get(scorer.name)
+        made = recorded(calibrate, format=list_format).get(scorer.name)
         if made is None or made.facts != scorer.describe():
             raise ValueError(
                 f"the calibration lists have a score {scorer.name!r} that was not made with these settings; expected one that was, or none"
             )
     else:
-        lists = score_file(calibrate, scorer, folder / "full.jsonl").lists
+        lists = score_file(calibrate, scorer, folder / "full.jsonl", format=list_format).lists
     found = []
     for place, stage in enumerate(stages):
         stage.name = f"{scorer.name}-{place + 1}"
-        scored = score_file(calibrate, stage, folder / f"{place + 1}.jsonl", new_only=True).lists
+        stage_file = folder / f"{place + 1}.jsonl"
+        scored = score_file(calibrate, stage, stage_file, new_only=True, format=list_format).lists
         found.append([[hypothesis.scores[stage.name] for hypothesis in utterance.hypotheses] for utterance in scored])
     tokens = [scorer.encode([hypothesis.text for hypothesis in utterance.hypotheses]) for utterance in lists]
     return fit(lists, scorer.name, found, tokens, Scales.load(scales), confidence=confidence)

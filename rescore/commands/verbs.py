@@ -18,6 +18,7 @@ from rescore.commands.options import (
     BatchTokens,
     Device,
     Estimator,
+    ListFormat,
     Passes,
     Pieces,
     Precision,
@@ -51,6 +52,7 @@ def score(
         bool, typer.Option("--new-only", help="A .jsonl holds the new score alone, to be read together with others.")
     ] = False,
     shard: Annotated[str, typer.Option(help="NUMBER/COUNT, such as 2/8: score that part only, for `dlm merge`.")] = "",
+    list_format: ListFormat = None,
 ) -> None:
     """Score every hypothesis with a language model. Interrupted, the same command goes on to the same bytes."""
     from rescore.score_file import score_file
@@ -67,7 +69,7 @@ def score(
         batch_tokens=batch_tokens,
         pieces=pieces,
     )
-    run = score_file(nbest, scorer, out, shard=parse_shard(shard), new_only=new_only)
+    run = score_file(nbest, scorer, out, shard=parse_shard(shard), new_only=new_only, format=list_format)
     unknown = "" if run.unknown is None else f", unknown to the model: {run.unknown}"
     print(
         f"{run.note()}{run.out}: {len(run.lists)} utterances, {run.hypotheses} hypotheses, {run.seconds:.1f} s, "
@@ -127,7 +129,7 @@ def estimators() -> None:
 
 def tune(
     nbest: Sources,
-    refs: Annotated[Path, typer.Option(help="References: .py, Kaldi text, .trn, .json.")],
+    refs: Annotated[Path, typer.Option(help="References: .py, Kaldi's text or .txt, .trn, .stm, .ctm, .json, .jsonl.")],
     out: Annotated[Path, typer.Option(help="Scales as JSON.")],
     free: Annotated[
         list[str] | None,
@@ -137,6 +139,7 @@ def tune(
         list[str] | None, typer.Option(help="SOURCE:SCALE that stays (default: the first source with 1).")
     ] = None,
     row: Annotated[str, typer.Option(help="All in one instead: SOURCE:SCALE,SOURCE,... as in `dlm rescore`.")] = "",
+    list_format: ListFormat = None,
 ) -> None:
     """Choose the scales with the fewest word errors: exact line searches, no grid step to miss a minimum."""
     from rescore.combination import tuning
@@ -150,7 +153,7 @@ def tune(
         raise ValueError(f"--row {row} and --free or --fixed; expected one of the two ways to say it")
     check_outputs([out], [*list_files(nbest), refs])
     check_no_lists([out])
-    lists = attach_reference_file(read_sources(nbest), refs)
+    lists = attach_reference_file(read_sources(nbest, format=list_format), refs)
     names = list(lists[0].hypotheses[0].scores)
     given = System.parse("fixed=" + ",".join(fixed or [f"{names[0]}:1"])).fixed
     chosen = System.parse("free=" + ",".join(free or [name for name in [*names, WORDS] if name not in given])).free
@@ -168,7 +171,7 @@ def tune(
 
 def wer(
     nbest: Sources,
-    refs: Annotated[Path, typer.Option(help="References: .py, Kaldi text, .trn, .json.")],
+    refs: Annotated[Path, typer.Option(help="References: .py, Kaldi's text or .txt, .trn, .stm, .ctm, .json, .jsonl.")],
     scales: Annotated[
         list[str] | None,
         typer.Option(
@@ -186,6 +189,7 @@ def wer(
     baseline: Annotated[str, typer.Option(help="Row that the changes are against (default: the first).")] = "",
     title: Annotated[str, typer.Option(help="Of the table.")] = "WER",
     seed: Seed = 1,
+    list_format: ListFormat = None,
 ) -> None:
     """Word error rate table: S/D/I, oracle, paired bootstrap intervals against the first row."""
     from rescore.combination.scales import Scales, best_texts
@@ -203,7 +207,7 @@ def wer(
     outputs = [*(out or []), *(transcripts or [])]
     check_outputs(outputs, [*list_files(nbest), refs, *filter(None, map(scales_file, scales or []))])
     check_no_lists(outputs)
-    lists = attach_reference_file(read_sources(nbest), refs)
+    lists = attach_reference_file(read_sources(nbest, format=list_format), refs)
     systems = {"first in list": Scales({next(iter(lists[0].hypotheses[0].scores)): 0.0})}
     for item in scales or []:
         name, row_scales = parse_scales(item)
@@ -211,7 +215,7 @@ def wer(
         if name in systems:
             raise ValueError(f"--scales {item}: a row named {name!r} is there already; expected different names")
         systems[name] = row_scales
-    known = recorded(nbest)
+    known = recorded(nbest, format=list_format)
     rows = evaluate(lists, systems, baseline=baseline or "first in list", seed=seed, seconds=seconds_of(systems, known))
     table = ResultTable(
         title,
@@ -262,6 +266,7 @@ def rescore(
     precision: Precision = "32",
     batch_tokens: BatchTokens = None,
     pieces: Pieces = False,
+    list_format: ListFormat = None,
 ) -> None:
     """Score, tune and report in one go: lists and language models in, a WER table and an HTML report out."""
     from rescore import pipeline
@@ -305,6 +310,7 @@ def rescore(
             seed=seed,
             title=title,
             command=shlex.join(["dlm", *sys.argv[1:]]),
+            format=list_format,
         )
         (out / "scales").mkdir(exist_ok=True)
         for name, scales in result.scales.items():
@@ -363,15 +369,23 @@ def convert(
     score: Annotated[
         str | None, typer.Option(help="Which score, for formats that hold one (default: the only one).")
     ] = None,
+    list_format: ListFormat = None,
+    to_format: Annotated[
+        str | None,
+        typer.Option(
+            help="Format of the file written: returnn-py, json-lines or mlm-scoring (default: by the suffix)."
+        ),
+    ] = None,
 ) -> None:
     """Convert an N-best file: the same utterances, order and texts, floats with all their digits (nan and inf from .py to .py)."""
     from rescore.nbest import iterate_nbest, split_source, write_nbest
-    from returnn_bridge.files import has_suffix
+    from rescore.nbest.formats import format_to_write
 
     name, path = split_source(source)
     check_outputs([target], [path])
-    odd = has_suffix(target, ".py")  # the one format that can hold nan and inf
-    write_nbest(target, iterate_nbest(path, name=name, allow_non_finite=odd), score=score, allow_non_finite=odd)
+    odd = format_to_write(target, to_format).non_finite
+    lists = iterate_nbest(path, name=name, allow_non_finite=odd, format=list_format)
+    write_nbest(target, lists, score=score, allow_non_finite=odd, format=to_format)
     print(f"{target}: written")
 
 
