@@ -133,7 +133,10 @@ def tune(
     out: Annotated[Path, typer.Option(help="Scales as JSON.")],
     free: Annotated[
         list[str] | None,
-        typer.Option(help="SOURCE or SOURCE:LOW:HIGH to tune (default: all but the first, and words)."),
+        typer.Option(
+            help="SOURCE or SOURCE:LOW:HIGH to tune (default: all but the first, and words). Without a range: "
+            "0 ... 3, words and tokens:SOURCE -10 ... 10, a score named prior -2 ... 0."
+        ),
     ] = None,
     fixed: Annotated[
         list[str] | None, typer.Option(help="SOURCE:SCALE that stays (default: the first source with 1).")
@@ -143,10 +146,10 @@ def tune(
 ) -> None:
     """Choose the scales with the fewest word errors: exact line searches, no grid step to miss a minimum."""
     from rescore.combination import tuning
+    from rescore.combination.rows import RowSpec
     from rescore.combination.scales import WORDS
     from rescore.nbest import check_no_lists, read_sources
     from rescore.nbest.references import attach_reference_file
-    from rescore.pipeline import System
     from rescore.report.table import format_scales
 
     if row and (free or fixed):
@@ -155,16 +158,19 @@ def tune(
     check_no_lists([out])
     lists = attach_reference_file(read_sources(nbest, format=list_format), refs)
     names = list(lists[0].hypotheses[0].scores)
-    given = System.parse("fixed=" + ",".join(fixed or [f"{names[0]}:1"])).fixed
-    chosen = System.parse("free=" + ",".join(free or [name for name in [*names, WORDS] if name not in given])).free
+    given = RowSpec.from_terms("fixed", ",".join(fixed).split(",")).fixed if fixed else {names[0]: 1.0}
+    terms = ",".join(free).split(",") if free else [name for name in [*names, WORDS] if name not in given]
+    chosen = RowSpec.from_terms("free", terms).free
     if len(given) < len(fixed or []):
         raise ValueError(f"--fixed {' '.join(fixed or [])}; expected SOURCE:SCALE, each source once")
     if len(chosen) < len(free or []):
         raise ValueError(f"--free {' '.join(free or [])}; expected SOURCE or SOURCE:LOW:HIGH, each source once")
-    system = System.parse("tuned=" + row) if row else System("tuned", given, chosen)
-    result = tuning.tune(lists, free=system.free, fixed=system.fixed)
+    spec = RowSpec.from_terms("tuned", row.split(",")) if row else RowSpec("tuned", given, chosen)
+    result = tuning.tune(lists, free=spec.free, fixed=spec.fixed)
     result.scales.save(out)
     print(f"{out}: WER {result.wer_percent:.2f} % on {len(lists)} utterances with {format_scales(result.scales)}")
+    for note in spec.notes():
+        print(note)
     for warning in result.warnings:
         print(f"warning: {warning}")
 
@@ -192,12 +198,13 @@ def wer(
     list_format: ListFormat = None,
 ) -> None:
     """Word error rate table: S/D/I, oracle, paired bootstrap intervals against the first row."""
+    from rescore.combination.rows import check_row_name
     from rescore.combination.scales import Scales, best_texts
     from rescore.nbest import check_no_lists, read_sources
     from rescore.nbest.reference_formats import transcript_format
     from rescore.nbest.references import attach_reference_file, check_transcripts, write_transcripts
     from rescore.pipeline import seconds_of, unknown_in
-    from rescore.report.table import ResultTable, check_row_name, evaluate, table_suffix
+    from rescore.report.table import ResultTable, evaluate, table_suffix
     from rescore.score_file import recorded
 
     for path in out or []:
@@ -208,18 +215,18 @@ def wer(
     check_outputs(outputs, [*list_files(nbest), refs, *filter(None, map(scales_file, scales or []))])
     check_no_lists(outputs)
     lists = attach_reference_file(read_sources(nbest, format=list_format), refs)
-    systems = {"first in list": Scales({next(iter(lists[0].hypotheses[0].scores)): 0.0})}
+    rows = {"first in list": Scales({next(iter(lists[0].hypotheses[0].scores)): 0.0})}
     for item in scales or []:
         name, row_scales = parse_scales(item)
         check_row_name(name)
-        if name in systems:
+        if name in rows:
             raise ValueError(f"--scales {item}: a row named {name!r} is there already; expected different names")
-        systems[name] = row_scales
+        rows[name] = row_scales
     known = recorded(nbest, format=list_format)
-    rows = evaluate(lists, systems, baseline=baseline or "first in list", seed=seed, seconds=seconds_of(systems, known))
+    measured = evaluate(lists, rows, baseline=baseline or "first in list", seed=seed, seconds=seconds_of(rows, known))
     table = ResultTable(
         title,
-        rows,
+        measured,
         baseline=baseline or "first in list",
         scales_from="as given",
         metadata={
@@ -230,7 +237,7 @@ def wer(
         },
         unknown=unknown_in(known),
     )
-    best = best_texts(lists, list(systems.values())[-1])
+    best = best_texts(lists, list(rows.values())[-1])
     for path in transcripts or []:
         check_transcripts(path, best)
     for path in out or []:
@@ -254,7 +261,10 @@ def rescore(
     ] = None,
     row: Annotated[
         list[str] | None,
-        typer.Option(help="A row of the table: NAME=SOURCE:SCALE,SOURCE,... (default: each LM and each pair)."),
+        typer.Option(
+            help="A row of the table: NAME=SOURCE:SCALE,SOURCE,SOURCE:LOW:HIGH,... (default: each LM and each pair). A source "
+            "without a scale is tuned, within 0 ... 3, words and tokens:SOURCE -10 ... 10, a score named prior -2 ... 0."
+        ),
     ] = None,
     baseline: Annotated[str, typer.Option(help="Row that the changes are measured against (default: the first).")] = "",
     title: Annotated[str, typer.Option(help="Of the table.")] = "WER",
@@ -270,11 +280,12 @@ def rescore(
 ) -> None:
     """Score, tune and report in one go: lists and language models in, a WER table and an HTML report out."""
     from rescore import pipeline
+    from rescore.combination.rows import RowSpec, file_name
     from rescore.nbest import split_source
+    from rescore.report.page import write_report
     from rescore.report.table import TABLE_SUFFIXES
-    from rescore.report.write_page import write_report
 
-    systems = [pipeline.System.parse(text) for text in row or []]
+    rows = [RowSpec.parse(text) for text in row or []]
     scorers = {}
     inputs: list[str | Path] = [*list_files([*tune, *test]), tune_refs, test_refs]
     for item in lm or []:
@@ -305,7 +316,7 @@ def rescore(
             test_references=test_refs,
             lms=scorers,
             out=out,
-            systems=systems,
+            rows=rows,
             baseline=baseline,
             seed=seed,
             title=title,
@@ -314,7 +325,7 @@ def rescore(
         )
         (out / "scales").mkdir(exist_ok=True)
         for name, scales in result.scales.items():
-            scales.save(out / "scales" / f"{pipeline.file_name(name)}.json")
+            scales.save(out / "scales" / f"{file_name(name)}.json")
         for suffix in TABLE_SUFFIXES:
             result.table.save(out / f"wer{suffix}")
         write_report(out / "report.html", result)
@@ -414,18 +425,18 @@ def parse_shard(text: str) -> tuple[int, int] | None:
 
 def parse_scales(item: str) -> tuple[str, Any]:
     """(name of the row, scales) of FILE, NAME=FILE or NAME=SOURCE:SCALE,SOURCE:SCALE."""
+    from rescore.combination.rows import RowSpec
     from rescore.combination.scales import Scales
-    from rescore.pipeline import System
 
     name, equals, rest = item.rpartition("=")
     if not equals or Path(item).is_file():
         return Path(item).stem, Scales.load(item)
     if Path(rest).is_file() or rest.endswith(".json"):
         return name, Scales.load(rest)
-    system = System.parse(item)
-    if system.free:
-        raise ValueError(f"--scales {item}: {next(iter(system.free))!r} has no scale; expected SOURCE:SCALE for each")
-    return name, Scales.from_named(system.fixed)
+    row = RowSpec.parse(item)
+    if row.free:
+        raise ValueError(f"--scales {item}: {next(iter(row.free))!r} has no scale; expected SOURCE:SCALE for each")
+    return name, Scales.from_named(row.fixed)
 
 
 def parse_passes(item: str, text: str) -> int | None:
