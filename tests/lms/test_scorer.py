@@ -124,9 +124,7 @@ def test_scores_do_not_depend_on_order_batch_size_or_other_utterances(model_fold
     assert values(beside) == pytest.approx(first, abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in OF_MASKS if not getattr(ESTIMATORS[name], "shares_numbers", False)]
-)
+@pytest.mark.parametrize("name", [name for name in OF_MASKS if not getattr(ESTIMATORS[name], "shares_numbers", False)])
 def test_scores_without_shared_numbers_do_not_depend_on_the_list(model_folder, name):
     alone = scorer_of(model_folder, name).score_texts("utt", TEXTS[2:4])
     assert values(alone) == pytest.approx(
