@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion_lm.device import sent
+from diffusion_lm.device import to_device
 
 
 class NoiseDraw(NamedTuple):
@@ -57,7 +57,7 @@ class NoiseDraw(NamedTuple):
 
     def to(self, device: torch.device | str) -> NoiseDraw:
         """The same numbers on `device`."""
-        time, keep, category = (sent(value, device) for value in (self.time, self.keep, self.category))
+        time, keep, category = (to_device(value, device) for value in (self.time, self.keep, self.category))
         return self._replace(time=time, keep=keep, category=category, device=device)
 
 

@@ -6,9 +6,8 @@
     write_nbest("scores.jsonl", lists, metadata={"seed": 1})
     write_nbest("bigram.py.gz", lists, score="bigram")                   # for i6_core's SearchCombineScoresJob
 
-The suffix says the format, with or without .gz: .py (RETURNN, `{tag: [(score, text), ...]}`), .jsonl (our
-interchange, all scores), .json (mlm-scoring; on reading also flat dicts, see format_json.py). Scores are in nats,
-higher is better.
+The format follows from the suffix, with or without .gz, or is named: see rescore.nbest.formats, one file a format.
+Scores are in nats, higher is better.
 """
 
 from __future__ import annotations
@@ -20,17 +19,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import isfinite
 from typing import Any
 
-from rescore.nbest.json_forms import (
-    FORMAT,
-    format_mlm_scoring,
-    iterate_json_lines,
-    read_json,
-    read_metadata,
-    write_json_lines,
-)
-from rescore.nbest.returnn_py import format_list, iterate_lists
+from rescore.nbest.formats import format_of_file, format_to_write
+from rescore.nbest.formats.json_lines import FORMAT
 from rescore.nbest.types import Hypothesis, NBestList, is_detail
-from returnn_bridge.files import PathLike, has_suffix, iterate_lines, parse_json, write_whole
+from returnn_bridge.files import PathLike, iterate_lines, parse_json
 
 __all__ = [
     "Hypothesis",
@@ -45,41 +37,42 @@ __all__ = [
     "write_nbest",
 ]
 
-_SUFFIXES = ".py, .jsonl or .json, each with or without .gz"
 _NAMED_SOURCE = re.compile(r"([A-Za-z0-9_][\w.+-]*)=(.+)", re.DOTALL)
 
 
-def read_nbest(path: PathLike, *, name: str | None = None, allow_non_finite: bool = False) -> list[NBestList]:
+def read_nbest(
+    path: PathLike, *, name: str | None = None, allow_non_finite: bool = False, format: str | None = None
+) -> list[NBestList]:
     """All utterances of a file; arguments and errors as in `iterate_nbest`."""
-    return list(iterate_nbest(path, name=name, allow_non_finite=allow_non_finite))
+    return list(iterate_nbest(path, name=name, allow_non_finite=allow_non_finite, format=format))
 
 
-def iterate_nbest(path: PathLike, *, name: str | None = None, allow_non_finite: bool = False) -> Iterator[NBestList]:
+def iterate_nbest(
+    path: PathLike, *, name: str | None = None, allow_non_finite: bool = False, format: str | None = None
+) -> Iterator[NBestList]:
     """The utterances of an N-best file in order. Constant memory for .py and .jsonl; .json is read whole.
 
-    `name` is that of the score where the format has a single one without a name (default "am"); in a .jsonl with a
-    single score it renames that score. `allow_non_finite` lets nan and infinite scores of .py files through, which
-    are refused otherwise. Raises ValueError, one line with file, line, utterance and rank as far as known, for a file
-    that is not complete and well formed: what came before it has been yielded by then.
+    `name` is that of the score where the format has a single one without a name (default "am"); in a file of named
+    scores with just one it renames that score. `allow_non_finite` lets nan and infinite scores through where the
+    format can hold them; they are refused otherwise. `format`: the name of the file's format, where its suffix does
+    not tell. Raises ValueError, one line with file, line, utterance and rank as far as known, for a file that is not
+    complete and well formed: what came before it has been yielded by then.
     """
-    if has_suffix(path, ".py"):
-        score = name or "am"
-        for tag, entries in iterate_lists(path, allow_non_finite=allow_non_finite):
-            yield NBestList(tag, tuple([Hypothesis(text, {score: value}) for value, text in entries]))
-    elif has_suffix(path, ".jsonl"):
-        yield from iterate_json_lines(path, name=name)
-    elif has_suffix(path, ".json"):
-        yield from read_json(path, name=name)
-    else:
-        raise ValueError(f"{os.fspath(path)}: unknown N-best format; expected a name ending in {_SUFFIXES}")
+    form = format_of_file(path, format)
+    yield from form.read(path, name=name, allow_non_finite=allow_non_finite and form.non_finite)
 
 
-def read_sources(sources: Sequence[str]) -> list[NBestList]:
+def read_metadata(path: PathLike, *, format: str | None = None) -> dict[str, Any]:
+    """What a file says of itself as a whole; {} if nothing. ValueError as in `iterate_nbest`."""
+    return format_of_file(path, format).read_metadata(path)
+
+
+def read_sources(sources: Sequence[str], *, format: str | None = None) -> list[NBestList]:
     """One set of lists with the scores and details of several aligned score files, each "PATH" or "NAME=PATH".
 
     The files must hold the same utterances (in any order; that of the first file is kept) and for each the same texts
-    in the same order; a reference may come from any of them. ValueError naming utterance and rank otherwise, and for
-    a score name given twice.
+    in the same order; a reference may come from any of them. `format`: that of all the files, where their suffixes do
+    not tell. ValueError naming utterance and rank otherwise, and for a score name given twice.
     """
     if not sources:
         raise ValueError("no N-best file given; expected at least one PATH or NAME=PATH")
@@ -88,7 +81,7 @@ def read_sources(sources: Sequence[str]) -> list[NBestList]:
     first = ""
     for source in sources:
         name, path = split_source(source)
-        lists = {utterance.seq_tag: utterance for utterance in iterate_nbest(path, name=name)}
+        lists = {utterance.seq_tag: utterance for utterance in iterate_nbest(path, name=name, format=format)}
         for score in next(iter(lists.values())).hypotheses[0].scores:
             if score in origin:
                 raise ValueError(
@@ -112,33 +105,25 @@ def write_nbest(
     score: str | None = None,
     metadata: Mapping[str, Any] | None = None,
     allow_non_finite: bool = False,
+    format: str | None = None,
 ) -> None:
-    """Write the lists, in order, in the format of the suffix; the file appears whole or not at all.
+    """Write the lists, in order, in the format of the suffix or the one named; the file appears whole or not at all.
 
     .jsonl holds all scores, details and references, and `metadata` in its header. .py and .json hold one score,
     `score`, which may be left out if there is only one; .json (mlm-scoring) also holds the references. Floats keep
-    all their digits. `allow_non_finite` lets nan and infinite scores into .py files. ValueError for a score that is
-    missing or not finite, for an utterance given twice, for no utterances, an unknown suffix.
+    all their digits. `allow_non_finite` lets nan and infinite scores into formats that can hold them. ValueError for
+    a score that is missing or not finite, for an utterance given twice, for no utterances, an unknown suffix.
     """
-    where = os.fspath(path)
-    is_lines = has_suffix(path, ".jsonl")
-    if not has_suffix(path, ".py", ".jsonl", ".json"):
-        raise ValueError(f"{where}: unknown N-best format; expected a name ending in {_SUFFIXES}")
-    if is_lines and score is not None:
-        raise ValueError(f"{where}: a .jsonl file holds all scores; expected no choice of the score {score!r}")
-    if metadata is not None and not is_lines:
-        raise ValueError(f"{where}: only .jsonl files hold metadata; expected none")
-    checked = _checked(lists, where, allow_non_finite and has_suffix(path, ".py"))
+    where, form = os.fspath(path), format_to_write(path, format)
+    if form.many_scores and score is not None:
+        raise ValueError(f"{where}: the format {form.name} holds all scores; expected no choice of the score {score!r}")
+    if metadata and not form.metadata:
+        raise ValueError(f"{where}: the format {form.name} holds no metadata; expected none")
+    checked = _checked(lists, where, allow_non_finite and form.non_finite)
     try:
-        if is_lines:
-            write_json_lines(path, checked, metadata)
-            return
-        with write_whole(path) as write:
-            head = next(checked)
-            score = _choose_score(head, score, where)
-            single = itertools.chain([head], checked)
-            for piece in format_mlm_scoring(single, score) if has_suffix(path, ".json") else _format_py(single, score):
-                write(piece)
+        head = next(checked)
+        chosen = "" if form.many_scores else _choose_score(head, score, where)
+        form.write(path, itertools.chain([head], checked), score=chosen, metadata=metadata or {})
     except UnicodeEncodeError as error:
         raise ValueError(
             f"{where}: {error.object[:40]!r}... holds a lone surrogate ({error.reason}); expected text"
@@ -146,7 +131,11 @@ def write_nbest(
 
 
 def check_no_lists(outputs: Iterable[PathLike]) -> None:
-    """ValueError if N-best lists or scores lie where something else is to be written: a table is made again in a minute, they are not."""
+    """ValueError if N-best lists or scores lie where something else is to be written: a table is made again in a
+    minute, they are not.
+
+    Formats are told by their suffixes.
+    """
     for path in outputs:
         if _holds_lists(path):
             raise ValueError(
@@ -225,7 +214,8 @@ def _checked(lists: Iterable[NBestList], where: str, allow_non_finite: bool) -> 
                 for key, entry in detail.items():
                     if not is_detail(entry):
                         raise ValueError(
-                            f"{hyp} has {key} = {entry!r} for {source!r}; expected a finite number, a list of such, a boolean or a string"
+                            f"{hyp} has {key} = {entry!r} for {source!r}; "
+                            "expected a finite number, a list of such, a boolean or a string"
                         )
         seen.add(tag)
         yield utterance
@@ -241,10 +231,3 @@ def _choose_score(utterance: NBestList, score: str | None, where: str) -> str:
         got = "no score is chosen" if score is None else f"there is no score {score!r}"
         raise ValueError(f"{where}: {got}, and the format holds one; expected one of {', '.join(names) or 'none'}")
     return score
-
-
-def _format_py(lists: Iterable[NBestList], score: str) -> Iterator[str]:
-    yield "{\n"
-    for utterance in lists:
-        yield from format_list(utterance.seq_tag, [(hyp.scores[score], hyp.text) for hyp in utterance.hypotheses])
-    yield "}\n"

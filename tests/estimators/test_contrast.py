@@ -104,7 +104,7 @@ def test_the_scorer_follows_the_networks_confidence(model_folder, vocab):
             masked = torch.tensor([False, *(place in hidden for place in range(len(ids))), False])
             z = framed.ids.masked_fill(masked, vocab.mask_id)
             with torch.no_grad():
-                found = model.family.predict(model.network, z, framed.layout, None, masked.nonzero()[:, 0])
+                found = model.family.predict(model.network, z, framed.layout, select=masked.nonzero()[:, 0])
             first = int(found.max(dim=1).values.argmax())
             place = sorted(hidden)[first]
             expected += float(found[first, ids[place]])

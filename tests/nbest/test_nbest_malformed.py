@@ -123,7 +123,7 @@ def test_a_broken_file_is_one_line_that_names_the_place(
         ("o.json", [Hypothesis("x", {"a": 1.0})], {"score": "c"}, r"there is no score 'c'.*expected one of a"),
         ("o.jsonl", [Hypothesis("x", {"a": 1.0})], {"score": "a"}, r"expected no choice of the score"),
         ("o.jsonl", [Hypothesis("x", {"a": 1.0})], {"metadata": {"x": math.nan}}, r"metadata can not be written"),
-        ("o.py", [Hypothesis("x", {"a": 1.0})], {"metadata": {"x": 1}}, r"only \.jsonl files hold metadata"),
+        ("o.py", [Hypothesis("x", {"a": 1.0})], {"metadata": {"x": 1}}, r"the format returnn-py holds no metadata"),
         ("o.jsonl", [Hypothesis("\ud800", {"a": 1.0})], {}, r"holds a lone surrogate"),
         ("o.txt", [Hypothesis("x", {"a": 1.0})], {}, r"unknown N-best format"),
     ],

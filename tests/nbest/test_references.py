@@ -109,6 +109,18 @@ def test_a_trn_that_is_written_comes_back_whole(tmp_path: Path, content: dict[st
     assert read_references(path) == content
 
 
+@many_files
+@given(content=transcripts)
+def test_scoring_files_come_back(tmp_path: Path, content: dict[str, str]) -> None:
+    """`dlm wer --refs` reads what `dlm wer --transcripts` writes; a CTM can not tell of utterances without words."""
+    write_transcripts(tmp_path / "ref.stm", content)
+    assert read_references(tmp_path / "ref.stm") == content
+    spoken = {tag: text for tag, text in content.items() if text}
+    write_transcripts(tmp_path / "hyp.ctm", content)
+    if spoken:
+        assert read_references(tmp_path / "hyp.ctm") == spoken
+
+
 # --- all forms of references ---
 
 
@@ -121,6 +133,9 @@ def test_every_form_gives_the_same_references(tmp_path: Path) -> None:
         "flat.json": json.dumps({t: {"hyps": [{"text": "x", "am_score": 1}], "ref": r} for t, r in content.items()}),
         "text": "".join(f"{tag} {text}\n" for tag, text in content.items()),
         "tabs.txt": "".join(f"{tag}\t{text}\r\n" for tag, text in content.items()),
+        "1-2.trans.txt": "".join(f"{tag} {text}\n" for tag, text in content.items()),
+        "ref.stm": ";; comment\n" + "".join(f"{tag}  A spk 0.5 1 <o,f0,male> {t}\n" for tag, t in content.items()),
+        "bare.stm": "".join(f"{tag} 1 spk 0 10.25 {text}\n" for tag, text in content.items()),
         "ref.trn": ";; comment\n" + "".join(f"{text} ({tag})\n" for tag, text in content.items()),
     }
     for name, form in forms.items():
@@ -188,6 +203,17 @@ MALFORMED: dict[str, tuple[str, bytes, str]] = {
     "TRN words in parentheses": ("r.trn", b"x (he hoped)\n", r"r\.trn:1: got .*; expected"),
     "TRN id twice": ("r.trn", b"x (a)\ny (a)\n", r"r\.trn:2: utterance 'a' is given twice"),
     "TRN alternatives": ("r.trn", b"x { y / z } (a)\n", r"r\.trn:1: got .*alternatives"),
+    "STM without times": ("r.stm", b"a 1 s he hoped\n", r"r\.stm:1: got 'a 1 s he hoped'; expected utterance, chan"),
+    "STM of whole recordings": ("r.stm", b"a 1 s 0 1 x\na 1 s 1 2 y\n", r"r\.stm:2: utterance 'a' is given twice"),
+    "STM alternatives": ("r.stm", b"a 1 s 0 1 <o> x { y / z }\n", r"r\.stm:1: got .*plain words, and '\{' is none"),
+    "STM left out": ("r.stm", b"a 1 s 0 1 IGNORE_TIME_SEGMENT_IN_SCORING\n", r"r\.stm:1: .*segments that are scored"),
+    "CTM alternatives": ("r.ctm", b"a 1 0 1 x\na 1 * * <ALT_BEGIN>\n", r"r\.ctm:2: got 'a 1 \* \*"),
+    "CTM no word": ("r.ctm", b"a 1 0 1 @ 0.5\n", r"r\.ctm:1: got the word '@' of 'a'"),
+    "CTM out of order": ("r.ctm", b"a 1 1 1 x\na 1 0 1 y\n", r"r\.ctm:2: 'y' of 'a' is not in order"),
+    "CTM two channels": ("r.ctm", b"a A 0 1 x\na B 0 1 y\n", r"r\.ctm:2: 'y' of 'a' is not in order; expected one chan"),
+    "CTM empty": ("r.ctm", b";; nothing\n", r"r\.ctm:1: the file holds no reference"),
+    "unknown suffix": ("r.csv", b"a,x\n", r"r\.csv: unknown reference format; expected \.trn \(trn\), .*'text' \(kaldi\)"),
+    "no suffix": ("refs", b"a x\n", r"refs: unknown reference format"),
     "JSON lines without ref": ("r.jsonl", b'{"id": "a", "hyps": [{"text": "x", "scores": {}}]}', r"'a' has no ref"),
     "JSON ref of wrong type": ("r.json", b'{"a": {"ref": 1}}', r"r\.json: utterance 'a' has no reference"),
     "JSON number": ("r.json", b'{"a": 1}', r"r\.json: utterance 'a' has no reference"),

@@ -16,10 +16,13 @@ import ast
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from math import isfinite
+from typing import Any
 
-from returnn_bridge.files import PathLike, iterate_chunks
+from rescore.nbest.formats.base import Format
+from rescore.nbest.types import Hypothesis, NBestList
+from returnn_bridge.files import PathLike, iterate_chunks, write_whole
 
 _SKIP = re.compile(r"(?:[ \t\r\n\f]+|#[^\n]*\n|\\\r?\n)*")
 _NUMBER_PATTERN = r"(?:(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)(?:[eE][+-]?[0-9_]+)?|nan|inf)(?![\w.])"
@@ -41,6 +44,27 @@ _ENTRY = re.compile(
 _MARGIN = 16
 # A token that is still not complete after so many characters is a missing quote, not a hypothesis.
 _LONGEST_TOKEN = 1 << 24
+
+
+class ReturnnPy(Format):
+    """`{seq_tag: [(score, text), ...]}` as RETURNN's search writes it and i6_core's jobs read it."""
+
+    name, suffixes = "returnn-py", (".py",)
+    writes = non_finite = True
+
+    def read(self, path: PathLike, *, name: str | None = None, allow_non_finite: bool = False) -> Iterator[NBestList]:
+        score = name or "am"
+        for tag, entries in iterate_lists(path, allow_non_finite=allow_non_finite):
+            yield NBestList(tag, tuple([Hypothesis(text, {score: value}) for value, text in entries]))
+
+    def write(self, path: PathLike, lists: Iterator[NBestList], *, score: str, metadata: Mapping[str, Any]) -> None:
+        with write_whole(path) as write:
+            write("{\n")
+            for utterance in lists:
+                entries = [(hypothesis.scores[score], hypothesis.text) for hypothesis in utterance.hypotheses]
+                for line in format_list(utterance.seq_tag, entries):
+                    write(line)
+            write("}\n")
 
 
 def iterate_lists(path: PathLike, *, allow_non_finite: bool = False) -> Iterator[tuple[str, list[tuple[float, str]]]]:

@@ -1,0 +1,65 @@
+"""The N-best file formats, and which of them a file has.
+
+    FORMATS["json-lines"].read("scores.jsonl", name=None)
+    format_of_file("dev.json.gz").name                      # by suffix, and by a look into the file where formats share one
+    format_of_file("dev.hyps", "returnn-py")                # by name, whatever the suffix
+    format_to_write("scores.jsonl")
+
+A format of your own is added to FORMATS by a program of yours.
+"""
+
+from __future__ import annotations
+
+import os
+
+from rescore.nbest.formats.base import Format
+from rescore.nbest.formats.flat_json import FlatJson
+from rescore.nbest.formats.json_lines import JsonLines
+from rescore.nbest.formats.mlm_scoring import MlmScoring
+from rescore.nbest.formats.returnn_py import ReturnnPy
+from returnn_bridge.files import PathLike, has_suffix, iterate_chunks
+from returnn_bridge.registry import Registry
+
+FORMATS: Registry[Format] = Registry(
+    "N-best format", {entry.name: entry for entry in (ReturnnPy(), JsonLines(), MlmScoring(), FlatJson())}
+)
+
+
+def format_of_file(path: PathLike, name: str | None = None) -> Format:
+    """The format of a file to be read: the one of that name, else by suffix, and among several by the beginning of
+    the file.
+
+    The format that was added last is asked first, so one of your own may share a suffix with ours. ValueError for an
+    unknown name or suffix, and for a file that none of the formats of its suffix recognizes.
+    """
+    if name is not None:
+        return FORMATS[name]
+    fitting = [entry for entry in FORMATS.values() if has_suffix(path, *entry.suffixes)]
+    if not fitting:
+        raise ValueError(f"{os.fspath(path)}: unknown N-best format; expected {_describe(list(FORMATS.values()))}")
+    if len(fitting) == 1:
+        return fitting[0]
+    head = next(iterate_chunks(path), "")
+    for entry in reversed(fitting):
+        if entry.recognizes(head):
+            return entry
+    names = ", ".join(entry.name for entry in fitting)
+    raise ValueError(f"{os.fspath(path)}: does not look like any of {names}; expected one of them, or its --format")
+
+
+def format_to_write(path: PathLike, name: str | None = None) -> Format:
+    """The format of a file to be written: the one of that name, else the first of its suffix that is written.
+    ValueError otherwise."""
+    written = [entry for entry in FORMATS.values() if entry.writes]
+    if name is not None and FORMATS[name] not in written:
+        names = ", ".join(entry.name for entry in written)
+        raise ValueError(f"{os.fspath(path)}: the format {name} is read, not written; expected one of {names}")
+    fitting = [entry for entry in written if entry.name == name or (name is None and has_suffix(path, *entry.suffixes))]
+    if not fitting:
+        raise ValueError(f"{os.fspath(path)}: unknown N-best format; expected {_describe(written)}")
+    return fitting[0]
+
+
+def _describe(entries: list[Format]) -> str:
+    known = ", ".join(f"{' or '.join(entry.suffixes)} ({entry.name})" for entry in entries)
+    return f"a name ending in {known}, with or without .gz, or the format by its name"

@@ -1,0 +1,134 @@
+"""What holds for hypotheses in JSON in any form: each id once, the same score names, finite numbers.
+
+    checker = UtteranceChecker(rename=None)
+    checker.utterance("f.json", "dev/1", [{"text": "a b", "am": -3.4}], "a b", fields)        # an NBestList
+    load_json_dict("references.json")                                                         # {utterance: ...}
+
+Errors name file, line, utterance and rank.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from math import isfinite
+from typing import Any, NoReturn
+
+from rescore.nbest.types import Hypothesis, NBestList, is_detail
+from returnn_bridge.files import PathLike, iterate_chunks, parse_json
+
+Fields = Callable[[dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]]
+"""Splits the fields of a hypothesis other than its text into (scores, details); ValueError saying what fields are
+expected."""
+
+
+class UtteranceChecker:
+    """Makes the utterances of one file, which must all have the same score names; `rename`: a new name for the only
+    score."""
+
+    def __init__(self, rename: str | None) -> None:
+        self._rename = rename
+        self._names: frozenset[str] | None = None
+        self._seen: set[str] = set()
+
+    def utterance(self, where: str, tag: str, entries: object, reference: object, fields: Fields) -> NBestList:
+        """The list made of decoded JSON; `fields` splits what an entry has beside its text into scores and details.
+
+        ValueError (`where`, utterance, rank) for anything that is not well formed.
+        """
+        if tag in self._seen:
+            raise ValueError(f"{where}: utterance {tag!r} is given twice; expected each utterance once")
+        self._seen.add(tag)
+        if reference is not None and not isinstance(reference, str):
+            raise ValueError(f"{where}: utterance {tag!r} has the reference {shorten(reference)}; expected a string")
+        if not isinstance(entries, list) or not entries:
+            raise ValueError(
+                f"{where}: utterance {tag!r} has the hypotheses {shorten(entries)}; expected a list of at least one"
+            )
+        hypotheses = []
+        for rank, entry in enumerate(entries, 1):
+            if type(entry) is not dict or type(text := entry.pop("text", None)) is not str:
+                _bad(where, tag, rank, f"is {shorten(entry)}", 'an object with a string "text"')
+            try:
+                scores, details = fields(entry)
+            except ValueError as error:
+                _bad(where, tag, rank, "is malformed", str(error))
+            for key, value in scores.items():
+                if type(value) is not float or not isfinite(value):
+                    scores[key] = _finite(value, where, tag, rank, key)
+            if self._names is None:
+                self._names = frozenset(scores)
+                if self._rename is not None and len(scores) != 1:
+                    names = ", ".join(scores) or "none"
+                    _bad(where, tag, rank, f"has the scores {names}", f"exactly one to be named {self._rename!r}")
+            if scores.keys() != self._names:
+                _bad(where, tag, rank, f"has the scores {sorted(scores)}", f"{sorted(self._names)} as in the first")
+            if details:
+                _check_details(details, where, tag, rank)
+            if self._rename is not None:
+                (old,) = self._names
+                scores = {self._rename: scores[old]}
+                details = {self._rename if source == old else source: detail for source, detail in details.items()}
+            hypotheses.append(Hypothesis(text, scores, details))
+        return NBestList(tag, tuple(hypotheses), reference)
+
+    def finish(self, path: PathLike) -> None:
+        """ValueError if there was no utterance."""
+        if not self._seen:
+            raise ValueError(f"{os.fspath(path)}:1: the file holds no utterance; expected at least one")
+
+
+def load_json_dict(path: PathLike) -> dict[str, Any]:
+    """The object at the top of a JSON file; ValueError if it is no object, not JSON, or has a key twice."""
+    text = "".join(iterate_chunks(path))
+    if not text.strip():
+        raise ValueError(f"{os.fspath(path)}:1: the file is empty; expected a JSON object by utterance")
+    data = parse_json(text, path, 1)
+    if not isinstance(data, dict):
+        raise ValueError(f"{os.fspath(path)}:1: got {shorten(data)}; expected a JSON object by utterance")
+    return data
+
+
+def refuse_fields(rest: dict[str, Any], where: str, known: str) -> None:
+    """ValueError if fields are left over."""
+    if rest:
+        raise ValueError(f"{where} has the unknown field {next(iter(rest))!r}; expected {known}")
+
+
+def shorten(value: object) -> str:
+    """A value for an error message, in at most 40 characters."""
+    if value is None:
+        return "nothing"
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def encode(data: object) -> str:
+    """One line of JSON with its line end; floats keep all their digits. ValueError for nan and infinite numbers."""
+    return json.dumps(data, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _check_details(details: dict[str, Any], where: str, tag: str, rank: int) -> None:
+    for source, detail in details.items():
+        if not isinstance(detail, dict):
+            _bad(where, tag, rank, f"has the details {shorten(detail)} for {source!r}", "an object")
+        for key, value in detail.items():
+            if not is_detail(value):
+                _bad(
+                    where,
+                    tag,
+                    rank,
+                    f"has {key} = {shorten(value)} for {source!r}",
+                    "a finite number, a list of such, a boolean or a string",
+                )
+
+
+def _finite(value: object, where: str, tag: str, rank: int, name: str) -> float:
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 1000:
+        return float(value)
+    _bad(where, tag, rank, f"has {name} score {shorten(value)}", "a finite number (nats)")
+
+
+def _bad(where: str, tag: str, rank: int, got: str, expected: str) -> NoReturn:
+    raise ValueError(f"{where}: hypothesis {rank} of {tag!r} {got}; expected {expected}")
