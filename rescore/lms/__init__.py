@@ -1,7 +1,9 @@
 """Language models as scorers: `LanguageModelScorer` (base.py) is the interface, open.py opens whatever lies at a path.
 
-from rescore.lms import NetworkScorer
-scorer = NetworkScorer("masked/model", name="masked")
+    from rescore.lms import NetworkScorer
+    scorer = NetworkScorer("masked/model", name="masked")
+
+It holds `NetworkScorer` and imports it only when it is asked for.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """How rows of token ids go through a network: in batches of a token budget, in the precision asked for, counted.
 
-runner = NetworkRunner(model, precision="32", batch_tokens=2048)
-for batch in runner.batches([len(row) for row in rows]):        # indices of rows
-    ...
+    runner = NetworkRunner(model, precision="32", batch_tokens=2048)
+    for batch in runner.batches([len(row) for row in rows]):        # indices of rows
+        ...
+
+What is run is up to the ways to measure: network_exact.py, network_masks.py, network_noise.py.
 """
 
 from __future__ import annotations

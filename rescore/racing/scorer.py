@@ -1,8 +1,10 @@
 """Race with a model: the scorer that measures only contenders in full, and how it learns what a cheap measurement tells.
 
-scorer, stages = build_stages(open_scorer("masked/model", ...), "strided:2,strided:3", replicates=4)
-race = learn_race(["dev.jsonl"], scorer, stages, Scales.load("scales.json"), confidence=0.95, folder=Path("raced.calibration"))
-run = score_file(["test.jsonl"], RacingScorer(scorer, stages, race), "raced.jsonl")
+    scorer, stages = build_stages(open_scorer("masked/model", ...), "strided:2,strided:3", replicates=4)
+    race = learn_race(["dev.jsonl"], scorer, stages, Scales.load("scales.json"), confidence=0.95, folder=Path("raced.calibration"))
+    run = score_file(["test.jsonl"], RacingScorer(scorer, stages, race), "raced.jsonl")
+
+race.py holds the mathematics; here it meets models and files.
 """
 
 from __future__ import annotations
