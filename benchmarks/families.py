@@ -43,7 +43,7 @@ def main() -> None:
     tokens, rates = sum(map(len, rows)), {}
     print("| family | tokens/s | of masked |\n|---|---|---|")
     for label, family in FAMILIES.items():
-        conditioned = getattr(build_family(family, special_ids(vocab)), "time_conditioning", False)
+        conditioned = build_family(family, special_ids(vocab)).time_conditioning
         model = LanguageModel.build(family, DiTConfig(256, 4, 4, 64, 0.0, adaln=conditioned), vocab)
         sentences, seconds = model.frame(rows), []
         for number in range(options.repeats + 2):  # the first two warm up

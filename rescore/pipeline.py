@@ -21,12 +21,13 @@ from pathlib import Path
 
 from rescore.combination.scales import TOKENS, WORDS, Scales, winners
 from rescore.combination.tuning import TuneResult, tune
+from rescore.lms.base import LanguageModelScorer
 from rescore.nbest import read_sources
 from rescore.nbest.references import attach_reference_file
 from rescore.nbest.types import NBestList
 from rescore.report.table import TABLE_SUFFIXES, ResultTable, check_row_name, evaluate
-from rescore.score_file import Recorded, TextScorer, recorded, score_file
-from rescore.scores import UnknownWords
+from rescore.score_file import Recorded, recorded, score_file
+from rescore.scores import UnknownCounts
 from rescore.wer import error_table
 
 RANGES = {WORDS: (-10.0, 10.0), "prior": (-2.0, 0.0)}
@@ -100,7 +101,7 @@ def rescore(
     tune_references: str | os.PathLike[str],
     test_sources: Sequence[str],
     test_references: str | os.PathLike[str],
-    lms: Mapping[str, TextScorer],
+    lms: Mapping[str, LanguageModelScorer],
     out: str | os.PathLike[str],
     systems: Sequence[System] = (),
     baseline: str = "",
@@ -175,7 +176,7 @@ def output_files(folder: Path, lms: Sequence[str]) -> list[Path]:
     ]
 
 
-def unknown_in(known: Mapping[str, Recorded]) -> dict[str, UnknownWords]:
+def unknown_in(known: Mapping[str, Recorded]) -> dict[str, UnknownCounts]:
     """By LM, where it was recorded."""
     return {name: record.unknown for name, record in known.items() if record.unknown is not None}
 

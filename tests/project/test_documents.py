@@ -34,7 +34,9 @@ def names_of(path: Path) -> set[str]:
             found.add(node.name)
         if isinstance(node, ast.ClassDef):
             found |= {f"{node.name}.{part.name}" for part in node.body if isinstance(part, ast.FunctionDef)}
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
         found |= {target.id for target in targets if isinstance(target, ast.Name)}
     return found
 
@@ -58,7 +60,11 @@ def test_paths_of_this_repository_exist(page: Path) -> None:
 
 
 def test_the_walks_of_the_map_name_what_is_there() -> None:
-    steps = [(path, name) for path, names in STEP.findall(prose(ROOT / "docs/map.md")) for name in re.findall(r"`([\w.]+)`", names)]
+    steps = [
+        (path, name)
+        for path, names in STEP.findall(prose(ROOT / "docs/map.md"))
+        for name in re.findall(r"`([\w.]+)`", names)
+    ]
     assert len(steps) > 30
     for path, name in steps:
         assert name in names_of(ROOT / path), f"{path}: {name}"

@@ -29,13 +29,13 @@ def clip(
     import torch
 
     from diffusion_lm.draws import draw_noise, step_seed
-    from diffusion_lm.families import BlockFamily
     from diffusion_lm.model import LanguageModel
     from diffusion_lm.training.clip_search import search_clip
     from returnn_bridge.vocab import read_lines
 
     trained = LanguageModel.load(model, device=device)
-    if not isinstance(trained.family, BlockFamily):
+    family = trained.family.clippable
+    if family is None:
         raise ValueError(f"{model}: no block model; only those are trained on an interval of times")
     rows = trained.vocab.encode_batch(list(islice(read_lines(text), sentences)))
     batches = []
@@ -46,8 +46,8 @@ def clip(
     widths = width or [0.5, 0.6, 0.7, 0.8, 0.9]
     with progress_bar() as progress:
         looked_at = progress.track(batches, description="clip search")
-        found = search_clip(trained.family, trained.network, looked_at, widths, delta)
-    whole = next(interval for interval in found if interval.low <= trained.family.sampling_eps and interval.high == 1)
+        found = search_clip(family, trained.network, looked_at, widths, delta)
+    whole = next(interval for interval in found if interval.low <= family.sampling_eps and interval.high == 1)
     print("| times | variance, nats² | of all times |\n|---|---|---|")
     for interval in found[:show]:
         share = interval.variance / whole.variance

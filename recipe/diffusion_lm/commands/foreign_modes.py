@@ -24,7 +24,6 @@ import torch
 from diffusion_lm.backbones.flex import check_attention
 from diffusion_lm.commands.services import Services
 from diffusion_lm.evaluate import Perplexity, evaluate_packed, evaluate_tokens
-from diffusion_lm.families import BlockFamily
 from diffusion_lm.foreign.published import is_pretrained, open_pretrained
 from diffusion_lm.foreign.special import files_of
 from diffusion_lm.foreign.translate import Translation, describe, given, read_tree, translate, with_origin
@@ -137,7 +136,7 @@ def _samples(made: Translation, folder: Path, services: Services) -> Job:
         raise ValueError("eval.compute_generative_perplexity: got true without eval.gen_ppl_eval_model_name_or_path")
     count = settings.num_batches * settings.batch_size
     lengths = [made.config.data.max_seq_length] * count
-    if not model.family.exact and not isinstance(model.family, BlockFamily):
+    if not model.family.exact and model.family.block_size is None:
         if not made.config.data.valid:
             raise ValueError("data.returnn_valid_config: got no set; samples take their lengths from the first one")
         first = next(iter(made.config.data.valid))
@@ -175,7 +174,7 @@ def _draw(made: Translation, model: LanguageModel, lengths: list[int]) -> Sample
             noise_removal=settings.noise_removal,
             seed=seed,
         )
-    if isinstance(model.family, BlockFamily):
+    if model.family.block_size is not None:
         return _draw_blocks(made, model, lengths)
     return sample(
         model,
@@ -254,7 +253,7 @@ def _model(made: Translation) -> LanguageModel:
     else:
         model = LanguageModel.load(path, device=_device(made))
     wanted = made.config.family
-    if "block_size" in wanted or isinstance(model.family, BlockFamily):  # a network of blocks knows one size
+    if "block_size" in wanted or model.family.block_size is not None:  # a network of blocks knows one size
         for key, name in (("algo.name", "name"), ("block_size", "block_size")):
             found = model.family_options.get(name)
             if wanted.get(name) != found:

@@ -175,4 +175,4 @@ class _Run:
         ids = torch.cat([text, block], dim=1)[inside := torch.cat([before, exists], dim=1)]
         wanted = torch.cat([~before, due], dim=1)[inside].nonzero()[:, 0]
         # A block does not see its own clean side, so its masks may stand there.
-        return self.family.predict(self.model.network, ids, Layout(layout.lengths + text.shape[1]), ids, wanted)
+        return self.family.predict(self.model.network, ids, Layout(layout.lengths + text.shape[1]), select=wanted)
