@@ -78,12 +78,13 @@ def score_file(
     *,
     shard: tuple[int, int] | None = None,
     new_only: bool = False,
+    format: str | None = None,
 ) -> ScoreRun:
     """Add `scorer.name` to the scores of every hypothesis and write all of them to `out` (.jsonl or .jsonl.gz: all scores; .py(.gz): the new one).
 
     Nothing is dropped: the same utterances, order and texts come out. `new_only`: a .jsonl, too, holds the new score alone, so that
     files of several models can be read together. `shard`: (index, count), the part of the utterances to score; it is cut between
-    groups, so that `merge_parts` gives what one run would, and may be empty.
+    groups, so that `merge_parts` gives what one run would, and may be empty. `format`: of the sources, by name.
     ValueError for unreadable lists, for a score name that is there already, for an `out` that holds results of other settings or is
     one of the sources, for an `out` that another process is writing, and for a score that is no finite number.
     """
@@ -92,7 +93,7 @@ def score_file(
         raise ValueError(f"{target}: shard {shard}; expected (index, count), 0 <= index < count, and a name in .jsonl")
     check_outputs([target], [split_source(source)[1] for source in sources])
     with lock(target):
-        lists = read_sources(sources)
+        lists = read_sources(sources, format=format)
         if scorer.name in lists[0].hypotheses[0].scores:
             raise ValueError(
                 f"{sources[0]}: score {scorer.name!r} is there already; expected a new name (NAME=PATH for the model)"
@@ -191,14 +192,12 @@ def merge_parts(parts: Sequence[str | os.PathLike[str]], out: str | os.PathLike[
     return ScoreRun(target, scored, cost["seconds"], cost["passes"], _unknown_in(cost), there)
 
 
-def recorded(sources: Sequence[str]) -> dict[str, Recorded]:
+def recorded(sources: Sequence[str], *, format: str | None = None) -> dict[str, Recorded]:
     """What score files among the sources say of their new score, by its name."""
     found = {}
     for source in sources:
         name, path = split_source(source)
-        if not has_suffix(path, ".jsonl"):
-            continue
-        scores = read_metadata(path).get("scores", {})
+        scores = read_metadata(path, format=format).get("scores", {})
         if isinstance(scores, dict) and len(scores) == 1:
             cost = _read_cost(Path(path))
             ((own, facts),) = scores.items()

@@ -11,6 +11,7 @@ from rescore.commands.options import (
     BatchTokens,
     Device,
     Estimator,
+    ListFormat,
     Passes,
     Pieces,
     Precision,
@@ -46,6 +47,7 @@ def race(
     precision: Precision = "32",
     batch_tokens: BatchTokens = None,
     pieces: Pieces = False,
+    list_format: ListFormat = None,
 ) -> None:
     """Find the winners with few passes: hypotheses that can not win any more are dropped after each step of a ladder."""
     from rescore.combination.scales import Scales
@@ -86,8 +88,10 @@ def race(
     else:
         assert scales is not None and calibrate is not None, "checked above"
         folder = out.with_name(f"{out.name}.calibration")
-        how = learn_race(calibrate, scorer, stages, Scales.load(scales), confidence=confidence, folder=folder)
-    run = score_file(nbest, RacingScorer(scorer, stages, how), out)
+        how = learn_race(
+            calibrate, scorer, stages, Scales.load(scales), confidence=confidence, folder=folder, format=list_format
+        )
+    run = score_file(nbest, RacingScorer(scorer, stages, how), out, format=list_format)
     if calibrate is not None:
         how.save(learned)  # behind the scoring, which refuses an `out` of another race: what belongs to that one stays
     cost = RaceCost.of(run.lists, scorer.name)

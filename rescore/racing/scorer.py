@@ -161,24 +161,25 @@ def learn_race(
     *,
     confidence: float,
     folder: Path,
+    format: str | None = None,
 ) -> Race:
     """A race fitted on lists that are scored in full and at every stage; what is scored stays in `folder`.
 
-    ValueError for lists that have a score of that name which was made with other settings.
+    format: of the lists, where their names do not tell it. ValueError for lists that have a score of that name which was made with other settings.
     """
-    lists = read_sources(sources)
+    lists = read_sources(sources, format=format)
     if scorer.name in lists[0].hypotheses[0].scores:
-        made = recorded(sources).get(scorer.name)
+        made = recorded(sources, format=format).get(scorer.name)
         if made is None or made.facts != scorer.describe():
             raise ValueError(
                 f"the calibration lists have a score {scorer.name!r} that was not made with these settings; "
                 "expected one that was, or none"
             )
     else:
-        lists = score_file(sources, scorer, folder / "full.jsonl").lists
+        lists = score_file(sources, scorer, folder / "full.jsonl", format=format).lists
     found = []
     for number, stage in enumerate(stages, 1):
-        scored = score_file(sources, stage, folder / f"{number}.jsonl", new_only=True).lists
+        scored = score_file(sources, stage, folder / f"{number}.jsonl", new_only=True, format=format).lists
         found.append([[hypothesis.scores[stage.name] for hypothesis in utterance.hypotheses] for utterance in scored])
     tokens = [scorer.encode(texts_of(utterance)) for utterance in lists]
     return calibrate(lists, scorer.name, found, tokens, scales, confidence=confidence)
