@@ -1,9 +1,11 @@
 """What holds for hypotheses in JSON whatever the form of the file: each id once, the same score names, finite
 numbers, texts.
 
-checker = UtteranceChecker(rename=None)
-checker.utterance("f.json", "dev/1", [{"text": "a b", "am": -3.4}], "a b", fields)        # an NBestList
-load_json_dict("references.json")                                                         # {utterance: ...}
+    checker = UtteranceChecker(rename=None)
+    checker.utterance("f.json", "dev/1", [{"text": "a b", "am": -3.4}], "a b", fields)        # an NBestList
+    load_json_dict("references.json")                                                         # {utterance: ...}
+
+The readers of the JSON formats share it.
 """
 
 from __future__ import annotations
