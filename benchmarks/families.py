@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from diffusion_lm.backbones.dit import BackboneConfig
+from diffusion_lm.backbones.dit import DiTConfig
 from diffusion_lm.draws import draw_noise
 from diffusion_lm.families import build_family
 from diffusion_lm.model import LanguageModel, special_ids
@@ -43,8 +43,8 @@ def main() -> None:
     tokens, rates = sum(map(len, rows)), {}
     print("| family | tokens/s | of masked |\n|---|---|---|")
     for label, family in FAMILIES.items():
-        conditioned = getattr(build_family(family, special_ids(vocab)), "time_conditioning", False)
-        model = LanguageModel.build(family, BackboneConfig(256, 4, 4, 64, 0.0, adaln=conditioned), vocab)
+        conditioned = build_family(family, special_ids(vocab)).time_conditioning
+        model = LanguageModel.build(family, DiTConfig(256, 4, 4, 64, 0.0, adaln=conditioned), vocab)
         sentences, seconds = model.frame(rows), []
         for number in range(options.repeats + 2):  # the first two warm up
             draw = draw_noise(sentences.layout.lengths, torch.Generator().manual_seed(number), stratified=True)

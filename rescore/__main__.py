@@ -1,9 +1,7 @@
 import sys
 
 from diffusion_lm.commands.runner import run_commands
-from rescore.commands.verbs import COMMANDS
+from rescore.commands import HELP, commands
 
 if __name__ == "__main__":
-    sys.exit(
-        run_commands("python -m rescore", COMMANDS, "Rescore N-best lists: score, tune, wer, rescore, ngram, convert.")
-    )
+    sys.exit(run_commands("python -m rescore", commands(), HELP))

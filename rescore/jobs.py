@@ -48,7 +48,7 @@ class NgramJob(Job):
     def run(self) -> None:
         from pathlib import Path
 
-        from rescore.commands.verbs import ngram
+        from rescore.commands.ngram import ngram
 
         ngram([Path(path) for path in resolved(self.text)], Path(self.out_arpa.get_path()), order=self.order)
 
@@ -78,7 +78,7 @@ class PerplexityJob(Job):
     def run(self) -> None:
         from pathlib import Path
 
-        from rescore.commands.verbs import perplexity
+        from rescore.commands.perplexity import perplexity
 
         prepare_process(self.rqmt["cpu"])
         perplexity(
@@ -150,7 +150,7 @@ class ScoreNbestJob(Job):
     def run(self, number: int) -> None:
         from pathlib import Path
 
-        from rescore.commands.verbs import score
+        from rescore.commands.score import score
 
         prepare_process(self.rqmt["cpu"])
         score(
@@ -166,7 +166,7 @@ class ScoreNbestJob(Job):
     def merge(self) -> None:
         from pathlib import Path
 
-        from rescore.commands.verbs import merge
+        from rescore.commands.score import merge
 
         parts = [Path(self._part(number)) for number in range(1, self.num_shards + 1)]
         merge(parts, [Path(self.out_scores.get_path()), Path(self.out_nbest.get_path())])
@@ -215,7 +215,7 @@ class TuneScalesJob(Job):
     def run(self) -> None:
         from pathlib import Path
 
-        from rescore.commands.verbs import tune
+        from rescore.commands.tune import tune
 
         tune(
             _named(self.nbest),
@@ -267,7 +267,7 @@ class WerTableJob(Job):
     def run(self) -> None:
         from pathlib import Path
 
-        from rescore.commands.verbs import wer
+        from rescore.commands.report import wer
 
         wer(
             _named(self.nbest),
@@ -329,7 +329,7 @@ class RescoreJob(Job):
     def run(self) -> None:
         from pathlib import Path
 
-        from rescore.commands.verbs import rescore
+        from rescore.commands.rescore import rescore
 
         rescore(
             tune=_named(self.tune),
@@ -366,7 +366,7 @@ class ReportJob(Job):
     def run(self) -> None:
         from pathlib import Path
 
-        from rescore.commands.verbs import overview
+        from rescore.commands.report import overview
 
         out = [Path(path.get_path()) for path in self.out_tables.values()]
         overview(_named(self.tables), out, title=self.title, tuned_on=self.tuned_on)

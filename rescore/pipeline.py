@@ -22,13 +22,14 @@ from pathlib import Path
 from rescore.combination.rows import RowSpec, check_rows, default_rows
 from rescore.combination.scales import Scales, winners
 from rescore.combination.tuning import TuneResult, tune
+from rescore.lms.base import LanguageModelScorer
 from rescore.nbest import read_sources
 from rescore.nbest.references import attach_reference_file
 from rescore.nbest.types import NBestList
 from rescore.report.result import RescoreResult
 from rescore.report.table import TABLE_SUFFIXES, ResultTable, evaluate
-from rescore.score_file import Recorded, TextScorer, recorded, score_file
-from rescore.scores import UnknownWords
+from rescore.score_file import Recorded, recorded, score_file
+from rescore.scores import UnknownCounts
 from rescore.wer import error_table
 
 
@@ -38,7 +39,7 @@ def rescore(
     tune_references: str | os.PathLike[str],
     test_sources: Sequence[str],
     test_references: str | os.PathLike[str],
-    lms: Mapping[str, TextScorer],
+    lms: Mapping[str, LanguageModelScorer],
     out: str | os.PathLike[str],
     rows: Sequence[RowSpec] = (),
     baseline: str = "",
@@ -116,7 +117,7 @@ def output_files(folder: Path, lms: Sequence[str]) -> list[Path]:
     ]
 
 
-def unknown_in(known: Mapping[str, Recorded]) -> dict[str, UnknownWords]:
+def unknown_in(known: Mapping[str, Recorded]) -> dict[str, UnknownCounts]:
     """By LM, where it was recorded."""
     return {name: record.unknown for name, record in known.items() if record.unknown is not None}
 

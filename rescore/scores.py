@@ -66,23 +66,25 @@ class NotFinite(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class UnknownWords:
+class UnknownCounts:
     """How much of the texts a model did not know: of that much, the score says nothing but how often it happened."""
 
     count: int
+    """Unknown ones."""
     total: int
     """Of the words or tokens of the texts; for "pieces", of their words, into which several unknown pieces may fall."""
     unit: str
     """What is counted: "words", "tokens" or "pieces"."""
 
-    def __add__(self, other: UnknownWords) -> UnknownWords:
-        return UnknownWords(self.count + other.count, self.total + other.total, self.unit)
+    def __add__(self, other: UnknownCounts) -> UnknownCounts:
+        return UnknownCounts(self.count + other.count, self.total + other.total, self.unit)
 
-    def __sub__(self, other: UnknownWords) -> UnknownWords:
-        return UnknownWords(self.count - other.count, self.total - other.total, self.unit)
+    def __sub__(self, other: UnknownCounts) -> UnknownCounts:
+        return UnknownCounts(self.count - other.count, self.total - other.total, self.unit)
 
     @property
     def most(self) -> bool:
+        """Whether more than half is unknown."""
         return 2 * self.count > self.total
 
     def __str__(self) -> str:

@@ -83,7 +83,7 @@ def our_network(theirs: nn.Module, *, visibility: Visibility = "bidirectional") 
     weights = shared_weights(theirs, parameter_names(BLOCKS, conditioned=visibility != "causal"))
     symbols = len(weights["embedding.weight"])
     network = dit.DiT(
-        dit.BackboneConfig(WIDTH, BLOCKS, HEADS, COND),
+        dit.DiTConfig(WIDTH, BLOCKS, HEADS, COND),
         num_inputs=symbols,
         num_outputs=symbols,
         visibility=visibility,

@@ -13,7 +13,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from diffusion_lm.backbones.dit import BackboneConfig
+from diffusion_lm.backbones.dit import DiTConfig
 from originals.imports import Settings, Tokenizer, randomise
 from returnn_bridge.batching import TokenBatch
 from returnn_bridge.vocab import Vocab
@@ -25,7 +25,7 @@ class MdlmStep:
     def __init__(
         self,
         diffusion: ModuleType,
-        size: BackboneConfig,
+        size: DiTConfig,
         vocab: Vocab,
         *,
         time_conditioning: bool = True,

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from diffusion_lm.backbones.dit import BackboneConfig, DiT
+from diffusion_lm.backbones.dit import DiT, DiTConfig
 from diffusion_lm.draws import NoiseDraw, draw_noise
 from diffusion_lm.families import build_family
 from diffusion_lm.layout import Sentences
@@ -37,10 +37,10 @@ CLIP, EMA = 1.0, 0.9999
 Step = Callable[[TokenBatch], float]
 
 
-def network_size(name: str, *, dropout: float = 0.1) -> BackboneConfig:
+def network_size(name: str, *, dropout: float = 0.1) -> DiTConfig:
     """WIDTHxBLOCKS, with heads of 64."""
     width, blocks = map(int, name.split("x"))
-    return BackboneConfig(hidden_size=width, num_blocks=blocks, num_heads=width // 64, dropout=dropout)
+    return DiTConfig(hidden_size=width, num_blocks=blocks, num_heads=width // 64, dropout=dropout)
 
 
 def some_batches(
@@ -70,7 +70,7 @@ class OurStep:
 
     def __init__(
         self,
-        size: BackboneConfig,
+        size: DiTConfig,
         vocab: Vocab,
         *,
         time_conditioning: bool = True,

@@ -10,17 +10,17 @@ Values are checked where they are set: an unknown key, a wrong type or an imposs
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
-from diffusion_lm.backbones.dit import BackboneConfig
+from diffusion_lm.backbones import NetworkConfig, config_class
+from diffusion_lm.backbones.base import DEFAULT
+from diffusion_lm.backbones.dit import DiTConfig
 from diffusion_lm.backbones.flex import ATTENTIONS
+from diffusion_lm.strict import build, plain, unknown_key
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class TrainConfig:
     """Everything a run depends on."""
 
     data: DataConfig = DataConfig()
-    model: BackboneConfig = BackboneConfig()
+    model: NetworkConfig = DiTConfig()
     family: dict[str, Any] = field(default_factory=lambda: {"name": "masked"})
     optim: OptimConfig = OptimConfig()
     trainer: TrainerConfig = TrainerConfig()
@@ -159,27 +159,30 @@ class TrainConfig:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain data: dicts, lists, numbers, strings."""
-    return _plain(dataclasses.asdict(config))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
+    return plain(dataclasses.asdict(config))
 
 
 def from_dict(tree: Mapping[str, Any]) -> TrainConfig:
     """The configuration of a plain dict. An unknown key or a value of another type is a ValueError naming it."""
-    return _build(TrainConfig, tree, "")
+    model = tree.get("model") if isinstance(tree, Mapping) else None
+    if not isinstance(model, Mapping):
+        return build(TrainConfig, tree)
+    kind = config_class(model.get("network", DEFAULT))
+    return build(TrainConfig, {key: tree[key] for key in tree if key != "model"}, model=build(kind, model, "model."))
 
 
 def apply_overrides(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
-    """A copy with `section.key=value` settings; values are read as YAML. Later ones win."""
+    """A copy with `section.key=value` settings; values are read as YAML. Later ones win.
+
+    `model.network=NAME` for another network puts its defaults in place of the section `model`.
+    """
+    tree = to_dict(config)
+    chosen = [text for key, _, text in (override.partition("=") for override in overrides) if key == "model.network"]
+    if chosen and chosen[-1] != config.model.network:
+        tree["model"] = to_dict(config_class(chosen[-1])())
     return from_dict(
         override_tree(
-            to_dict(config),
+            tree,
             overrides,
             open_sections=(
                 "family",
@@ -214,7 +217,7 @@ def override_tree(
             path = ".".join(parts[: depth + 1])
             is_open = any(path.startswith(section + ".") for section in open_sections)
             if part not in node and not is_open:
-                raise ValueError(f"override {override!r}: {_unknown(path, part, node)}")
+                raise ValueError(f"override {override!r}: {unknown_key(path, part, node)}")
             if depth == len(parts) - 1:
                 node[part] = value
                 break
@@ -233,60 +236,3 @@ def parse_value(text: str) -> Any:
         except ValueError:
             return value
     return value
-
-
-Section = TypeVar("Section")
-
-
-def _build(kind: type[Section], tree: Any, prefix: str) -> Section:
-    if not isinstance(tree, Mapping):
-        raise ValueError(f"{prefix or 'configuration'}: got {tree!r}; expected a section of keys")
-    hints = typing.get_type_hints(kind)
-    known = {item.name for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    for key in tree:
-        if key not in known:
-            raise ValueError(_unknown(f"{prefix}{key}", str(key), known))
-    return kind(**{key: _convert(hints[key], value, f"{prefix}{key}") for key, value in tree.items()})
-
-
-def _unknown(path: str, key: str, known: typing.Iterable[str]) -> str:
-    names = sorted(known)
-    near = difflib.get_close_matches(key, names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(names) or 'nothing'}"
-    return f"unknown key {path!r}; {hint}"
-
-
-def _convert(hint: Any, value: Any, path: str) -> Any:
-    """`value` as the field's type, or a ValueError. Only lossless changes: int -> float, one string -> a list of one."""
-    if dataclasses.is_dataclass(hint):
-        return _build(typing.cast(type, hint), value, f"{path}.")
-    if isinstance(hint, types.UnionType):
-        options: tuple[Any, ...] = typing.get_args(hint)
-        if isinstance(value, options) and not isinstance(value, bool):
-            return value
-    origin = typing.get_origin(hint)
-    if origin is tuple:
-        items = [value] if isinstance(value, str) else value
-        if isinstance(items, (list, tuple)) and all(isinstance(item, str) for item in items):
-            return tuple(items)
-    elif origin is dict:
-        if isinstance(value, Mapping):
-            return _plain(dict(value))
-    elif hint is float:
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300:  # nor nan
-            return float(value)
-    elif hint is int:
-        if (
-            isinstance(value, (int, float))
-            and not isinstance(value, bool)
-            and abs(value) < 1e18
-            and value == int(value)
-        ):
-            return int(value)
-    elif hint is bool or hint is str:
-        if hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
-            return str(value)
-        if isinstance(value, hint):
-            return value
-    expected = getattr(hint, "__name__", str(hint))
-    raise ValueError(f"{path}: got {value!r}; expected {expected}")

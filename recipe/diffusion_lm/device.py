@@ -1,11 +1,11 @@
-"""Numbers that go to a device and come back without waiting for the work that is queued there.
+"""Copies between the host and a device that do not wait for the work queued on the device.
 
-    ids = sent(ids, device)       # at once; the copy takes its turn
-    loss = Later(tensor)          # at once, too
+    ids = to_device(ids, device)  # queues the copy and returns
+    loss = AsyncScalar(tensor)    # queues the copy back and returns
     ...                           # the next step is queued
-    float(loss)                   # waits for that copy only; float(tensor) would wait for everything queued since
+    float(loss)                   # waits for that copy alone; float(tensor) would wait for everything queued since
 
-Between a GPU and other than page-locked memory a copy may wait for all of it. On a CPU there is nothing to wait for.
+A copy between a GPU and host memory that is not page-locked may wait for the whole queue. On a CPU there is nothing to wait for.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 
 
-def sent(value: Tensor, device: torch.device | str) -> Tensor:
-    """The tensor on `device`; itself if it is there."""
+def to_device(value: Tensor, device: torch.device | str) -> Tensor:
+    """The tensor on `device`, copied without waiting; the tensor itself if it is there already."""
     device = torch.device(device)
     if device.type == "cuda" and value.device.type == "cpu":
         value = value.pin_memory()
     return value.to(device, non_blocking=True)
 
 
-class Later:
-    """Of a tensor with one element."""
+class AsyncScalar:
+    """A one-element tensor that is copied to the host without synchronising; `float()` waits for that copy alone."""
 
     def __init__(self, value: Tensor):
         self._value, self._copied = value.detach(), None

@@ -16,29 +16,53 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion_lm.device import sent
+from diffusion_lm.device import to_device
 
 
 class NoiseDraw(NamedTuple):
     """One draw for a batch of B sentences with N positions in all."""
 
-    time: Tensor  # [B] uniform in [0, 1): a family maps it to its own time
-    keep: Tensor  # [N] uniform in [0, 1): what decides whether a position is noised
-    category: Tensor = torch.empty(
-        0
-    )  # [N] uniform in [0, 1): the symbol that replaces it, for families that have a choice
-    step: int = -1  # optimizer step, for a curriculum; -1 outside of training
-    seed: int = 0  # of what a family draws besides ...
-    device: torch.device | str = "cpu"  # ... which it does here, where the network is
+    time: Tensor
+    """[B] uniform in [0, 1): a family maps it to its own time."""
+    keep: Tensor
+    """[N] uniform in [0, 1): what decides whether a position is noised."""
+    category: Tensor = torch.empty(0)
+    """[N] uniform in [0, 1): the symbol that replaces it, for families that have a choice."""
+    step: int = -1
+    """Optimizer step, for a curriculum; -1 outside of training."""
+    seed: int | None = None
+    """Of `generator`; None outside of training."""
+    device: torch.device | str = "cpu"
+    """Where the network is, and `generator` draws."""
+
+    def generator(self) -> torch.Generator:
+        """For further numbers of a training step, which may depend on what else is in the batch. ValueError outside of training.
+
+        There every draw and every sentence would get the same numbers: a bound that is reported asks `gaussian` for them.
+        """
+        if self.seed is None:
+            raise ValueError(
+                "this noise has no seed, it is that of a score; expected a family that asks it for `gaussian`"
+            )
+        return torch.Generator(self.device).manual_seed(self.seed)
+
+    def gaussian(self, width: int) -> Tensor:
+        """[N, width] standard normal numbers, float32. They follow from `keep` and `category` of each position (BOS excepted) alone.
+
+        So they differ from draw to draw, do not depend on the batch, and are shared by hypotheses that share the position's noise.
+        """
+        first = (self.category.double() * 2**24).long()[:, None] * width
+        uniform = more_noise(self.keep[:, None], first + torch.arange(width, device=first.device))
+        return torch.special.ndtri(uniform.double() + 2**-25).float()
 
     def to(self, device: torch.device | str) -> NoiseDraw:
         """The same numbers on `device`."""
-        time, keep, category = (sent(value, device) for value in (self.time, self.keep, self.category))
+        time, keep, category = (to_device(value, device) for value in (self.time, self.keep, self.category))
         return self._replace(time=time, keep=keep, category=category, device=device)
 
 
 def draw_noise(
-    lengths: Tensor, generator: torch.Generator, *, stratified: bool, step: int = -1, seed: int = 0
+    lengths: Tensor, generator: torch.Generator, *, stratified: bool, step: int = -1, seed: int | None = None
 ) -> NoiseDraw:
     """Fresh noise for sentences of these lengths [B]. Drawn on the CPU, so that a seed means the same on every device."""
     num_rows, total = len(lengths), int(lengths.sum())

@@ -52,7 +52,7 @@ class TrainLmJob(Job):
     def run(self) -> None:
         from pathlib import Path
 
-        from diffusion_lm.commands.models import train
+        from diffusion_lm.commands.train import train
 
         prepare_process(max(1, self.rqmt["cpu"] // self.devices))
         seconds = 3600 * self.rqmt["time"] - _SAVING

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from diffusion_lm.device import sent
+from diffusion_lm.device import to_device
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Layout:
             return self
         moved = copy(self)
         for name in ("lengths", "row", "position"):
-            object.__setattr__(moved, name, sent(getattr(self, name), device))
+            object.__setattr__(moved, name, to_device(getattr(self, name), device))
         return moved
 
     @property
@@ -87,7 +87,7 @@ class Sentences:
     def to(self, device: torch.device | str) -> Sentences:
         if self.ids.device == torch.device(device):
             return self
-        return Sentences(sent(self.ids, device), self.layout.to(device))
+        return Sentences(to_device(self.ids, device), self.layout.to(device))
 
     @property
     def is_bos(self) -> Tensor:

@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from safetensors.torch import save as serialize
 
-from diffusion_lm.backbones.dit import BackboneConfig, DiT
+from diffusion_lm.backbones import Backbone, NetworkConfig, build_network, config_class
+from diffusion_lm.backbones.base import DEFAULT
 from diffusion_lm.families import Family, SpecialIds, build_family
 from diffusion_lm.layout import Sentences
 from diffusion_lm.model_folder import (
@@ -47,17 +48,23 @@ class LanguageModel:
     """Ready to score. `facts` is what training wrote about itself (steps, seed, text), free for people to read."""
 
     family: Family
-    network: DiT
+    network: Backbone
     vocab: Vocabulary
     family_options: Mapping[str, Any]
-    backbone: BackboneConfig
+    backbone: NetworkConfig
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def build(cls, family_options: Mapping[str, Any], backbone: BackboneConfig, vocab: Vocabulary) -> LanguageModel:
+    def build(cls, family_options: Mapping[str, Any], backbone: NetworkConfig, vocab: Vocabulary) -> LanguageModel:
         """A model with fresh weights. The network's attention follows from the family."""
         family = build_family(family_options, special_ids(vocab))
         return cls(family, _network(family, backbone, vocab), vocab, dict(family_options), backbone)
+
+    def with_family_options(self, changes: Mapping[str, Any]) -> LanguageModel:
+        """The same network with other options of its family. ValueError for an unknown or impossible one."""
+        options = {**self.family_options, **changes}
+        family = build_family(options, special_ids(self.vocab))
+        return dataclasses.replace(self, family=family, family_options=options)
 
     @property
     def device(self) -> torch.device:
@@ -103,7 +110,7 @@ class LanguageModel:
                 "format": FORMAT,
                 "version": 1,
                 "family": dict(self.family_options),
-                "model": dataclasses.asdict(self.backbone),
+                "model": self.backbone.section(),
                 "num_pieces": self.vocab.num_pieces,
                 "facts": dict(self.facts if facts is None else facts),
                 "weights": described(content),
@@ -133,28 +140,34 @@ class LanguageModel:
         return dataclasses.replace(model, facts=config.get("facts", {}))
 
 
-def _network(family: Family, backbone: BackboneConfig, vocab: Vocabulary) -> DiT:
-    return DiT(backbone, num_inputs=vocab.num_inputs, num_outputs=family.num_outputs, visibility=family.visibility)
+def _network(family: Family, backbone: NetworkConfig, vocab: Vocabulary) -> Backbone:
+    return build_network(
+        backbone, num_inputs=vocab.num_inputs, num_outputs=family.num_outputs, visibility=family.visibility
+    )
 
 
-def _backbone(section: Mapping[str, Any], file: Path) -> BackboneConfig:
-    """The sizes in a config.json."""
-    for field in dataclasses.fields(BackboneConfig):
+def _backbone(section: Mapping[str, Any], file: Path) -> NetworkConfig:
+    """The configuration of the network in a config.json; folders of earlier versions do not name it."""
+    try:
+        kind = config_class(section.get("network", DEFAULT))
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+    for field in dataclasses.fields(kind):
         value, usual = section.get(field.name, field.default), type(field.default)
         if type(value) is not usual and not (usual is float and type(value) is int):
             raise ValueError(f"{file}: model.{field.name} {value!r}; expected {usual.__name__}")
     try:
-        return BackboneConfig(**section)
+        return kind(**section)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{file}: section 'model' does not fit ({error})") from None
 
 
-def _check_size(path: Path, backbone: BackboneConfig, family: Family, vocab: Vocabulary) -> None:
+def _check_size(path: Path, backbone: NetworkConfig, family: Family, vocab: Vocabulary) -> None:
     """The weights that are stored must be those of a network of this size, before there is one: a size is only a number in a file."""
     stored = count_weights(path / WEIGHTS)
-    if backbone.num_blocks > stored:
+    if backbone.min_tensors > stored:
         raise ValueError(
-            f"{path / WEIGHTS}: weights do not fit {CONFIG} ({stored} tensors, model.num_blocks {backbone.num_blocks})"
+            f"{path / WEIGHTS}: weights do not fit {CONFIG} ({stored} tensors, expected at least {backbone.min_tensors})"
         )
     try:
         with torch.device("meta"):  # shapes without memory

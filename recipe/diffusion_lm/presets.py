@@ -11,15 +11,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from diffusion_lm.backbones.dit import BackboneConfig
+from diffusion_lm.backbones.dit import DiTConfig
 from diffusion_lm.config import DataConfig, OptimConfig, TrainConfig, TrainerConfig
+from returnn_bridge.registry import Registry
 
 
 def librispeech_masked() -> TrainConfig:
     """The reference experiment: small DiT (12 x 768), 128 positions, 10,240 pieces, batches of 32,768 tokens and 256 sentences."""
     return TrainConfig(
         data=DataConfig(partition_epoch=20, num_workers=1),
-        model=BackboneConfig(),
+        model=DiTConfig(),
         family={"name": "masked", "time_conditioning": True},
         optim=OptimConfig(lr=3e-4, warmup_steps=2500),
         trainer=TrainerConfig(max_steps=2_000_000, val_check_interval=10_000, precision="bf16", log_every=10),
@@ -30,7 +31,7 @@ def demo_masked() -> TrainConfig:
     """A small masked LM for two CPU cores and minutes; start it from `demo_ar`. Light masking only, so score it by `pll` or `strided`."""
     return TrainConfig(
         data=DataConfig(batch_size=4000, max_seqs=128, max_seq_length=96, seq_ordering="laplace:.10000"),
-        model=BackboneConfig(hidden_size=192, num_blocks=4, num_heads=3, dropout=0.05, adaln=False),
+        model=DiTConfig(hidden_size=192, num_blocks=4, num_heads=3, dropout=0.05, adaln=False),
         family={
             "name": "masked",
             "sampling_eps": 0.05,
@@ -72,7 +73,7 @@ def hybrid(config: TrainConfig) -> TrainConfig:
     return replace(
         config,
         family={"name": "hybrid", **_kept(config)},
-        model=replace(config.model, adaln=True),
+        model=_dit(config, adaln=True),
         optim=replace(config.optim, beta2=0.99, eps=1e-9, weight_decay=0.02),
         trainer=replace(config.trainer, monitor="val/nll"),
     )
@@ -83,9 +84,16 @@ def uniform(config: TrainConfig) -> TrainConfig:
     return replace(
         config,
         family={"name": "uniform", **_kept(config)},
-        model=replace(config.model, adaln=True),
+        model=_dit(config, adaln=True),
         trainer=replace(config.trainer, monitor="val/nll"),
     )
+
+
+def _dit(config: TrainConfig, **changes: Any) -> DiTConfig:
+    """The DiT of a configuration with some of its fields changed."""
+    if not isinstance(config.model, DiTConfig):
+        raise ValueError(f"preset suffix for the network dit, but model.network is {config.model.network!r}")
+    return replace(config.model, **changes)
 
 
 def _kept(config: TrainConfig) -> dict[str, Any]:
@@ -120,12 +128,12 @@ def block16(config: TrainConfig) -> TrainConfig:
 
 def tiny(config: TrainConfig) -> TrainConfig:
     """A network that a test can train."""
-    return replace(config, model=replace(config.model, hidden_size=32, num_blocks=2, num_heads=2, cond_dim=16))
+    return replace(config, model=_dit(config, hidden_size=32, num_blocks=2, num_heads=2, cond_dim=16))
 
 
 def medium(config: TrainConfig) -> TrainConfig:
     """24 x 1024, 16 heads."""
-    return replace(config, model=replace(config.model, hidden_size=1024, num_blocks=24, num_heads=16))
+    return replace(config, model=_dit(config, hidden_size=1024, num_blocks=24, num_heads=16))
 
 
 def fp32(config: TrainConfig) -> TrainConfig:
@@ -138,20 +146,19 @@ def bf16(config: TrainConfig) -> TrainConfig:
     return replace(config, trainer=replace(config.trainer, precision="bf16"))
 
 
-PRESETS: dict[str, Callable[[], TrainConfig]] = {f.__name__: f for f in (demo_ar, demo_masked, librispeech_masked)}
-SUFFIXES: dict[str, Callable[[TrainConfig], TrainConfig]] = {
-    f.__name__: f for f in (adaptive, ar, bf16, block16, block4, d3pm, fp32, hybrid, medium, sedd, tiny, uniform)
-}
+PRESETS: Registry[Callable[[], TrainConfig]] = Registry(
+    "preset", {f.__name__: f for f in (demo_ar, demo_masked, librispeech_masked)}
+)
+SUFFIXES: Registry[Callable[[TrainConfig], TrainConfig]] = Registry(
+    "preset suffix",
+    {f.__name__: f for f in (adaptive, ar, bf16, block16, block4, d3pm, fp32, hybrid, medium, sedd, tiny, uniform)},
+)
 
 
 def build(name: str) -> TrainConfig:
     """`NAME` or `NAME:SUFFIX:SUFFIX`; ValueError naming what is known."""
     preset, *suffixes = name.split(":")
-    if preset not in PRESETS:
-        raise ValueError(f"preset {preset!r} is unknown; expected one of {', '.join(sorted(PRESETS))}")
     config = PRESETS[preset]()
     for suffix in suffixes:
-        if suffix not in SUFFIXES:
-            raise ValueError(f"preset suffix {suffix!r} is unknown; expected one of {', '.join(sorted(SUFFIXES))}")
         config = SUFFIXES[suffix](config)
     return config

@@ -13,9 +13,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from inspect import signature
 
 import torch
 from torch import Tensor
+
+from returnn_bridge.registry import Registry
 
 
 class Schedule(ABC):
@@ -133,21 +136,23 @@ class CosineSquared(Schedule):
         return math.pi / 2 * (1 - self.eps) * torch.sin(math.pi * t) / alpha
 
 
-SCHEDULES: dict[str, type[Schedule]] = {
-    "loglinear": LogLinear,
-    "linear": Linear,
-    "geometric": Geometric,
-    "cosine": Cosine,
-    "cosinesqr": CosineSquared,
-}
+SCHEDULES: Registry[type[Schedule]] = Registry(
+    "noise schedule",
+    {
+        "loglinear": LogLinear,
+        "linear": Linear,
+        "geometric": Geometric,
+        "cosine": Cosine,
+        "cosinesqr": CosineSquared,
+    },
+)
 
 
 def build_schedule(name: str, **options: float) -> Schedule:
     """The schedule of that name; ValueError naming the known ones, or the options this one takes."""
-    if name not in SCHEDULES:
-        raise ValueError(f"noise schedule {name!r} is unknown; expected one of {', '.join(SCHEDULES)}")
+    kind = SCHEDULES[name]
     try:
-        return SCHEDULES[name](**options)
+        return kind(**options)
     except TypeError:
-        known = ", ".join(SCHEDULES[name].__dataclass_fields__) or "none"  # type: ignore[attr-defined]
+        known = ", ".join(signature(kind).parameters) or "none"
         raise ValueError(f"noise schedule {name!r} got options {sorted(options)}; it takes: {known}") from None

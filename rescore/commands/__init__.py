@@ -1,0 +1,20 @@
+"""The verbs that use models and lists, one function each."""
+
+from __future__ import annotations
+
+from diffusion_lm.commands.runner import Command
+from rescore.commands.lists import convert
+from rescore.commands.ngram import ngram
+from rescore.commands.perplexity import perplexity
+from rescore.commands.race import race
+from rescore.commands.report import overview, wer
+from rescore.commands.rescore import rescore
+from rescore.commands.score import estimators, merge, score
+from rescore.commands.tune import tune
+
+HELP = "Rescore N-best lists: score, tune, wer, rescore, ngram, convert."
+
+
+def commands() -> list[Command]:
+    """All verbs of this package. `perplexity` stands for that of diffusion_lm too, and knows n-grams besides."""
+    return [score, merge, race, tune, wer, overview, rescore, ngram, convert, estimators, perplexity]

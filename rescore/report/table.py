@@ -24,7 +24,7 @@ from rescore.combination.rows import ORACLE, check_row_name
 from rescore.combination.scales import Scales, winners
 from rescore.nbest.types import NBestList
 from rescore.report.escaping import escape_latex, escape_markdown, latex_comment
-from rescore.scores import Target, UnknownWords
+from rescore.scores import Target, UnknownCounts
 from rescore.wer import BootstrapResult, ErrorCounts, ErrorTable, IntArray, error_table, paired_bootstrap, wer_interval
 from returnn_bridge.files import PathLike, write_text
 
@@ -145,7 +145,7 @@ class ResultTable:
     """Where the scales come from, such as "tuned on dev"."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """What anyone needs to make the table again (files, seed, command, versions); values fit for JSON."""
-    unknown: Mapping[str, UnknownWords] = field(default_factory=dict)
+    unknown: Mapping[str, UnknownCounts] = field(default_factory=dict)
     """By LM: how much of these lists it did not know, where that was recorded."""
 
     def __post_init__(self) -> None:

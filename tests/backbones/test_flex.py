@@ -9,9 +9,8 @@ import torch
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, create_mask
 
 from conftest import random_model
-from diffusion_lm.backbones.attention import Seen
-from diffusion_lm.backbones.dit import BackboneConfig, DiT
-from diffusion_lm.backbones.flex import LEAST_WIDTH, TILE, FlatSeen, attention_of
+from diffusion_lm.backbones.dit import DiT, DiTConfig
+from diffusion_lm.backbones.flex import ATTENTIONS, LEAST_WIDTH, TILE, FlexAttention, check_attention
 from diffusion_lm.draws import draw_noise
 from diffusion_lm.families import FAMILIES
 from diffusion_lm.layout import Layout
@@ -72,7 +71,7 @@ def computed(mask: BlockMask) -> torch.Tensor:
 @pytest.mark.parametrize("visibility", VISIBILITIES, ids=str)
 @pytest.mark.parametrize("lengths", LENGTHS, ids=lambda lengths: f"{len(lengths)} rows of {max(lengths)}")
 def test_a_position_sees_what_the_rules_say_and_no_tile_is_looked_at_in_vain(lengths, visibility):
-    mask = FlatSeen.of(layout_of(lengths), visibility).mask
+    mask = FlexAttention.of(layout_of(lengths), visibility).mask
     expected = brute_force(lengths, visibility)
     assert torch.equal(computed(mask), expected)
     count = len(expected)
@@ -82,18 +81,18 @@ def test_a_position_sees_what_the_rules_say_and_no_tile_is_looked_at_in_vain(len
 
 
 def test_whole_tiles_need_no_rule():
-    assert FlatSeen.of(layout_of([3 * TILE]), "bidirectional").mask.full_kv_num_blocks.tolist() == [[[3, 3, 3]]]
-    assert FlatSeen.of(layout_of([3 * TILE]), "causal").mask.full_kv_num_blocks.tolist() == [[[0, 1, 2]]]
+    assert FlexAttention.of(layout_of([3 * TILE]), "bidirectional").mask.full_kv_num_blocks.tolist() == [[[3, 3, 3]]]
+    assert FlexAttention.of(layout_of([3 * TILE]), "causal").mask.full_kv_num_blocks.tolist() == [[[0, 1, 2]]]
 
 
 def test_mask_of_the_doubled_input():
     vector = """11...... 11...... ..1111.. ..1111.. ....11.. ....11.. ....1111 ....1111""".split()
-    pairs = computed(FlatSeen.of(layout_of([4]), Blocks(2)).mask)
+    pairs = computed(FlexAttention.of(layout_of([4]), Blocks(2)).mask)
     assert ["".join(".1"[int(seen)] for seen in row) for row in pairs] == vector
 
 
 def random_network(visibility: Visibility, adaln: bool = True) -> DiT:
-    backbone = BackboneConfig(hidden_size=16, num_blocks=2, num_heads=2, cond_dim=8, dropout=0.0, adaln=adaln)
+    backbone = DiTConfig(hidden_size=16, num_blocks=2, num_heads=2, cond_dim=8, dropout=0.0, adaln=adaln)
     network = DiT(backbone, num_inputs=9, num_outputs=8, visibility=visibility)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -119,7 +118,8 @@ def test_logits_are_those_of_sdpa(visibility, adaln):
         ids, layout, _, wanted, clean = random_input(lengths, visibility, select)
         level = None if network.noise is None or select else torch.linspace(0, 3, len(lengths))
         logits = []
-        for network.attention in (Seen, FlatSeen):
+        for attention in ATTENTIONS:
+            network.configure(attention=attention)
             with torch.no_grad():
                 logits.append(network(ids, layout, level, wanted, clean))
         assert logits[1].isfinite().all()
@@ -129,7 +129,7 @@ def test_logits_are_those_of_sdpa(visibility, adaln):
 @every_kind
 def test_a_sentence_alone_is_as_with_its_mates(visibility):
     network = random_network(visibility)
-    network.attention = FlatSeen
+    network.configure(attention="flex")
     lengths = [7, 140, 1, 30]
     ids, layout, _, _, clean = random_input(lengths, visibility)
     with torch.no_grad():
@@ -147,7 +147,8 @@ def test_every_family_has_the_same_bound(vocab, name):
     )
     draw = draw_noise(sentences.layout.lengths, torch.Generator().manual_seed(1), stratified=False)
     bounds = []
-    for model.network.attention in (Seen, FlatSeen):
+    for attention in ATTENTIONS:
+        model.network.configure(attention=attention)
         with torch.no_grad():
             bounds.append(model.family.nelbo(model.network, sentences, draw))
     assert torch.allclose(*bounds, rtol=1e-5, atol=1e-4)
@@ -155,7 +156,7 @@ def test_every_family_has_the_same_bound(vocab, name):
 
 def test_samples_are_the_same_with_finished_blocks_kept_or_read_again(vocab):
     model = random_model(vocab, {"name": "block", "block_size": 3})
-    model.network.attention = FlatSeen
+    model.network.configure(attention="flex")
     assert sample_blocks(model, [8, 5], cached=True).tokens == sample_blocks(model, [8, 5], cached=False).tokens
 
 
@@ -170,11 +171,12 @@ def test_gradients_are_those_of_sdpa(visibility, monkeypatch):
     """Without a GPU: torch's plain form of flex attention has a backward pass, which only a check keeps from a CPU."""
     network, inputs = random_network(visibility), random_input([3, 9, 140, 1, 30], visibility)
     expected = gradients(network, inputs)
-    network.attention = FlatSeen
+    network.configure(attention="flex")
     with pytest.raises(NotImplementedError, match="backward on CPU"):  # why training on a CPU is refused
         gradients(network, inputs)
     monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *tensors: None)
-    for network.recompute in (False, True):
+    for recompute in (False, True):
+        network.configure(attention="flex", recompute=recompute)
         for own, other in zip(gradients(network, inputs), expected):
             assert torch.allclose(own, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
 
@@ -184,7 +186,8 @@ def test_gradients_are_those_of_sdpa(visibility, monkeypatch):
 def test_compiled_blocks_take_it_in(visibility):
     """As one graph each."""
     plain, compiled = random_network(visibility), random_network(visibility)
-    plain.attention = compiled.attention = FlatSeen
+    for network in (plain, compiled):
+        network.configure(attention="flex")
     torch._dynamo.reset()
     for block in compiled.blocks:
         block.compile(dynamic=True, fullgraph=True, backend="eager")
@@ -217,9 +220,9 @@ def test_what_can_not_work_is_refused(vocab_folder, text_file, monkeypatch):
     ]:
         monkeypatch.setattr("torch.cuda.get_device_capability", lambda capability=capability: capability)
         with pytest.raises(ValueError, match=message):
-            attention_of("flex", head_width=width, accelerator=accelerator)
-        assert attention_of("sdpa", head_width=width, accelerator=accelerator) is Seen
-    assert attention_of("flex", head_width=24, accelerator="gpu") is FlatSeen
+            check_attention("flex", head_width=width, accelerator=accelerator)
+        check_attention("sdpa", head_width=width, accelerator=accelerator)
+    check_attention("flex", head_width=24, accelerator="gpu")
 
 
 @pytest.mark.gpu

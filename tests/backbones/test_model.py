@@ -11,7 +11,7 @@ import torch
 
 from conftest import TINY, random_model
 from diffusion_lm.backbones.attention import Rotary, rotate
-from diffusion_lm.backbones.dit import BackboneConfig, DiT
+from diffusion_lm.backbones.dit import DiT, DiTConfig
 from diffusion_lm.draws import NoiseDraw, draw_noise
 from diffusion_lm.families import FAMILIES as REGISTRY
 from diffusion_lm.layout import Sentences
@@ -32,7 +32,7 @@ FAMILIES = [
 def test_parameter_count_of_the_small_network(outputs, millions):
     """Published for GPT-2's vocabulary; 10,240 pieces and the mask for the reference run."""
     with torch.device("meta"):
-        network = DiT(BackboneConfig(), num_inputs=outputs, num_outputs=outputs, visibility="bidirectional")
+        network = DiT(DiTConfig(), num_inputs=outputs, num_outputs=outputs, visibility="bidirectional")
     count = sum(parameter.numel() for parameter in network.parameters())
     d, c = 768, 128
     assert (

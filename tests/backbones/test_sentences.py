@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from diffusion_lm.backbones import cpu_attention as sentences
-from diffusion_lm.backbones.attention import Rotary, Seen, rotate
-from diffusion_lm.backbones.cpu_attention import RowGroups, by_sentences
+from diffusion_lm.backbones.attention import PaddedAttention, Rotary, rotate
+from diffusion_lm.backbones.cpu_attention import GroupedRows, by_sentences
 from diffusion_lm.layout import Layout
 from diffusion_lm.visibility import Blocks, doubled_mask
 
@@ -46,7 +46,7 @@ def batch_of(lengths, visibility, *, filling=0):
 def test_it_is_torch_attention_of_each_row(visibility, lengths, places, monkeypatch):
     monkeypatch.setattr(sentences, "PLACES", places)
     layout, qkv, rotation = batch_of(lengths, visibility)
-    seen = RowGroups.of(layout, visibility)
+    seen = GroupedRows.of(layout, visibility)
     assert (len(seen.groups) == len(lengths)) or places > 1
     found, expected = seen.attend(qkv, rotation)[0], alone(rotate(qkv, rotation), layout, visibility)
     assert torch.allclose(found, expected, atol=1e-6)
@@ -60,7 +60,7 @@ def test_it_is_torch_attention_of_each_row(visibility, lengths, places, monkeypa
 def test_what_fills_up_takes_no_part_and_chosen_positions_are_those_of_all(visibility):
     layout, qkv, rotation = batch_of(BATCHES[-1], visibility, filling=6)
     chosen = torch.tensor([3, 0, 11, 0])
-    for seen in (RowGroups.of(layout, visibility), Seen.of(layout, visibility)):
+    for seen in (GroupedRows.of(layout, visibility), PaddedAttention.of(layout, visibility)):
         out = seen.attend(qkv, rotation)[0]
         assert len(out) == len(qkv)
         (gradient,) = torch.autograd.grad(out[: len(qkv) - 6].square().sum(), qkv, retain_graph=True)
@@ -79,7 +79,7 @@ def test_each_position_has_its_place_and_shapes_of_groups_repeat(visibility):
     shapes = set()
     for _ in range(30):
         layout = Layout(torch.randint(1, 61, (200,), generator=generator))
-        seen = RowGroups.of(layout, visibility)
+        seen = GroupedRows.of(layout, visibility)
         source = torch.full((seen.num_places,), -1)
         source[seen.place] = torch.arange(len(seen.place))
         taken = torch.cat([group.take for group in seen.groups])

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from conftest import DEMO, random_text
-from diffusion_lm.commands.models import oggzip
+from diffusion_lm.commands.data import oggzip
 from returnn_bridge.batching import ReturnnBatches
 from returnn_bridge.datasets import ogg_zip_dataset_dict
 from returnn_bridge.native_cache import use_private_cache

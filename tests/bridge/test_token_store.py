@@ -21,7 +21,7 @@ import yaml
 from safetensors.torch import load_file
 
 from conftest import random_text
-from diffusion_lm.commands.models import tokenize
+from diffusion_lm.commands.data import tokenize
 from diffusion_lm.training.run import train
 from rescore.cli import main
 from returnn_bridge import token_store

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from conftest import random_model
-from rescore.cli import main
-from rescore.commands.verbs import ALL_COMMANDS
+from rescore.cli import all_commands, main
 from rescore.estimators import ESTIMATORS
 from rescore.nbest import read_nbest
 
@@ -247,7 +246,7 @@ def test_unknown_option_is_usage(capsys):
     assert "--modle" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ALL_COMMANDS, ids=lambda command: command.__name__)
+@pytest.mark.parametrize("command", all_commands(), ids=lambda command: command.__name__)
 def test_every_verb_explains_itself(command, capsys):
     assert run(command.__name__, "--help") == 0
     assert command.__doc__.split(".")[0].split(":")[0][:30] in " ".join(capsys.readouterr().out.split())

@@ -195,7 +195,7 @@ def test_from_scores_to_tables(graph, lists, model_folder, ar_folder):
 
 
 def test_ngram_bytes_are_those_of_the_verb(graph, text_file):
-    from rescore.commands.verbs import ngram
+    from rescore.commands.ngram import ngram
 
     job = NgramJob([tk.Path(str(text_file))], order=2)
     sis_standin.run_job(job)

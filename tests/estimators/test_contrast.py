@@ -11,8 +11,8 @@ import torch
 
 from rescore.estimators import build_estimator
 from rescore.estimators.alignment import changed_spans, distances, nearest_tree
+from rescore.estimators.common_random_numbers import CommonRandomNumbers
 from rescore.estimators.confidence_order import confident_order
-from rescore.estimators.plans import Keys
 from rescore.lms.network import NetworkScorer
 from rescore.scores import SequenceScore
 from tiny_world import conditionals, inconsistent, markov_joint, random_joint, run
@@ -104,7 +104,7 @@ def test_the_scorer_follows_the_networks_confidence(model_folder, vocab):
             masked = torch.tensor([False, *(place in hidden for place in range(len(ids))), False])
             z = framed.ids.masked_fill(masked, vocab.mask_id)
             with torch.no_grad():
-                found = model.family.predict(model.network, z, framed.layout, None, masked.nonzero()[:, 0])
+                found = model.family.predict(model.network, z, framed.layout, select=masked.nonzero()[:, 0])
             first = int(found.max(dim=1).values.argmax())
             place = sorted(hidden)[first]
             expected += float(found[first, ids[place]])
@@ -145,7 +145,7 @@ def test_outside_the_changed_spans_texts_are_equal(around):
 
 
 def control_values(log_probs, sentence, seeds, name="control"):
-    keys = [Keys(seed, "utt", [(place, 0) for place in range(len(sentence))]) for seed in range(seeds)]
+    keys = [CommonRandomNumbers(seed, "utt", [(place, 0) for place in range(len(sentence))]) for seed in range(seeds)]
     plans = [build_estimator(name, passes=11, replicates=5).plan(len(sentence), key) for key in keys]
     return [plan.estimate(run(plan, sentence, log_probs)) for plan in plans]
 

@@ -233,7 +233,7 @@ def test_block_size_one_is_the_chain_rule(vocab):
                 z = torch.tensor([*text[:place], vocab.mask_id, 3, 3])
                 context = torch.tensor([*text[:place], 4, 4, 4])
                 log_probs = model.family.predict(
-                    model.network, z, Layout(torch.tensor([len(z)])), context, torch.tensor([place])
+                    model.network, z, Layout(torch.tensor([len(z)])), context=context, select=torch.tensor([place])
                 )
                 assert float(log_probs.exp().sum()) == pytest.approx(1, rel=1e-5)
                 total -= float(log_probs[0, text[place]])
@@ -343,7 +343,7 @@ def test_networks_say_whether_they_want_clean_ids(vocab):
         ({"block_size": 1, "schedule_options": {"eps": 0.0}}, "schedule_options with"),
         ({"block_size": 1, "fill_last": False}, "fill_last with"),
         ({"schedule": "log"}, "loglinear"),
-        ({"shift": True}, "not an option"),
+        ({"shift": True}, "unknown key .family.shift.; known here"),
     ],
     ids=str,
 )

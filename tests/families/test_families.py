@@ -230,7 +230,7 @@ def test_visible_tokens_bos_and_eos_are_never_masked_or_scored():
 def test_mask_is_never_predicted():
     family = build_family({"name": "masked"}, SPECIAL)
     logits = torch.tensor([[0.0, 0.0, 0.0, 1e4, 1e4, 1e4]])
-    log_probs = family.predict(lambda *_: logits, torch.tensor([4, 3, 5]), frame((0,)).layout, None, torch.tensor([1]))
+    log_probs = family.predict(lambda *_: logits, torch.tensor([4, 3, 5]), frame((0,)).layout, select=torch.tensor([1]))
     assert torch.allclose(log_probs.exp().sum(), torch.tensor(1.0))
     assert log_probs.shape[1] == SIZE
 
@@ -274,13 +274,14 @@ def test_autoregressive_log_probability_is_the_chain_rule():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "subs"}, "expected one of .*autoregressive, .*masked"),
+        ({"name": "maskd"}, "perhaps .masked.*expected one of .*autoregressive, .*masked"),
         ({"name": "masked", "importance": True}, "importance_sampling"),
+        ({"name": "masked", "sampling_mx": 0.5}, "did you mean .sampling_max."),
         ({"name": "masked", "T": -1}, "family.T -1"),
         ({"name": "masked", "sampling_max": 0.0005}, "sampling_eps"),
         ({"name": "masked", "importance_sampling": True, "change_of_variables": True}, "exclude"),
         ({"name": "masked", "importance_sampling": True, "schedule": "geometric"}, "no inverse"),
-        ({"name": "autoregressive", "T": 1}, "no options"),
+        ({"name": "autoregressive", "T": 1}, "unknown key .family.T.; known here: nothing"),
     ],
 )
 def test_impossible_options_are_refused(options, message):

@@ -89,7 +89,7 @@ def test_curriculum_reads_mixtures_and_is_the_loss_of_their_largest_symbols():
     inner = family.scored(ROWS)
     row = ROWS.layout.row[inner]
     answers = network.blend.weights @ torch.arange(36.0).reshape(6, 6).sin() + network.sigma[row, None]
-    log_x_hat = family.log_x_hat(answers)
+    log_x_hat = family.log_probs(answers)
     expected = token_nelbo(process._replace(rate_in=rate), log_x_hat, ROWS.ids[inner], z, row)
     assert torch.allclose(loss.loss.double(), expected, rtol=1e-4, atol=1e-6)
     assert torch.equal(loss.loss, family.training_loss(network, ROWS, drawn(999)).loss), "from the seed alone"

@@ -129,7 +129,7 @@ def test_trained_loss_is_never_below_that_of_the_denoiser(options):
 def test_predictions_are_normalised_over_pieces_and_scores_are_those_of_subs(options):
     rows, network = frame((0, 1, 2)), fixed(random_logits(20))
     subs, family = build_family({"name": "masked"}, SPECIAL), build_family(options, SPECIAL)
-    log_probs = family.predict(network, rows.ids, rows.layout, None, torch.tensor([1, 2]))
+    log_probs = family.predict(network, rows.ids, rows.layout, select=torch.tensor([1, 2]))
     assert log_probs.shape == (2, SIZE)
     assert torch.allclose(log_probs.exp().sum(-1), torch.ones(2).double())
     draw = draw_noise(rows.layout.lengths, torch.Generator().manual_seed(1), stratified=False)

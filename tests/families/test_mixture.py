@@ -251,7 +251,7 @@ def test_pieces_that_are_no_symbols_are_never_noise_and_never_predicted(name):
     draw = NoiseDraw(torch.tensor([0.9]), torch.full((902,), 0.999), torch.linspace(0, 1 - 1e-6, 902))
     z = family.corrupt(family.mixture(family.time(draw.time)), rows, draw)[1:-1]
     assert set(z.tolist()) == ({2, 4, 5} if name == "uniform" else {2, 3, 4, 5})
-    log_x_hat = family.predict(lambda *_: torch.zeros(1, 6), rows.ids, rows.layout, None, torch.tensor([1]))
+    log_x_hat = family.predict(lambda *_: torch.zeros(1, 6), rows.ids, rows.layout, select=torch.tensor([1]))
     assert log_x_hat.exp()[0].tolist() == pytest.approx([0, 0, 1 / 3, 0, 1 / 3, 1 / 3])
 
 

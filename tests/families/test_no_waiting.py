@@ -11,9 +11,9 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from diffusion_lm.backbones.dit import BackboneConfig, DiT
+from diffusion_lm.backbones.dit import DiT, DiTConfig
 from diffusion_lm.draws import draw_noise
-from diffusion_lm.families import FAMILIES, PolicyFamily, SpecialIds, build_family
+from diffusion_lm.families import FAMILIES, SpecialIds, build_family
 from diffusion_lm.layout import Sentences
 from diffusion_lm.training.averaging import ExponentialMovingAverage
 from diffusion_lm.training.sharding import scale_gradients
@@ -42,9 +42,9 @@ CASES = [(name, options) for name in sorted(FAMILIES) for options in OPTIONS.get
 def test_a_training_step_never_looks_at_a_number_of_the_device(name, options, monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # there is none for this device
     family = build_family({"name": name, **options}, SPECIAL)
-    if isinstance(family, PolicyFamily):
+    if family.has_policy:
         pytest.skip("the scores of a policy, which are worked out on the device, decide what is masked")
-    size = BackboneConfig(16, 2, 2, cond_dim=8, adaln=getattr(family, "time_conditioning", False))
+    size = DiTConfig(16, 2, 2, cond_dim=8, adaln=family.time_conditioning)
     network = DiT(size, num_inputs=SPECIAL.num_inputs, num_outputs=family.num_outputs, visibility=family.visibility).to(
         "meta"
     )

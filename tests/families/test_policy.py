@@ -14,7 +14,7 @@ from conftest import TINY, random_model
 from diffusion_lm import presets
 from diffusion_lm.config import TrainConfig, apply_overrides
 from diffusion_lm.draws import draw_noise
-from diffusion_lm.families import PolicyFamily, build_family
+from diffusion_lm.families import build_family
 from diffusion_lm.families.importance import ImportanceNetwork, rank_error, weighted_rank
 from diffusion_lm.layout import Layout
 from diffusion_lm.model import LanguageModel
@@ -153,7 +153,7 @@ def test_validation_and_scores_do_not_depend_on_the_policy(vocab, policy):
     model = random_model(vocab, options)
     module = TrainingModule(model, TrainConfig(family=options, model=TINY), Data())
     module.eval()
-    assert isinstance(model.family, PolicyFamily) and module.policy is not None
+    assert model.family.has_policy and module.policy is not None
     tokens = torch.randint(vocab.num_pieces, (6, 9), generator=torch.Generator().manual_seed(0))
     batch = TokenBatch(tokens, torch.tensor([9, 3, 5, 1, 9, 7]), tuple("abcdef"), Position(1, 6), 0)
     rows = module.framed(batch)
@@ -167,7 +167,9 @@ def test_validation_and_scores_do_not_depend_on_the_policy(vocab, policy):
             return (
                 module._validation["dev"],
                 family.nelbo(module.network, rows, draw).tolist(),
-                family.predict(module.network, rows.ids, rows.layout, torch.full((6,), 0.3), select).tolist(),
+                family.predict(
+                    module.network, rows.ids, rows.layout, level=torch.full((6,), 0.3), select=select
+                ).tolist(),
             )
 
     before = measured(model.family)

@@ -14,7 +14,9 @@ import pytest
 import yaml
 
 from conftest import random_text
-from diffusion_lm.commands import models as commands
+from diffusion_lm.commands.foreign_modes import run
+from diffusion_lm.commands.services import Services
+from diffusion_lm.commands.train import train as train_verb
 from diffusion_lm.foreign import translate as compat
 from diffusion_lm.foreign.rules import HONOURED, NO_EFFECT
 from diffusion_lm.foreign.table import KEYS
@@ -185,7 +187,7 @@ def world(tmp_path_factory, vocab):
         }
         Path("nbest.py").write_text(repr(nbest))
         Path("reference.yaml").write_text(yaml.safe_dump(reference_tree(), sort_keys=False))
-        compat.run("reference.yaml", SMALL)
+        run("reference.yaml", SMALL)
     finally:
         os.chdir(here)
     return folder
@@ -423,7 +425,7 @@ def test_no_value_of_a_wrong_kind_gets_through_as_a_crash(key):
 def test_training_leaves_a_model_and_its_tree(inside, capsys):
     """Trained by the fixture; the same command again has nothing left to do and ends in the same weights."""
     before = Path("run/model/model.safetensors").read_bytes()
-    compat.run("reference.yaml", SMALL)
+    run("reference.yaml", SMALL)
     shown = capsys.readouterr().out
     assert Path("run/model/model.safetensors").read_bytes() == before
     model = LanguageModel.load("run/model")
@@ -440,7 +442,7 @@ def test_training_leaves_a_model_and_its_tree(inside, capsys):
 
 def test_perplexity_of_each_validation_set(inside, capsys):
     options = [*SMALL, "mode=ppl_eval", "eval.checkpoint_path=run/model"]
-    compat.run("reference.yaml", options, out="ppl")
+    run("reference.yaml", options, out="ppl")
     shown = capsys.readouterr().out
     assert "\ndev: perplexity " in shown
     assert "\ndevtrain: perplexity " in shown
@@ -450,12 +452,11 @@ def test_perplexity_of_each_validation_set(inside, capsys):
         "devtrain": (140, False),
     }
     assert results["dev"]["standard_error"] > 0
-    compat.run("reference.yaml", [*options, "trainer.limit_val_batches=1", "returnn_batching.max_seqs=4"], out="short")
+    run("reference.yaml", [*options, "trainer.limit_val_batches=1", "returnn_batching.max_seqs=4"], out="short")
     assert json.loads(Path("short/perplexity.json").read_text())["dev"]["sentences"] == 4
 
 
-def test_samples_and_their_perplexity_under_a_judge(inside, monkeypatch, capsys, ar_folder):
-    monkeypatch.setattr(commands, "_judges", [open_judge])
+def test_samples_and_their_perplexity_under_a_judge(inside, capsys, ar_folder):
     options = [
         *SMALL,
         "mode=sample_eval",
@@ -463,28 +464,29 @@ def test_samples_and_their_perplexity_under_a_judge(inside, monkeypatch, capsys,
         "loader.eval_batch_size=6",
         "sampling.steps=20",
     ]
-    compat.run("reference.yaml", options, out="samples")
+    run("reference.yaml", options, out="samples")
     shown = capsys.readouterr().out
     texts = Path("samples/samples.txt").read_text().splitlines()
     assert len(texts) == 12
     assert shown.count("\n" + texts[0]) == 1
     assert "entropy" in shown
     assert "generative perplexity: not computed" in shown
-    compat.run(
+    run(
         "reference.yaml",
         [*options, f"eval.gen_ppl_eval_model_name_or_path={ar_folder}", "sampling.semi_ar=true"],
         out="more",
+        services=Services(open_judge=open_judge),
     )
     assert "generative perplexity under" in capsys.readouterr().out
     with pytest.raises(ValueError, match="nothing is downloaded"):
-        compat.run("reference.yaml", [*options, "eval.compute_generative_perplexity=true"], out="no")
+        run("reference.yaml", [*options, "eval.compute_generative_perplexity=true"], out="no")
     assert not Path("no").exists()
 
 
 def test_rescoring_keeps_keys_order_and_texts(inside):
     options = [*SMALL, "mode=rescore", "eval.checkpoint_path=run/model", "rescore.hypothesis_file=nbest.py"]
-    compat.run("reference.yaml", [*options, "rescore.output_dir=first"], rescore=score)
-    compat.run("reference.yaml", [*options, "rescore.output_dir=second", "seed=2"], rescore=score)
+    run("reference.yaml", [*options, "rescore.output_dir=first"], services=Services(rescore=score))
+    run("reference.yaml", [*options, "rescore.output_dir=second", "seed=2"], services=Services(rescore=score))
     first, second = (read_nbest(Path(name) / "lm_scores.py.gz") for name in ("first", "second"))
     expected = [("utt-1", ["the king said", "the kings aid", "the king said"]), ("utt-2", [""])]
     assert [(utterance.seq_tag, [hyp.text for hyp in utterance.hypotheses]) for utterance in first] == expected
@@ -495,16 +497,14 @@ def test_rescoring_keeps_keys_order_and_texts(inside):
     assert again[0][0] != numbers[0][0], "another seed"
 
 
-def test_the_command_line_takes_the_tree(inside, monkeypatch, capsys):
-    monkeypatch.setattr(commands, "_rescore_modes", [])
+def test_the_command_line_takes_the_tree(inside, capsys):
     settings = [*SMALL, "mode=rescore", "rescore.hypothesis_file=nbest.py", "rescore.output_dir=cli"]
     settings.append("eval.checkpoint_path=run/model")
     with pytest.raises(ValueError, match="it needs the `dlm` command"):
-        commands.train(settings, config=Path("reference.yaml"))
-    commands.provide_rescore(score)
-    commands.train(settings, config=Path("reference.yaml"))
+        train_verb(settings, config=Path("reference.yaml"))
+    train_verb(settings, config=Path("reference.yaml"), services=Services(rescore=score))
     assert Path("cli/lm_scores.py.gz").is_file()
-    commands.train(["trainer.accelerator=cpu"], config=Path("reference.yaml"), print_config=True)
+    train_verb(["trainer.accelerator=cpu"], config=Path("reference.yaml"), print_config=True)
     assert "CONFIG" in capsys.readouterr().out
 
 
@@ -528,7 +528,7 @@ def test_the_command_line_takes_the_tree(inside, monkeypatch, capsys):
 def test_what_is_wrong_is_said_before_anything_is_written(inside, options, message):
     before = sorted(Path().iterdir())
     with pytest.raises((ValueError, OSError), match=message):
-        compat.run("reference.yaml", [*SMALL, "checkpointing.save_dir=fresh", *options], rescore=score)
+        run("reference.yaml", [*SMALL, "checkpointing.save_dir=fresh", *options], services=Services(rescore=score))
     assert sorted(Path().iterdir()) == before
 
 
@@ -538,16 +538,16 @@ def test_a_foreign_vocabulary_is_an_error(inside, text_file, tmp_path):
     train_vocab([text_file], size=40, out=tmp_path)
     other = f"data.returnn_valid_config.dev.datasets.ogg_zip.targets.model_file={tmp_path / 'spm.model'}"
     with pytest.raises(ValueError, match="is not the vocabulary of data.returnn_train_config"):
-        compat.run("reference.yaml", [*SMALL, other], out="fresh")
+        run("reference.yaml", [*SMALL, other], out="fresh")
     with pytest.raises(ValueError, match="is not the vocabulary of the model"):
-        compat.run("reference.yaml", [*SMALL, other, "mode=ppl_eval", "eval.checkpoint_path=run/model"], out="fresh")
+        run("reference.yaml", [*SMALL, other, "mode=ppl_eval", "eval.checkpoint_path=run/model"], out="fresh")
 
 
 def test_a_gpu_that_is_not_there_is_named_with_the_way_out(inside, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     for mode in ("train", "ppl_eval"):
         with pytest.raises(ValueError, match=r"expected trainer\.accelerator=cpu"):
-            compat.run(
+            run(
                 "reference.yaml",
                 [*SMALL, f"mode={mode}", "trainer.accelerator=cuda", "eval.checkpoint_path=run/model"],
                 out="fresh",
@@ -556,7 +556,7 @@ def test_a_gpu_that_is_not_there_is_named_with_the_way_out(inside, monkeypatch):
 
 def test_a_run_is_not_continued_against_the_trees_will(inside):
     with pytest.raises(ValueError, match=r"checkpointing\.resume_from_ckpt: got false, but run holds a run"):
-        compat.run("reference.yaml", [*SMALL, "checkpointing.resume_from_ckpt=false"])
+        run("reference.yaml", [*SMALL, "checkpointing.resume_from_ckpt=false"])
 
 
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference files are not here")
@@ -576,7 +576,7 @@ def test_the_reference_file_runs_in_all_modes(inside):
     common = [*vocabs, *SMALL, "checkpointing.save_dir=reference", "eval.checkpoint_path=reference/model"]
     common += ["rescore.hypothesis_file=nbest.py", "rescore.output_dir=reference", "loader.eval_batch_size=3"]
     for mode in ("train", "ppl_eval", "sample_eval", "rescore"):
-        compat.run(REFERENCE / "mdlm_returnn_asr.yaml", [*common, f"mode={mode}"], rescore=score)
+        run(REFERENCE / "mdlm_returnn_asr.yaml", [*common, f"mode={mode}"], services=Services(rescore=score))
     found = {path.name for path in Path("reference").iterdir()}
     assert found >= {"model", "best", "checkpoints", "scores.tsv", "perplexity.json", "samples.txt", "lm_scores.py.gz"}
     assert all(itertools.chain(found))

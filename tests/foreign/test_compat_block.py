@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from conftest import random_model, random_text
+from diffusion_lm.commands.foreign_modes import run
 from diffusion_lm.evaluate import evaluate_packed, evaluate_text, evaluate_tokens
 from diffusion_lm.foreign import translate as compat
 from diffusion_lm.foreign.bd3lm import KEYS, MOVED
@@ -402,7 +403,7 @@ def test_flex_attention_is_asked_of_training_alone_and_refused_by_its_key(inside
     narrow = [*SMALL, *train, "trainer.accelerator=cuda", "model.n_heads=4"]
     message = r"heads of width 8 .*trainer\.attention=sdpa \(set by model\.n_heads, model\.attn_backend\)"
     with pytest.raises(ValueError, match=message):
-        compat.run("tree.yaml", narrow, out="no")
+        run("tree.yaml", narrow, out="no")
     assert not Path("no").exists()
 
 
@@ -418,7 +419,7 @@ def trained(world):
     here = os.getcwd()
     os.chdir(world)
     try:
-        compat.run("tree.yaml", [*SMALL, "mode=train", "data.wrap=false"])
+        run("tree.yaml", [*SMALL, "mode=train", "data.wrap=false"])
     finally:
         os.chdir(here)
     return "run/model"
@@ -432,13 +433,13 @@ def test_training_makes_a_block_model(inside, trained):
 
 def test_perplexity_of_packed_rows_and_of_sentences(inside, trained, capsys):
     options = [*SMALL, f"eval.checkpoint_path={trained}"]
-    compat.run("tree.yaml", options, out="packed")
+    run("tree.yaml", options, out="packed")
     shown = capsys.readouterr().out
     assert "valid: 60 documents in " in shown
     packed = json.loads(Path("packed/perplexity.json").read_text())["valid"]
     assert packed["tokens"] == 63 * packed["sentences"], "all but the first token of a row"
     assert packed["standard_error"] > 0
-    compat.run("tree.yaml", [*options, "data.wrap=false"], out="sentences")
+    run("tree.yaml", [*options, "data.wrap=false"], out="sentences")
     assert json.loads(Path("sentences/perplexity.json").read_text())["valid"]["sentences"] == 60
 
 
@@ -446,9 +447,9 @@ def test_perplexity_with_blocks_of_one_token_is_exact(inside, vocab):
     model = random_model(vocab, {"name": "block", "block_size": 1})
     model.save("single")
     options = [*SMALL, "block_size=1", "eval.checkpoint_path=single"]
-    compat.run("tree.yaml", options, out="exact")
+    run("tree.yaml", options, out="exact")
     assert json.loads(Path("exact/perplexity.json").read_text())["valid"]["exact"]
-    compat.run("tree.yaml", [*options, "data.wrap=false"], out="lines")
+    run("tree.yaml", [*options, "data.wrap=false"], out="lines")
     lines, whole = json.loads(Path("lines/perplexity.json").read_text())["valid"], evaluate_text(model, ["valid.txt"])
     assert lines["nelbo"] == pytest.approx(whole.nelbo, rel=1e-6)
     assert (lines["tokens"], lines["words"], lines["sentences"]) == (whole.tokens, whole.words, whole.sentences)
@@ -458,23 +459,23 @@ def test_another_vocabulary_is_refused(inside, trained, text_file, tmp_path):
     train_vocab([text_file], size=40, out=tmp_path)
     options = [*SMALL, f"eval.checkpoint_path={trained}", f"data.tokenizer_name_or_path={tmp_path}"]
     with pytest.raises(ValueError, match=r"data\.valid\.valid\.\S+: .* is not the vocabulary of the model"):
-        compat.run("tree.yaml", options, out="no")
+        run("tree.yaml", options, out="no")
     assert not Path("no").exists()
 
 
 def test_samples(inside, trained, capsys):
     options = [*SMALL, SAMPLES, f"eval.checkpoint_path={trained}", "sampling.num_sample_batches=2"]
-    compat.run("tree.yaml", options, out="hitting")
+    run("tree.yaml", options, out="hitting")
     first = Path("hitting/samples.txt").read_text().splitlines()
     assert len(first) == 6
-    compat.run(
+    run(
         "tree.yaml",
         [*options, "sampling.kv_cache=true", "loader.eval_batch_size=6", "sampling.num_sample_batches=1"],
         out="cached",
     )
     assert Path("cached/samples.txt").read_text().splitlines() == first, "batches and the cache do not matter"
-    compat.run("tree.yaml", [*options, "sampling.first_hitting=false", "algo.T=1"], out="one_step")
-    compat.run("tree.yaml", [*options, "sampling.nucleus_p=1e-9"], out="greedy")
+    run("tree.yaml", [*options, "sampling.first_hitting=false", "algo.T=1"], out="one_step")
+    run("tree.yaml", [*options, "sampling.nucleus_p=1e-9"], out="greedy")
     assert Path("greedy/samples.txt").read_text().splitlines() != first
     shown = capsys.readouterr().out
     passes = {found[1]: float(found[2]) for found in re.finditer(r"in (\w+)/samples.txt.*?([0-9.]+) passes", shown)}
@@ -491,9 +492,7 @@ def test_samples(inside, trained, capsys):
 )
 def test_samples_of_the_other_algorithms(inside, vocab, settings, options):
     folder = random_model(vocab, options).save(f"{options['name']}_model")
-    compat.run(
-        "tree.yaml", [*SMALL, SAMPLES, *settings, f"eval.checkpoint_path={folder}"], out=f"{options['name']}_samples"
-    )
+    run("tree.yaml", [*SMALL, SAMPLES, *settings, f"eval.checkpoint_path={folder}"], out=f"{options['name']}_samples")
     assert len(Path(f"{options['name']}_samples/samples.txt").read_text().splitlines()) == 3
 
 
@@ -506,13 +505,13 @@ def test_a_model_of_another_block_size_is_refused(inside, trained):
         ),
     ]:
         with pytest.raises((ValueError, OSError), match=message):
-            compat.run("tree.yaml", [*SMALL, f"eval.checkpoint_path={trained}", *settings], out="no")
+            run("tree.yaml", [*SMALL, f"eval.checkpoint_path={trained}", *settings], out="no")
     assert not Path("no").exists()
 
 
 def test_training_starts_from_another_model(inside, trained):
     options = [*SMALL, "mode=train", "data.wrap=false", "block_size=8", f"training.from_pretrained={trained}"]
-    compat.run("tree.yaml", options, out="finer")
+    run("tree.yaml", options, out="finer")
     assert LanguageModel.load("finer/model").family_options["block_size"] == 8
 
 
@@ -520,8 +519,8 @@ def test_training_starts_from_another_model(inside, trained):
 def test_the_reference_file_runs_in_three_modes(inside):
     """As it stands: only paths, sizes and the device are set (and data.wrap for training, which reads one sentence a row)."""
     common = [*SMALL, "checkpointing.save_dir=reference", "eval.checkpoint_path=reference/model"]
-    compat.run(REFERENCE, [*common, "mode=train", "data.wrap=false"])
-    compat.run(REFERENCE, common)
-    compat.run(REFERENCE, [*common, SAMPLES])
+    run(REFERENCE, [*common, "mode=train", "data.wrap=false"])
+    run(REFERENCE, common)
+    run(REFERENCE, [*common, SAMPLES])
     found = {path.name for path in Path("reference").iterdir()}
     assert found >= {"model", "scores.tsv", "perplexity.json", "samples.txt"}

@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from diffusion_lm.backbones.dit import BackboneConfig, DiT
+from diffusion_lm.backbones.dit import DiT, DiTConfig
 from diffusion_lm.foreign.mdlm_weights import network_weights, parameter_names, read_checkpoint
 from diffusion_lm.layout import Layout
 
-CONFIG = BackboneConfig(hidden_size=24, num_blocks=3, num_heads=2, cond_dim=8)
+CONFIG = DiTConfig(hidden_size=24, num_blocks=3, num_heads=2, cond_dim=8)
 SYMBOLS = 11
 FREQUENCIES = "backbone.rotary_emb.inv_freq"
 

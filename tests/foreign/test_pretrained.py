@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from test_compat_block import SAMPLES, SMALL, block_tree
 
 from conftest import random_model, random_text
-from diffusion_lm.backbones.dit import BackboneConfig
-from diffusion_lm.foreign import translate as compat
+from diffusion_lm.backbones.dit import DiTConfig
+from diffusion_lm.commands.foreign_modes import run
 from diffusion_lm.foreign.mdlm_weights import parameter_names
 from diffusion_lm.foreign.published import import_pretrained, is_pretrained, open_pretrained
 from diffusion_lm.model import LanguageModel
@@ -22,7 +22,7 @@ from rescore.cli import main
 from returnn_bridge.vocab.open import load_vocab
 
 BLOCK = {"name": "block", "block_size": 4, "schedule_options": {"eps": 0.0}}
-SIZE = BackboneConfig(hidden_size=24, num_blocks=2, num_heads=2, cond_dim=8)
+SIZE = DiTConfig(hidden_size=24, num_blocks=2, num_heads=2, cond_dim=8)
 
 
 def publish(model: LanguageModel, folder: Path, **changes) -> Path:
@@ -64,7 +64,7 @@ def logits(model: LanguageModel) -> torch.Tensor:
 
 @pytest.mark.parametrize("adaln", [True, False])
 def test_a_block_model_computes_the_same(vocab, tmp_path, adaln):
-    size = BackboneConfig(hidden_size=24, num_blocks=2, num_heads=2, cond_dim=8 if adaln else 128, adaln=adaln)
+    size = DiTConfig(hidden_size=24, num_blocks=2, num_heads=2, cond_dim=8 if adaln else 128, adaln=adaln)
     model = random_model(vocab, BLOCK, backbone=size)
     folder = publish(model, tmp_path / "published")
     assert is_pretrained(folder)
@@ -214,10 +214,10 @@ def test_a_tree_samples_from_weights_of_gpt2s_tokenizer(gpt2_folder, tmp_path, m
     Path("tree.yaml").write_text(yaml.safe_dump(block_tree(), sort_keys=False))
     options = [*SMALL, "data.train=openwebtext-train", f"data.tokenizer_name_or_path={gpt2_folder}"]
     options += ["eval.checkpoint_path=published"]
-    compat.run("tree.yaml", [*options, SAMPLES, "data.valid=openwebtext-valid"], out="run")
+    run("tree.yaml", [*options, SAMPLES, "data.valid=openwebtext-valid"], out="run")
     assert len(Path("run/samples.txt").read_text().splitlines()) == 3
     with pytest.raises(ValueError, match="byte-level BPE tokenizer.*expected a SentencePiece model"):
-        compat.run("tree.yaml", options, out="run")
+        run("tree.yaml", options, out="run")
 
 
 def test_a_tree_reads_a_published_folder(published, tmp_path, monkeypatch):
@@ -227,10 +227,10 @@ def test_a_tree_reads_a_published_folder(published, tmp_path, monkeypatch):
     Path("tree.yaml").write_text(yaml.safe_dump(block_tree(), sort_keys=False))
     options = [*SMALL, "data.train=openwebtext-train", f"data.tokenizer_name_or_path={vocab}"]
     options += [f"eval.checkpoint_path={folder}"]
-    compat.run("tree.yaml", options, out="first")
-    compat.run("tree.yaml", [*options, SAMPLES], out="first")
+    run("tree.yaml", options, out="first")
+    run("tree.yaml", [*options, SAMPLES], out="first")
     model.save("ours")
-    compat.run("tree.yaml", [*options, "eval.checkpoint_path=ours"], out="second")
+    run("tree.yaml", [*options, "eval.checkpoint_path=ours"], out="second")
     assert Path("first/perplexity.json").read_text() == Path("second/perplexity.json").read_text()
     assert len(Path("first/samples.txt").read_text().splitlines()) == 3
 

@@ -158,8 +158,10 @@ def target(node: ast.expr, module: str, variables: dict[str, Any]) -> Any:
         return None
     if isinstance(node.value, ast.Name) and node.value.id not in variables:
         owner = meaning(node.value.id, module)
-        if inspect.ismodule(owner) and not hasattr(importlib.import_module(module), node.value.id):
-            owner = None  # a module that happens to be called as a name in the example
+        if inspect.ismodule(owner) and not hasattr(owner, node.attr):
+            # A module may happen to have the name of an object in the example; one that is imported has to have it.
+            assert not hasattr(importlib.import_module(module), node.value.id), f"{owner.__name__} has no {node.attr}"
+            owner = None
         if inspect.isclass(owner) or inspect.ismodule(owner):
             assert hasattr(owner, node.attr), f"{owner.__name__} has no {node.attr}"
             return getattr(owner, node.attr)

@@ -1,4 +1,4 @@
-"""Who may import whom (docs/architecture.md), read from the source."""
+"""Who may import whom (docs/map.md), read from the source."""
 
 from __future__ import annotations
 
@@ -65,7 +65,6 @@ def test_every_package_is_in_the_wheel():
     assert listed == {name for name, path in MODULES.items() if path.name == "__init__.py"}
 
 
-@pytest.mark.xfail(strict=True, reason="the verbs and the foreign modes still import each other")
 def test_no_module_reaches_itself():
     assert circles_of(arrows_of(modules_of(ROOT))) == []
 
@@ -84,7 +83,7 @@ def test_imports_keep_to_the_layers(module):
     if starts(module, ("diffusion_lm",)):
         assert not [name for name in found if starts(name, ("rescore",))]
     if starts(module, MATHS):
-        assert not [name for name in found if starts(name, PLUMBING)]
+        assert not [name for name in found - LIGHT if starts(name, PLUMBING)]
     if starts(module, ("diffusion_lm.backbones",)):
         assert not [name for name in found if starts(name, ("diffusion_lm.families",))]
     if not starts(module, TRAINERS):
@@ -99,8 +98,8 @@ def test_imports_keep_to_the_layers(module):
     "module",
     [
         "rescore.cli",
-        "rescore.commands.verbs",
-        "diffusion_lm.commands.models",
+        "rescore.commands",
+        "diffusion_lm.commands",
         "diffusion_lm.commands.runner",
         "rescore.pipeline",
         "returnn_bridge.jobs",
@@ -126,12 +125,43 @@ def test_scoring_starts_without_a_compiler():
     assert found.stdout.split() == ["True", "False"]
 
 
+NAMES = r"[\"'](?:masked|adaptive|autoregressive|uniform|hybrid|block)[\"']"
+COMPARES = rf"(?:family|name)[\"'\])]* *(?:[=!]=|in \() *{NAMES}"
+
+
 def test_family_names_are_looked_at_in_one_place():
+    """What differs between families is asked of the family. Foreign trees name families of their own, which become ours."""
+    for text in (
+        "family == 'block'",
+        'options["name"] != "masked"',
+        "options['name'] == 'block'",
+        "name in ('masked',",
+    ):
+        assert re.search(COMPARES, text), text
     for module, path in MODULES.items():
-        if not module.startswith("diffusion_lm.families"):
-            assert not re.search(
-                r"(family|name) *[=!]= *[\"'](masked|autoregressive|uniform|hybrid|block)", path.read_text()
-            ), module
+        if not starts(module, ("diffusion_lm.families", "diffusion_lm.foreign")):
+            assert not re.search(COMPARES, path.read_text()), module
+
+
+def test_importing_a_module_does_nothing():
+    """At the top of a module names are defined: nothing is run for its effect, and nothing of another module is set or added to."""
+    for module, path in MODULES.items():
+        for node in ast.parse(path.read_text()).body:
+            where = f"{module}:{node.lineno} does something when it is imported: {ast.unparse(node)[:60]}"
+            if isinstance(node, ast.Expr):
+                assert isinstance(node.value, ast.Constant), where
+            elif isinstance(node, ast.If):
+                assert ast.unparse(node.test) in ("TYPE_CHECKING", "__name__ == '__main__'"), where
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                assert all(isinstance(target, ast.Name | ast.Tuple) for target in targets), where
+                calls = [ast.unparse(call.func) for call in ast.walk(node) if isinstance(call, ast.Call)]
+                assert not [
+                    name for name in calls if re.search(r"(^|\.)(open|add|append|update|register|read_\w+)$", name)
+                ], where
+            else:
+                definitions = ast.Import | ast.ImportFrom | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+                assert isinstance(node, definitions), where
 
 
 def test_no_file_can_execute_its_input():

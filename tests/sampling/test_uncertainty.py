@@ -46,7 +46,7 @@ def test_the_most_certain_position_is_revealed_first(vocab):
         rows = model.frame([row])
         select = (rows.ids == mask).nonzero()[:, 0]
         with torch.no_grad():
-            certain = entropy(model.family.predict(network, rows.ids, rows.layout, None, select))
+            certain = entropy(model.family.predict(network, rows.ids, rows.layout, select=select))
         changed = (seen[0] != seen[1]).nonzero()[:, 0].tolist()
         assert changed == [int(select[choose(certain)])]
 

@@ -144,7 +144,7 @@ def test_recomputed_activations_give_the_same_bits_and_keep_less(vocab_folder, t
             return value
 
         model = LanguageModel.build(config.family, config.model, Vocab.load(vocab_folder))
-        model.network.recompute = recompute
+        model.network.configure(recompute=recompute)
         sentences = model.sentences(["the king said"] * 20)
         draw = draw_noise(sentences.layout.lengths, torch.Generator().manual_seed(1), stratified=True)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):

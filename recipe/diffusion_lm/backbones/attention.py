@@ -1,6 +1,6 @@
 """Attention of padding-free rows: how they are spread, who sees whom, rotary positions, keys and values of what is finished.
 
-    seen = Seen.of(layout, "causal")
+    seen = PaddedAttention.of(layout, "causal")
     out, key_value = seen.attend(qkv, rotation)         # qkv [N, 3, heads, width of a head] -> [N, width]
 
 flex.py and sentences.py have other ways to do it, with the same two calls.
@@ -23,7 +23,7 @@ KeyValue = tuple[Tensor, Tensor]  # rotated keys and values of one layer, [B, he
 
 
 @dataclass(frozen=True)
-class Seen:
+class PaddedAttention:
     """How flat positions are spread for attention (torch's scaled_dot_product_attention), and who sees whom."""
 
     rows: int
@@ -33,7 +33,7 @@ class Seen:
     causal: bool = False
 
     @classmethod
-    def of(cls, layout: Layout, visibility: Visibility) -> Seen:
+    def of(cls, layout: Layout, visibility: Visibility) -> PaddedAttention:
         """Each position sees its own row (and, if causal, not what follows); for blocks flat ids are noisy ones, then clean ones."""
         rows, longest, causal = len(layout.lengths), layout.longest, visibility == "causal"
         if isinstance(visibility, Blocks):
@@ -73,7 +73,7 @@ def filled_up(out: Tensor, count: int, chosen: Tensor | None) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Past:
+class KeyValueCache:
     """Keys and values of the finished blocks of B rows, all of the same length."""
 
     layers: tuple[KeyValue, ...] = ()
@@ -82,9 +82,9 @@ class Past:
     def length(self) -> int:
         return self.layers[0][0].shape[2] if self.layers else 0
 
-    def of(self, rows: Tensor) -> Past:
+    def of(self, rows: Tensor) -> KeyValueCache:
         """That of the rows with these indices [R] (or True in [B])."""
-        return Past(tuple((key[rows], value[rows]) for key, value in self.layers))
+        return KeyValueCache(tuple((key[rows], value[rows]) for key, value in self.layers))
 
 
 class Rotary(nn.Module):
@@ -126,11 +126,11 @@ class _Rotated(torch.autograd.Function):
 def _rotated(qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     out = torch.empty_like(qkv, memory_format=torch.contiguous_format)
     out[:, 2] = qkv[:, 2]
-    turn(qkv[:, :2], cos, sin, out=out[:, :2])
+    apply_rotary(qkv[:, :2], cos, sin, out=out[:, :2])
     return out
 
 
-def turn(x: Tensor, cos: Tensor, sin: Tensor, *, out: Tensor) -> None:
+def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor, *, out: Tensor) -> None:
     """x [..., w] rotated in float32 by angles whose cosine and sine are broadcast to [..., w / 2]."""
     half = x.shape[-1] // 2
     first, second = x.float().chunk(2, dim=-1)

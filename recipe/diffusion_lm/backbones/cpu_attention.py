@@ -1,7 +1,7 @@
 """Attention of sentences on a CPU: a few rows of like length at a time, so that what comes between stays in the processor's cache.
 
-    if by_sentences(layout, visibility): seen = RowGroups.of(layout, visibility)
-    out, key_value = seen.attend(qkv, rotation)              # as that of attention.Seen, written out
+    if by_sentences(layout, visibility): seen = GroupedRows.of(layout, visibility)
+    out, key_value = seen.attend(qkv, rotation)              # as that of attention.PaddedAttention, written out
 
 Spread over [rows, longest], half of the places of a batch of sentences are padding, and every step of attention goes to memory and back;
 torch's CPU kernel has a backward pass besides that takes 2 to 7 times as long as matrix products at these lengths. Here rows are sorted by
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from diffusion_lm.backbones.attention import KeyValue, turn
+from diffusion_lm.backbones.attention import KeyValue, apply_rotary
 from diffusion_lm.layout import Layout
 from diffusion_lm.visibility import Blocks, Visibility, doubled_mask
 
@@ -50,15 +50,15 @@ def by_sentences(layout: Layout, visibility: Visibility) -> bool:
 
 
 @dataclass(frozen=True)
-class RowGroups:
-    """All rows of a batch; who sees whom is as in `Seen.of`."""
+class GroupedRows:
+    """All rows of a batch; who sees whom is as in `PaddedAttention.of`."""
 
     groups: tuple[Group, ...]
     place: Tensor  # [N] place of each flat position among those of all groups
     num_places: int
 
     @classmethod
-    def of(cls, layout: Layout, visibility: Visibility, hidden_size: int = 768) -> RowGroups:
+    def of(cls, layout: Layout, visibility: Visibility, hidden_size: int = 768) -> GroupedRows:
         """For blocks flat positions are noisy ones, then clean ones."""
         order = layout.lengths.argsort(descending=True, stable=True)
         lengths, starts = layout.lengths[order], (layout.lengths.cumsum(0) - layout.lengths)[order]
@@ -94,8 +94,8 @@ class RowGroups:
     def attend(
         self, qkv: Tensor, rotation: tuple[Tensor, Tensor], past: KeyValue | None = None, chosen: Tensor | None = None
     ) -> tuple[Tensor, None]:
-        """As `Seen.attend`, but without keys and values for later ones, and without a past."""
-        assert past is None, "finished blocks are read by Seen"
+        """As `PaddedAttention.attend`, but without keys and values for later ones, and without a past."""
+        assert past is None, "finished blocks are read by PaddedAttention"
         out: Tensor = _Attended.apply(qkv, *rotation, self)
         return out if chosen is None else out.index_select(0, chosen), None
 
@@ -104,7 +104,7 @@ class _Attended(torch.autograd.Function):
     """softmax(q k^T / sqrt(w)) v of rotated queries and keys, the softmax in float32: qkv [N', 3, heads, w] -> [N', heads * w]."""
 
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, seen: RowGroups) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, seen: GroupedRows) -> Tensor:
         count, _, heads, head_width = qkv.shape
         spread = qkv.new_empty(seen.num_places, heads, head_width)
         kept: list[Tensor] = []
@@ -112,7 +112,7 @@ class _Attended(torch.autograd.Function):
             shape = group.rows, group.width
             part = qkv.index_select(0, group.take).view(*shape, 3, heads, head_width).permute(2, 0, 3, 1, 4)
             rotated = torch.empty(2, group.rows, heads, group.width, head_width, dtype=qkv.dtype)
-            turn(part[:2], *_angles(group, cos, sin), out=rotated)
+            apply_rotary(part[:2], *_angles(group, cos, sin), out=rotated)
             query, key = rotated.flatten(1, 2)
             value = part[2].contiguous().flatten(0, 1)
             scores = (query @ key.mT).float().mul_(head_width**-0.5)
@@ -131,7 +131,7 @@ class _Attended(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        seen: RowGroups = ctx.seen
+        seen: GroupedRows = ctx.seen
         cos, sin, *kept = ctx.saved_tensors
         heads, _, head_width = kept[0].shape[2:]
         spread = gradient.new_empty(seen.num_places, 3, heads, head_width)
@@ -149,8 +149,8 @@ class _Attended(torch.autograd.Function):
             of_scores = (of_scores - (of_scores * probability).sum(-1, keepdim=True)).mul_(probability)
             of_scores = of_scores.mul_(head_width**-0.5).to(value.dtype)
             cosine, sine = _angles(group, cos, sin)
-            turn((of_scores @ key).view(part[0].shape), cosine, -sine, out=part[0])
-            turn((of_scores.mT @ query).view(part[1].shape), cosine, -sine, out=part[1])
+            apply_rotary((of_scores @ key).view(part[0].shape), cosine, -sine, out=part[0])
+            apply_rotary((of_scores.mT @ query).view(part[1].shape), cosine, -sine, out=part[1])
         count = len(seen.place)
         of_qkv = spread.index_select(0, F.pad(seen.place, (0, len(gradient) - count)))
         of_qkv[count:] = 0

@@ -1,8 +1,9 @@
 """Flex attention: all flat positions as one row, of which only the tiles are computed in which somebody sees somebody.
 
-    network.attention = attention_of("flex", head_width=64, accelerator="cuda")     # as train does
-    seen = FlatSeen.of(layout, "causal")
-    out, key_value = seen.attend(qkv, rotation)                                     # as that of attention.Seen
+    check_attention("flex", head_width=64, accelerator="cuda")      # before a training, which needs the backward pass
+    network.configure(attention="flex")
+    seen = FlexAttention.of(layout, "causal")
+    out, key_value = seen.attend(qkv, rotation)                                     # as that of attention.PaddedAttention
 
 Nothing is spread over [rows, longest], so padding is not computed in attention either. A position sees at most two intervals of flat
 places: its own row or a part of it, and for blocks a part of the clean row. That says which tiles of TILE x TILE pairs are needed without
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from diffusion_lm.backbones.attention import KeyValue, Seen, filled_up, rotate
+from diffusion_lm.backbones.attention import KeyValue, PaddedAttention, filled_up, rotate
 from diffusion_lm.layout import Layout
 from diffusion_lm.visibility import Blocks, Visibility
 
@@ -32,14 +33,14 @@ Interval = tuple[Tensor, Tensor]  # [N] first flat place that each position sees
 
 
 @dataclass(frozen=True)
-class FlatSeen:
+class FlexAttention:
     """Who sees whom in one flat run of N positions."""
 
     mask: BlockMask  # [1, 1, N, N]
 
     @classmethod
-    def of(cls, layout: Layout, visibility: Visibility) -> FlatSeen:
-        """The rules of `Seen.of`. Built once and shared by all layers; nobody waits for the device."""
+    def of(cls, layout: Layout, visibility: Visibility) -> FlexAttention:
+        """The rules of `PaddedAttention.of`. Built once and shared by all layers; nobody waits for the device."""
         intervals = _intervals(layout, visibility)
         count = len(intervals[0][0])
 
@@ -60,7 +61,7 @@ class FlatSeen:
     def attend(
         self, qkv: Tensor, rotation: tuple[Tensor, Tensor], past: KeyValue | None = None, chosen: Tensor | None = None
     ) -> tuple[Tensor, KeyValue]:
-        """As `Seen.attend`, which alone reads a past: it is None here."""
+        """As `PaddedAttention.attend`, which alone reads a past: it is None here."""
         assert past is None, "keys of finished blocks are for SDPA"
         filled, qkv = len(qkv), rotate(qkv[: len(rotation[0])], rotation)
         query, key, value = qkv.permute(1, 2, 0, 3)[:, None]
@@ -71,18 +72,17 @@ class FlatSeen:
         return filled_up(flat if chosen is None else flat.index_select(0, chosen), filled, chosen), (key, value)
 
 
-Attention = type[Seen] | type[FlatSeen]
-ATTENTIONS: dict[str, Attention] = {"sdpa": Seen, "flex": FlatSeen}
+Attention = type[PaddedAttention] | type[FlexAttention]
+ATTENTIONS: dict[str, Attention] = {"sdpa": PaddedAttention, "flex": FlexAttention}
 
 
-def attention_of(name: str, *, head_width: int, accelerator: str) -> Attention:
-    """What `network.attention` has to be for training. ValueError where it can not be trained with, and how it could.
+def check_attention(name: str, *, head_width: int | None, accelerator: str) -> None:
+    """ValueError where a training can not use this attention, saying how it could.
 
     accelerator: Lightning's name. torch's flex attention has no backward pass but the one for CUDA that Triton compiles.
     """
-    attention = ATTENTIONS[name]
-    if attention is Seen:
-        return attention
+    if ATTENTIONS[name] is not FlexAttention:
+        return
     if accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
         found = "" if torch.cuda.is_available() else " and no GPU here"
         raise ValueError(
@@ -94,12 +94,11 @@ def attention_of(name: str, *, head_width: int, accelerator: str) -> Attention:
             f"trainer.attention {name!r} on a GPU of compute capability {'.'.join(map(str, capability))}: "
             f"expected at least {'.'.join(map(str, LEAST_CAPABILITY))}, or trainer.attention=sdpa"
         )
-    if head_width < LEAST_WIDTH:
+    if head_width is not None and head_width < LEAST_WIDTH:
         raise ValueError(
             f"trainer.attention {name!r} with heads of width {head_width} (model.hidden_size / model.num_heads): "
             f"expected at least {LEAST_WIDTH}, or trainer.attention=sdpa"
         )
-    return attention
 
 
 @functools.cache

@@ -1,6 +1,8 @@
-"""What the four modes of an MDLM, ASR-fork or BD3-LM tree do (compat.py reads the tree).
+"""Run the configuration tree of an MDLM, ASR-fork or BD3-LM run as it stands, in the mode that it says (foreign/translate.py reads it).
 
-    job = prepare(translate(tree), Path("run"), rescore=None)      # everything that can be wrong is said here
+    run("mdlm_returnn_asr.yaml", ["checkpointing.save_dir=run", "model.hidden_size=32", "trainer.accelerator=cpu"])
+    run("mdlm_returnn_asr.yaml", ["mode=ppl_eval", "eval.checkpoint_path=run/model", ...])
+    job = prepare(translate(tree), Path("run"), Services())         # everything that can be wrong is said here
     job()                                                           # and only this writes
 
 train        as `dlm train`
@@ -12,19 +14,19 @@ rescore      scores for an N-best list, `sampling_number` passes of the referenc
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from diffusion_lm.backbones.flex import attention_of
-from diffusion_lm.commands.models import RescoreMode, open_judge
+from diffusion_lm.backbones.flex import check_attention
+from diffusion_lm.commands.services import Services
 from diffusion_lm.evaluate import Perplexity, evaluate_packed, evaluate_tokens
-from diffusion_lm.families import BlockFamily
 from diffusion_lm.foreign.published import is_pretrained, open_pretrained
 from diffusion_lm.foreign.special import files_of
-from diffusion_lm.foreign.translate import Translation, given, with_origin
+from diffusion_lm.foreign.translate import Translation, describe, given, read_tree, translate, with_origin
 from diffusion_lm.model import LanguageModel
 from diffusion_lm.packing import pack
 from diffusion_lm.sampling.block import sample_blocks
@@ -38,12 +40,43 @@ ESTIMATOR = "plain"  # how the reference run scores
 Job = Callable[[], None]
 
 
-def prepare(made: Translation, folder: Path, rescore: RescoreMode | None) -> Job:
+def run(
+    path: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    *,
+    out: str | os.PathLike[str] | None = None,
+    print_only: bool = False,
+    services: Services | None = None,
+    max_seconds: float | None = None,
+) -> None:
+    """Do what the tree in `path` says, in the mode it says; the tree is printed and saved as config_tree.txt in the run's folder.
+
+    out: folder instead of `checkpointing.save_dir`. print_only: print the tree and the verdicts, do nothing. services: what scores a
+    hypothesis file and opens a judge; the `dlm` command brings both. max_seconds: as of `dlm train`, for mode train alone. ValueError and
+    OSError are the user's to mend; what can be known beforehand (keys, paths, vocabularies, device) is said before anything is written.
+    """
+    tree = read_tree(path, overrides)
+    made = translate(tree)
+    text = describe(tree, made)
+    print(text)
+    if print_only:
+        return
+    if max_seconds is not None and made.mode != "train":
+        raise ValueError(f"--max-seconds {max_seconds:g}: only mode train can stop and go on; got mode {made.mode!r}")
+    folder = Path(out if out is not None else given("checkpointing.save_dir", made.save_dir))
+    job = prepare(made, folder, services or Services(), max_seconds=max_seconds)
+    write_text(folder / "config_tree.txt", text)
+    job()
+
+
+def prepare(made: Translation, folder: Path, services: Services, *, max_seconds: float | None = None) -> Job:
     """Check what the mode needs and return what does it. ValueError and OSError for what the user can mend."""
-    return _MODES[made.mode](made, folder, rescore)
+    if made.mode == "train":
+        return _train(made, folder, max_seconds)
+    return _MODES[made.mode](made, folder, services)
 
 
-def _train(made: Translation, folder: Path, rescore: RescoreMode | None) -> Job:
+def _train(made: Translation, folder: Path, max_seconds: float | None) -> Job:
     _check_files({made.origin.get("data.train", "data.train"): made.config.data.train, **_valid_sets(made)})
     if not made.resume and (folder / "checkpoints" / "last.ckpt").exists():
         raise ValueError(
@@ -53,18 +86,18 @@ def _train(made: Translation, folder: Path, rescore: RescoreMode | None) -> Job:
     _device(made)
     trainer = made.config.trainer
     try:
-        attention_of(trainer.attention, head_width=made.config.model.head_width, accelerator=trainer.accelerator)
+        check_attention(trainer.attention, head_width=made.config.model.head_width, accelerator=trainer.accelerator)
     except ValueError as error:
         raise ValueError(with_origin(str(error), made.origin)) from None
 
     def job() -> None:
-        result = train(made.config, folder)
+        result = train(made.config, folder, max_seconds=max_seconds)
         print(f"{result.model}: {result.steps} steps, {result.tokens:,} tokens, {result.seconds:.0f} s")
 
     return job
 
 
-def _perplexity(made: Translation, folder: Path, rescore: RescoreMode | None) -> Job:
+def _perplexity(made: Translation, folder: Path, services: Services) -> Job:
     if not made.config.data.valid:
         raise ValueError(
             "data.returnn_valid_config: got no set; expected one for mode ppl_eval, or text as data.valid=FILE"
@@ -95,15 +128,15 @@ def _evaluate(made: Translation, name: str, model: LanguageModel) -> Perplexity:
     return evaluate_packed(model, packed, seed=made.config.seed)
 
 
-def _samples(made: Translation, folder: Path, rescore: RescoreMode | None) -> Job:
+def _samples(made: Translation, folder: Path, services: Services) -> Job:
     settings = made.sampling
     model = _model(made)
-    judge = open_judge(made.judge, device=_device(made)) if made.judge else None
+    judge = services.judge(made.judge, device=_device(made)) if made.judge else None
     if made.judge_wanted and judge is None:
         raise ValueError("eval.compute_generative_perplexity: got true without eval.gen_ppl_eval_model_name_or_path")
     count = settings.num_batches * settings.batch_size
     lengths = [made.config.data.max_seq_length] * count
-    if not model.family.exact and not isinstance(model.family, BlockFamily):
+    if not model.family.exact and model.family.block_size is None:
         if not made.config.data.valid:
             raise ValueError("data.returnn_valid_config: got no set; samples take their lengths from the first one")
         first = next(iter(made.config.data.valid))
@@ -141,7 +174,7 @@ def _draw(made: Translation, model: LanguageModel, lengths: list[int]) -> Sample
             noise_removal=settings.noise_removal,
             seed=seed,
         )
-    if made.config.family["name"] == "block":
+    if model.family.block_size is not None:
         return _draw_blocks(made, model, lengths)
     return sample(
         model,
@@ -171,13 +204,13 @@ def _draw_blocks(made: Translation, model: LanguageModel, lengths: list[int]) ->
     return Samples(tokens, sum(part.passes for part in parts), sum(part.unfinished for part in parts))
 
 
-def _rescore(made: Translation, folder: Path, rescore: RescoreMode | None) -> Job:
+def _rescore(made: Translation, folder: Path, services: Services) -> Job:
     settings = made.rescore
-    if rescore is None:
+    if services.rescore is None:
         raise ValueError(
             "mode: got 'rescore'; it needs the `dlm` command, as in `dlm train --config FILE mode=rescore`"
         )
-    scorer = rescore
+    scorer = services.rescore
     source = given("rescore.hypothesis_file", settings.hypothesis_file)
     if not Path(source).is_file():
         raise FileNotFoundError(f"{source}: no such file (rescore.hypothesis_file)")
@@ -191,8 +224,8 @@ def _rescore(made: Translation, folder: Path, rescore: RescoreMode | None) -> Jo
     return job
 
 
-_MODES: dict[str, Callable[[Translation, Path, RescoreMode | None], Job]] = {
-    "train": _train,
+# The modes beside "train".
+_MODES: dict[str, Callable[[Translation, Path, Services], Job]] = {
     "ppl_eval": _perplexity,
     "sample_eval": _samples,
     "rescore": _rescore,
@@ -220,7 +253,7 @@ def _model(made: Translation) -> LanguageModel:
     else:
         model = LanguageModel.load(path, device=_device(made))
     wanted = made.config.family
-    if "block_size" in wanted or model.family_options["name"] == "block":  # a network of blocks knows one size
+    if "block_size" in wanted or model.family.block_size is not None:  # a network of blocks knows one size
         for key, name in (("algo.name", "name"), ("block_size", "block_size")):
             found = model.family_options.get(name)
             if wanted.get(name) != found:

@@ -7,22 +7,56 @@ What a user can mend (ValueError, OSError) becomes one line on stderr; anything 
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 Command = Callable[..., Any]
+EXIT_CODES = (
+    "Exit status: 0 done; 1 bad input, said in one line; 2 wrong options; 75 stopped by --max-seconds, and 130 or 143 by a signal, "
+    "where the same command goes on; 141 when nobody reads the output any more."
+)
+
+
+def with_given(command: Command, **values: Any) -> Command:
+    """The command with some of its parameters given: they are no options of the command line."""
+    # Annotations are looked up where the command is defined, not here.
+    signature = inspect.signature(command, eval_str=True)
+
+    @functools.wraps(command)
+    def run(*args: Any, **options: Any) -> Any:
+        return command(*args, **options, **values)
+
+    kept = [parameter for name, parameter in signature.parameters.items() if name not in values]
+    run.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in kept}
+    return run
 
 
 def application(name: str, commands: Sequence[Command], help_text: str) -> typer.Typer:
     """A typer application with one verb for each function."""
     app = typer.Typer(
-        name=name, help=help_text, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
+        name=name,
+        help=help_text,
+        epilog=EXIT_CODES,
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
     )
+
+    @app.callback()
+    def options(
+        version: Annotated[
+            bool, typer.Option("--version", help="Print the version and stop.", callback=_version, is_eager=True)
+        ] = False,
+    ) -> None: ...
+
     for command in commands:
         needs = any(
             parameter.default is parameter.empty for parameter in inspect.signature(command).parameters.values()
@@ -38,6 +72,8 @@ def run_commands(name: str, commands: Sequence[Command], help_text: str, argv: S
     app = application(name, commands, help_text)
     try:
         result = app(args=None if argv is None else list(argv), prog_name=name, standalone_mode=False)
+        if result == 130:  # typer turns KeyboardInterrupt into this status
+            raise KeyboardInterrupt
         sys.stdout.flush()  # a reader that has gone is noticed here, not in the interpreter's last moments
     except BrokenPipeError:
         return _without_reader()
@@ -54,6 +90,14 @@ def run_commands(name: str, commands: Sequence[Command], help_text: str, argv: S
             return int(error.exit_code)
         raise
     return result if isinstance(result, int) else 0
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"diffusion-lm-rescoring {version('diffusion-lm-rescoring')}")
+        raise typer.Exit()
 
 
 def _without_reader() -> int:

@@ -97,6 +97,10 @@ class AdaptiveFamily(MaskedFamily):
                 "expected an even width (from 128 on a multiple of 64) and at least one layer"
             )
 
+    @property
+    def has_policy(self) -> bool:
+        return True
+
     def build_policy(self, embedding_width: int) -> nn.Module:
         """The network that predicts difficulty, from embeddings of the language model's width."""
         return ImportanceNetwork(embedding_width, width=self.policy_width, num_layers=self.policy_layers)
@@ -106,7 +110,7 @@ class AdaptiveFamily(MaskedFamily):
     ) -> PolicyLoss:
         """What is trained on. The scores decide, but no gradient goes through that: they learn from the losses' ranks alone."""
         rho, weight, level = self._training_time(draw.time)
-        row, free = sentences.layout.row, self.maskable(sentences)
+        row, free = sentences.layout.row, self.scored(sentences)
         score = importance(sentences)
         known = score.detach()
         penalty = torch.zeros((), device=known.device)
@@ -137,7 +141,7 @@ class AdaptiveFamily(MaskedFamily):
 
     def tilt(self, score: Tensor, sentences: Sentences) -> Tensor:
         """a [N]: beta times the score less its mean over the row's scored tokens; between -beta and beta."""
-        layout, free = sentences.layout, self.maskable(sentences)
+        layout, free = sentences.layout, self.scored(sentences)
         total = sum_over_rows(score[free], layout.row[free], len(layout.lengths))
         mean = total / self.num_scored(layout).clamp(min=1)
         return self.beta * (score - mean.to(score)[layout.row])

@@ -11,39 +11,27 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from diffusion_lm.draws import NoiseDraw
-from diffusion_lm.families.base import Denoiser, Scoring, SpecialIds, TokenLoss, sum_over_rows
+from diffusion_lm.families.base import Denoiser, Family, TokenLoss, sum_over_rows
 from diffusion_lm.families.log_probs import target_log_probs
-from diffusion_lm.layout import Layout, Sentences
+from diffusion_lm.layout import Sentences
 
 
 @dataclass(frozen=True)
-class AutoregressiveFamily:
+class AutoregressiveFamily(Family):
     """Exact left-to-right language model over pieces and EOS. The mask is never an input and never predicted."""
 
-    special: SpecialIds
-
     exact: ClassVar[bool] = True
-    scoring: ClassVar[Scoring] = "exact"
+    sampler_kind: ClassVar[str] = "left-to-right"
     scores_end: ClassVar[bool] = True
-    runs_per_draw: ClassVar[int] = 1
+    shift: ClassVar[bool] = True
     visibility: ClassVar[Literal["bidirectional", "causal"]] = "causal"
-    stratified: ClassVar[bool] = False
-
-    @property
-    def num_outputs(self) -> int:
-        """As many rows as the input embedding: EOS may follow the pieces."""
-        return self.special.num_inputs
-
-    def num_scored(self, layout: Layout) -> Tensor:
-        """[B] pieces and EOS."""
-        return layout.lengths - 1
 
     def token_log_probs(self, network: Denoiser, sentences: Sentences) -> Tensor:
-        """[N - B] log p of every position but the BOS, in flat order, nats."""
-        select = (~sentences.is_eos).nonzero()[:, 0]
-        logits = network(sentences.ids, sentences.layout, None, select)
-        never = self.special.never(scores_end=True)
-        return target_log_probs(logits, sentences.ids[select + 1], kept=self.num_outputs, never=never)
+        """[N - B] log p of every position but BOS, in flat order, nats."""
+        select = self.scored(sentences).nonzero()[:, 0]
+        logits = self.logits(network, sentences.ids, sentences.layout, select=select)
+        kept, never = self.answers
+        return target_log_probs(logits, sentences.ids[select], kept=kept, never=never)
 
     def training_loss(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> TokenLoss:
         """Cross-entropy per token; the draw is not used."""
@@ -53,4 +41,4 @@ class AutoregressiveFamily:
     def nelbo(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> Tensor:
         """[B] -log p, exact; the draw is not used."""
         log_probs = self.token_log_probs(network, sentences)
-        return -sum_over_rows(log_probs, sentences.layout.row[~sentences.is_eos], len(sentences.layout.lengths))
+        return -sum_over_rows(log_probs, sentences.layout.row[self.scored(sentences)], len(sentences.layout.lengths))

@@ -19,39 +19,34 @@ tokens, masks the k smallest keys and counts L/k: no epsilon, finite variance (O
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import ClassVar, NamedTuple
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from diffusion_lm.draws import NoiseDraw, more_noise
-from diffusion_lm.families.base import Denoiser, Scoring, SpecialIds, TokenLoss, beside, sum_over_rows
-from diffusion_lm.families.log_probs import at_least_float32, target_log_probs
+from diffusion_lm.families.base import (
+    BlockTerms,
+    Denoiser,
+    Family,
+    ScheduledNoise,
+    TokenLoss,
+    on_device_of,
+    sum_over_rows,
+)
+from diffusion_lm.families.log_probs import target_log_probs
 from diffusion_lm.families.masked import smallest_keys
 from diffusion_lm.layout import Layout, Sentences
-from diffusion_lm.schedule import Schedule, build_schedule
 from diffusion_lm.visibility import Blocks
 
 
-class BlockTerms(NamedTuple):
-    """A training batch's loss before it is summed."""
-
-    loss: Tensor  # [M] weighted cross-entropy of the masked tokens
-    block: Tensor  # [M] the block of each of them
-    scored: Tensor  # [blocks] tokens that could be masked
-    place: Tensor  # [blocks] the number of each block in its sentence, from 0
-
-
 @dataclass(frozen=True)
-class BlockFamily:
+class BlockFamily(ScheduledNoise, Family):
     """BOS is always visible. The score bounds log p(pieces, EOS): no length term is needed."""
 
-    special: SpecialIds
     block_size: int = 4
     fill_last: bool = True  # the last block is filled up with EOS (see above)
-    schedule: str = "loglinear"  # with schedule_options {eps: 0} the mask probability is t, as in the original
-    schedule_options: dict[str, float] = field(default_factory=dict)
     antithetic_sampling: bool = True  # training times spread evenly over the blocks of a row and over the batch
     sampling_eps: float = 1e-3  # training times lie in [max(sampling_eps, sampling_min), sampling_max] ...
     sampling_min: float = 0.0  # ... where these two are the clip interval: narrower is less variance and no bound (diffusion_lm.training.clip_search)
@@ -60,7 +55,7 @@ class BlockFamily:
     time_conditioning: bool = False  # must be False: each block has its own time, a network is told one level a row
 
     scores_end: ClassVar[bool] = True
-    runs_per_draw: ClassVar[int] = 1
+    sampler_kind: ClassVar[str] = "blocks"
 
     def __post_init__(self) -> None:
         if self.block_size < 1:
@@ -98,34 +93,22 @@ class BlockFamily:
         return self.block_size == 1
 
     @property
-    def scoring(self) -> Scoring:
-        return "exact" if self.exact else "noise"
-
-    @property
     def visibility(self) -> Blocks:
         return Blocks(self.block_size)
 
     @property
-    def noise(self) -> Schedule:
-        return build_schedule(self.schedule, **self.schedule_options)
+    def clippable(self) -> BlockFamily:
+        return self
 
-    @property
-    def num_outputs(self) -> int:
-        """As the masked family, so that weights can be passed between them; mask and BOS are never predicted."""
-        return self.special.num_inputs
-
-    @property
-    def stratified(self) -> bool:
-        return self.antithetic_sampling
+    def with_interval(self, low: float, high: float, *, resample: bool) -> BlockFamily:
+        """The family with training times from low to high; all of them are no interval, and resample nothing."""
+        clipped = low > self.sampling_eps or high < 1
+        return replace(self, sampling_min=low, sampling_max=high, resample=resample and clipped)
 
     @property
     def clipped(self) -> bool:
         """Trained on a part of the times: the training loss is no bound."""
         return self.sampling_min > self.sampling_eps or self.sampling_max < 1
-
-    def num_scored(self, layout: Layout) -> Tensor:
-        """[B] pieces and EOS; what fills the last block belongs to the EOS."""
-        return layout.lengths - 1
 
     def filled(self, sentences: Sentences, draw: NoiseDraw) -> tuple[Sentences, NoiseDraw]:
         """Every row with its last block filled up by EOS; the keys of the new positions follow from that of the row's EOS."""
@@ -169,27 +152,13 @@ class BlockFamily:
         uniform = (rank + draw.time[row]) / count[row]
         return uniform.clamp(max=1 - 2**-24)  # (n - 1 + u) / n can round up to 1 in float32
 
-    def log_probs(self, logits: Tensor) -> Tensor:
-        """Normalised over pieces and EOS: nats, [M, outputs]."""
-        logits = at_least_float32(logits)
-        bias = torch.zeros(self.num_outputs, dtype=logits.dtype)
-        bias[self.special.never(scores_end=True)] = -torch.inf
-        return torch.log_softmax(logits + beside(bias, logits), dim=-1)
-
-    def predict(self, network: Denoiser, z: Tensor, layout: Layout, context: Tensor, select: Tensor) -> Tensor:
-        """log p of every symbol at the masked flat positions `select` [M], nats, [M, outputs].
-
-        z, context [N] noised and clean ids; what context has at a position is seen by later blocks only.
-        """
-        return self.log_probs(network(z, layout, None, select, context=context))
-
     def token_log_probs(self, network: Denoiser, sentences: Sentences, masked: Tensor) -> Tensor:
         """log p(x_i | visible rest of its block, clean blocks before) of the positions in masked [N], nats [M]."""
         z = sentences.ids.masked_fill(masked, self.special.mask_id)
         select = masked.nonzero()[:, 0]
-        logits = network(z, sentences.layout, None, select, context=sentences.ids)
-        never = self.special.never(scores_end=True)
-        return target_log_probs(logits, sentences.ids[select], kept=self.num_outputs, never=never)
+        logits = self.logits(network, z, sentences.layout, context=sentences.ids, select=select)
+        kept, never = self.answers
+        return target_log_probs(logits, sentences.ids[select], kept=kept, never=never)
 
     def training_loss(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> TokenLoss:
         terms = self.training_terms(network, sentences, draw)
@@ -215,7 +184,7 @@ class BlockFamily:
         weight = self.noise.weight(t) if self.sampling_min <= 0.5 else torch.ones_like(t)
         block = blocks.row[masked]
         log_probs = self.token_log_probs(network, sentences, masked)
-        loss = -beside(weight[block], log_probs) * log_probs
+        loss = -on_device_of(weight[block], log_probs) * log_probs
         return BlockTerms(loss, block, scored, place)
 
     def _resampled(

@@ -68,9 +68,6 @@ class HybridFamily(MixtureFamily):
             rate_mask=1 / ((1 - t) * total),
         )
 
-    def level_of_time(self, t: Tensor) -> Tensor:
-        return t
-
     def training_weight(self, weight: Tensor, t: Tensor) -> Tensor:
         if self.weighting == "nelbo":
             return weight

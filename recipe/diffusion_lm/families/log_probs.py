@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from diffusion_lm.device import sent
+from diffusion_lm.device import to_device
 
 CHUNK = {"cpu": 2**18}  # values worked on at once: a megabyte in float32
 CHUNK_ELSEWHERE = 2**28
@@ -28,7 +28,7 @@ def target_log_probs(logits: Tensor, targets: Tensor, *, kept: int, never: Seque
     """
     bias = torch.zeros(kept, dtype=at_least_float32(logits[:0]).dtype)
     bias[list(never)] = -torch.inf
-    return _TargetLogProbs.apply(logits, sent(targets, logits.device), sent(bias, logits.device))
+    return _TargetLogProbs.apply(logits, to_device(targets, logits.device), to_device(bias, logits.device))
 
 
 class _TargetLogProbs(torch.autograd.Function):

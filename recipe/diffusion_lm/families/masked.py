@@ -23,30 +23,26 @@ autoregressive weights (`init_from`) then predicts as before from its first step
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from diffusion_lm.draws import NoiseDraw
-from diffusion_lm.families.base import Denoiser, Scoring, SpecialIds, TokenLoss, beside, sum_over_rows
+from diffusion_lm.families.base import Denoiser, Family, ScheduledNoise, Scoring, TokenLoss, on_device_of, sum_over_rows
 from diffusion_lm.families.log_probs import at_least_float32, target_log_probs
 from diffusion_lm.families.objectives import Step, d3pm_loss, sedd_loss
 from diffusion_lm.layout import Layout, Sentences
-from diffusion_lm.schedule import Schedule, build_schedule
 
 PARAMETERIZATIONS = ("subs", "d3pm", "sedd")
 WEIGHTINGS = ("nelbo", "masked_mean")
 
 
 @dataclass(frozen=True)
-class MaskedFamily:
+class MaskedFamily(ScheduledNoise, Family):
     """BOS is always visible; EOS too, unless `score_eos`. The score is p(pieces | their number): tune a length term beside it."""
 
-    special: SpecialIds
-    schedule: str = "loglinear"
-    schedule_options: dict[str, float] = field(default_factory=dict)
     T: int = 0  # 0: continuous time
     parameterization: str = "subs"  # or "d3pm" (needs T; two network runs a step), "sedd": another training loss
     subs_masking: bool = False  # for d3pm: the mask is never the answer
@@ -60,10 +56,8 @@ class MaskedFamily:
     score_eos: bool = False  # EOS can be masked and counts in the score
     shift: bool = False  # read the prediction of a token off the position before it, as an autoregressive network does (see below)
 
-    exact: ClassVar[bool] = False
     scoring: ClassVar[Scoring] = "masks"
-    runs_per_draw: ClassVar[int] = 1
-    visibility: ClassVar[Literal["bidirectional", "causal"]] = "bidirectional"
+    sampler_kind: ClassVar[str] = "masks"
 
     def __post_init__(self) -> None:
         if not 0 < self.sampling_eps < self.sampling_max <= 1:
@@ -111,30 +105,12 @@ class MaskedFamily:
             )
 
     @property
-    def noise(self) -> Schedule:
-        return build_schedule(self.schedule, **self.schedule_options)
-
-    @property
-    def num_outputs(self) -> int:
-        """Pieces, mask (never predicted: its logit is left out) and BOS / EOS where they follow the pieces."""
-        return self.special.num_inputs
-
-    @property
-    def stratified(self) -> bool:
-        return self.antithetic_sampling
-
-    @property
     def scores_end(self) -> bool:
         return self.score_eos
 
-    def maskable(self, sentences: Sentences) -> Tensor:
-        """[N] True where a token may be masked and is scored."""
-        free = ~sentences.is_bos
-        return free if self.score_eos else free & ~sentences.is_eos
-
-    def num_scored(self, layout: Layout) -> Tensor:
-        """[B]"""
-        return layout.lengths - (1 if self.score_eos else 2)
+    @property
+    def trained_on_light_masks(self) -> bool:
+        return self.sampling_max < 1
 
     def token_log_probs(
         self,
@@ -151,32 +127,9 @@ class MaskedFamily:
         """
         z = sentences.ids.masked_fill(masked, self.special.mask_id)
         select = masked.nonzero()[:, 0] if wanted is None else wanted
-        logits = self._logits(network, z, sentences.layout, level, select)
-        kept, never = self._symbols
+        logits = self.logits(network, z, sentences.layout, level=level, select=select)
+        kept, never = self.answers
         return target_log_probs(logits, sentences.ids[select], kept=kept, never=never)
-
-    def predict(self, network: Denoiser, z: Tensor, layout: Layout, level: Tensor | None, select: Tensor) -> Tensor:
-        """log p of every symbol at the masked flat positions `select` [M] of the noised ids z [N]; nats, [M, symbols]."""
-        return torch.log_softmax(self._answers(self._logits(network, z, layout, level, select)), dim=-1)
-
-    def _logits(self, network: Denoiser, z: Tensor, layout: Layout, level: Tensor | None, select: Tensor) -> Tensor:
-        """The network's own, [M, outputs]."""
-        # BOS is never masked, so a masked position always has one before it in its row.
-        return network(z, layout, level if self.time_conditioning else None, select - 1 if self.shift else select)
-
-    def _answers(self, logits: Tensor) -> Tensor:
-        """[M, symbols] logits with -inf for what is never the answer."""
-        kept, never = self._symbols
-        bias = torch.zeros(kept, dtype=at_least_float32(logits[:0]).dtype)
-        bias[never] = -torch.inf
-        return at_least_float32(logits[:, :kept]) + beside(bias, logits)
-
-    @property
-    def _symbols(self) -> tuple[int, list[int]]:
-        """How many outputs come into question, and which of them are never the answer: mask and BOS, and EOS unless it is scored."""
-        kept = self.num_outputs if self.score_eos else self.special.num_pieces
-        # They may be pieces of the vocabulary or follow it.
-        return kept, [index for index in self.special.never(scores_end=self.score_eos) if index < kept]
 
     def training_loss(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> TokenLoss:
         if self.parameterization == "d3pm":
@@ -185,12 +138,12 @@ class MaskedFamily:
             return self._sedd_training_loss(network, sentences, draw)
         rho, weight, level = self._training_time(draw.time)
         row = sentences.layout.row
-        masked = (draw.keep < rho[row]) & self.maskable(sentences)
+        masked = (draw.keep < rho[row]) & self.scored(sentences)
         cross_entropy = -self.token_log_probs(network, sentences, masked, level)
         if self.weighting == "masked_mean":
             return TokenLoss(cross_entropy, max(1, len(cross_entropy)))
         scored = self.num_scored(sentences.layout).sum().clamp(min=1)
-        return TokenLoss(beside(weight[row[masked]], cross_entropy) * cross_entropy, scored)
+        return TokenLoss(on_device_of(weight[row[masked]], cross_entropy) * cross_entropy, scored)
 
     def _d3pm_training_loss(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> TokenLoss:
         """The step at masked places, then the reconstruction -log p(x | z = x, t = 0) at all scored ones, from a second run."""
@@ -199,10 +152,10 @@ class MaskedFamily:
         s, t = (number - 1) / self.T, number / self.T
         step = Step(noise.alpha(s), noise.mask_probability(s), noise.alpha(t), noise.mask_probability(t))
         level = noise.sigma(t).to(draw.time)
-        free = self.maskable(sentences)
+        free = self.scored(sentences)
         masked = (draw.keep < step.rho_t.to(draw.keep)[row]) & free
         log_prob, log_mask = self._with_mask(network, sentences, masked, level, masked)
-        steps = Step(*(beside(part, log_prob) for part in step.at(row[masked])))
+        steps = Step(*(on_device_of(part, log_prob) for part in step.at(row[masked])))
         diffusion = d3pm_loss(log_prob, log_mask, steps, self.T)
         clean = noise.sigma(torch.zeros_like(draw.time))
         reconstruction = -self._with_mask(network, sentences, torch.zeros_like(free), clean, free)[0]
@@ -214,13 +167,13 @@ class MaskedFamily:
         """log p of the clean token and of the mask, normalised together, [M] each, where `wanted` [N] is True."""
         z = sentences.ids.masked_fill(masked, self.special.mask_id)
         select = wanted.nonzero()[:, 0]
-        logits = self._logits(network, z, sentences.layout, level, select)
-        answers = self._answers(logits)
+        logits = self.logits(network, z, sentences.layout, level=level, select=select)
+        answers = self.possible(logits)
         mask = at_least_float32(logits[:, self.special.mask_id])
         if self.subs_masking:
             mask = torch.full_like(mask, -torch.inf)
         total = torch.logaddexp(answers.logsumexp(-1), mask)
-        own = answers.gather(1, beside(sentences.ids[select], answers)[:, None])[:, 0]
+        own = answers.gather(1, on_device_of(sentences.ids[select], answers)[:, None])[:, 0]
         return own - total, mask - total
 
     def _sedd_training_loss(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> TokenLoss:
@@ -228,13 +181,13 @@ class MaskedFamily:
         MDLM needs time conditioning here because it takes the scale from the level, which is 0 without."""
         rho, weight, level = self._training_time(draw.time)
         row = sentences.layout.row
-        masked = (draw.keep < rho[row]) & self.maskable(sentences)
+        masked = (draw.keep < rho[row]) & self.scored(sentences)
         z, select = sentences.ids.masked_fill(masked, self.special.mask_id), masked.nonzero()[:, 0]
-        answers = self._answers(self._logits(network, z, sentences.layout, level, select))
+        answers = self.possible(self.logits(network, z, sentences.layout, level=level, select=select))
         total = answers.logsumexp(-1)
-        log_prob = answers.gather(1, beside(sentences.ids[select], answers)[:, None])[:, 0] - total
-        kept, never = self._symbols
-        loss = sedd_loss(log_prob, total - math.log(kept - len(never)), beside(weight[row[masked]], log_prob))
+        log_prob = answers.gather(1, on_device_of(sentences.ids[select], answers)[:, None])[:, 0] - total
+        kept, never = self.answers
+        loss = sedd_loss(log_prob, total - math.log(kept - len(never)), on_device_of(weight[row[masked]], log_prob))
         return TokenLoss(loss, self.num_scored(sentences.layout).sum().clamp(min=1))
 
     def _training_time(self, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -263,10 +216,6 @@ class MaskedFamily:
         """One of 1/T .. 1; with T >= 1/sampling_eps the first is never drawn."""
         return ((self._continuous_time(uniform) * self.T).floor() + 1).clamp(max=self.T).double() / self.T
 
-    def level_of_count(self, num_masked: Tensor, num_scored: Tensor) -> Tensor:
-        """Conditioning level for k of L masked: that of t = k / (L + 1), within the trained times. [B] -> [B]"""
-        return self.level_of_time(num_masked / (num_scored + 1.0))
-
     def level_of_time(self, t: Tensor) -> Tensor:
         """What the network is conditioned on at time t, kept within the trained times. [B] -> [B]"""
         t = t.clamp(self.sampling_eps, self.sampling_max)
@@ -275,11 +224,14 @@ class MaskedFamily:
             return (self.noise.mask_probability(t).log() - ends[0]) / (ends[1] - ends[0])
         return self.noise.sigma(t)
 
+    def one_pass(self, network: Denoiser, sentences: Sentences) -> Tensor:
+        raise ValueError("a masked model has never seen a wrong token; expected a family that sees errors")
+
     def nelbo(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> Tensor:
         layout = sentences.layout
         scored = self.num_scored(layout)
         count = (draw.time * scored).floor().long() + 1  # uniform on 1 .. L
-        masked = smallest_keys(draw.keep, count, self.maskable(sentences), layout)
+        masked = smallest_keys(draw.keep, count, self.scored(sentences), layout)
         log_probs = self.token_log_probs(network, sentences, masked, self.level_of_count(count, scored))
         total = sum_over_rows(log_probs, layout.row[masked], len(scored))
         return -total * scored / count.clamp(min=1)

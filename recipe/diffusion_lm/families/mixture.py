@@ -10,18 +10,17 @@ by 0.01 to 0.05 nats a token.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from diffusion_lm.draws import NoiseDraw
-from diffusion_lm.families.base import Denoiser, Scoring, SpecialIds, TokenLoss, beside, sum_over_rows
-from diffusion_lm.families.log_probs import at_least_float32
-from diffusion_lm.layout import Layout, Sentences
+from diffusion_lm.families.base import Denoiser, Family, TokenLoss, on_device_of, sum_over_rows
+from diffusion_lm.layout import Sentences
 from diffusion_lm.process import ForwardProcess
 
 
@@ -39,20 +38,16 @@ class Mixture(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MixtureFamily(ABC):
+class MixtureFamily(Family):
     """BOS and EOS are never noised or scored. The score is p(pieces | their number): tune a length term beside it."""
 
-    special: SpecialIds
     time_eps: float = 1e-4  # times lie in [time_eps, 1 - time_eps]
     time_conditioning: bool = True  # tell the network the noise level
     antithetic_sampling: bool = True  # training times spread evenly over the batch
     shift: bool = False  # read the prediction of a token off the position before it, as an autoregressive network does
 
-    exact: ClassVar[bool] = False
-    scoring: ClassVar[Scoring] = "noise"
-    scores_end: ClassVar[bool] = False
-    runs_per_draw: ClassVar[int] = 2  # of the network, for one `nelbo`
-    visibility: ClassVar[Literal["bidirectional", "causal"]] = "bidirectional"
+    runs_per_draw: ClassVar[int] = 2
+    sampler_kind: ClassVar[str] = "noise"
 
     def __post_init__(self) -> None:
         if not 0 < self.time_eps < 0.1:
@@ -62,42 +57,18 @@ class MixtureFamily(ABC):
     def mixture(self, t: Tensor) -> Mixture:
         """The process at times t [B], float64."""
 
-    @abstractmethod
-    def level_of_time(self, t: Tensor) -> Tensor:
-        """What the network is conditioned on at times t [B]."""
-
     @property
     def sees_errors(self) -> bool:
-        """Whether a visible token can be a wrong one: only then has the network learned to doubt it, and `one_pass` means something."""
         return True
 
     @property
-    def symbols(self) -> list[int]:
-        """The ids that noise can put in: all pieces but the mask, BOS and EOS, which may be pieces of the vocabulary."""
-        never = self.special.never(scores_end=False)
-        return [id for id in range(self.special.num_pieces) if id not in never]
+    def time_range(self) -> tuple[float, float]:
+        return self.time_eps, 1 - self.time_eps
 
     @property
     def process(self) -> ForwardProcess:
         """The same in the general form, over all input ids."""
         return _General(self)
-
-    @property
-    def num_outputs(self) -> int:
-        """As the masked family, so that weights can be passed between them; what is no symbol is never predicted."""
-        return self.special.num_inputs
-
-    @property
-    def stratified(self) -> bool:
-        return self.antithetic_sampling
-
-    def num_scored(self, layout: Layout) -> Tensor:
-        """[B]"""
-        return layout.lengths - 2
-
-    def scored(self, sentences: Sentences) -> Tensor:
-        """[N] True where a token is noised and scored."""
-        return ~(sentences.is_bos | sentences.is_eos)
 
     def time(self, uniform: Tensor) -> Tensor:
         """Times [B], float64, from uniform numbers [B] in [0, 1)."""
@@ -112,21 +83,6 @@ class MixtureFamily(ABC):
         noise = symbols[place.clamp(0, len(symbols) - 1)].masked_fill(draw.category < share, self.special.mask_id)
         return torch.where(self.scored(sentences) & (draw.keep >= now.alpha), noise, sentences.ids)
 
-    def predict(self, network: Denoiser, z: Tensor, layout: Layout, level: Tensor | None, select: Tensor) -> Tensor:
-        """log p of every piece as the clean token at flat positions `select` [M] (no BOS) of ids z [N]: [M, num_pieces], nats.
-
-        What is no symbol has -inf.
-        """
-        level = level if self.time_conditioning else None
-        return self.log_x_hat(network(z, layout, level, select - 1 if self.shift else select))
-
-    def log_x_hat(self, logits: Tensor) -> Tensor:
-        """Logits [M, outputs] normalised over the symbols: [M, num_pieces]."""
-        never = torch.ones(self.special.num_pieces, dtype=torch.bool)
-        never[self.symbols] = False
-        own = at_least_float32(logits[:, : self.special.num_pieces])
-        return torch.log_softmax(own.masked_fill(beside(never, logits), -torch.inf), dim=-1)
-
     def token_terms(
         self, mixture: Mixture, log_x_hat: Tensor, x: Tensor, z: Tensor, row: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -135,8 +91,8 @@ class MixtureFamily(ABC):
         log_x_hat [M, num_pieces]; x, z [M] clean and noised ids; row [M] which of the B times each has; the last three and the mixture on any
         device.
         """
-        now = Mixture(*(beside(part, log_x_hat) for part in mixture.at(row)))
-        x, z = beside(x, log_x_hat), beside(z, log_x_hat)
+        now = Mixture(*(on_device_of(part, log_x_hat) for part in mixture.at(row)))
+        x, z = on_device_of(x, log_x_hat), on_device_of(z, log_x_hat)
         # s_v = log(q_hat[v] / uniform) = log(1 + alpha x_hat[v] / uniform): no difference of large numbers
         odds = (now.alpha.log() - now.uniform.log()).to(log_x_hat.dtype)
         excess = F.softplus(odds[:, None] + log_x_hat, threshold=40)  # the usual 20 is 2e-9 off
@@ -161,7 +117,7 @@ class MixtureFamily(ABC):
         t = self.time(draw.time)
         weight, divergence = self._terms(network, sentences, draw, t)
         row = sentences.layout.row[self.scored(sentences)]
-        loss = self.training_weight(weight, beside(t[row], weight)) * divergence
+        loss = self.training_weight(weight, on_device_of(t[row], weight)) * divergence
         return TokenLoss(loss.float(), self.num_scored(sentences.layout).sum().clamp(min=1))
 
     def nelbo(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> Tensor:
@@ -179,17 +135,6 @@ class MixtureFamily(ABC):
         total = total + torch.xlogy(q_x, q_x / last.uniform) + torch.log1p(-last.alpha)
         return sum_over_rows(total, row, len(draw.time))
 
-    def one_pass(self, network: Denoiser, sentences: Sentences) -> Tensor:
-        """[B] sum of log x_hat[x_i] with the clean sentence as input at the smallest time: no bound.
-
-        The best x_hat leaves the token itself out, so a well-trained network says p(x_i | all others), a pseudo-log-likelihood, in one run.
-        """
-        scored = self.scored(sentences)
-        time = torch.full((len(sentences.layout.lengths),), self.time_eps, device=sentences.ids.device)
-        log_x_hat = self._denoised(network, sentences.ids, sentences, time)
-        own = log_x_hat.gather(1, sentences.ids[scored][:, None])[:, 0]
-        return sum_over_rows(own, sentences.layout.row[scored], len(time))
-
     def _reconstruction(self, first: Mixture, log_x_hat: Tensor, x: Tensor, z: Tensor) -> Tensor:
         """R0 of each token: -log(x_hat[x] q(z | x) / q_hat[z]). A masked z tells nothing but x_hat."""
         is_mask = z == self.special.mask_id
@@ -203,7 +148,8 @@ class MixtureFamily(ABC):
 
     def _denoised(self, network: Denoiser, z: Tensor, sentences: Sentences, t: Tensor) -> Tensor:
         select = self.scored(sentences).nonzero()[:, 0]
-        return self.predict(network, z, sentences.layout, self.level_of_time(t).float(), select)
+        level = self.level_of_time(t).float()
+        return self.predict(network, z, sentences.layout, level=level, select=select)
 
     def _terms(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw, t: Tensor) -> tuple[Tensor, Tensor]:
         scored = self.scored(sentences)

@@ -11,26 +11,24 @@ times where the Gaussian has gamma between gamma_min and gamma_max. It needs [to
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from diffusion_lm.draws import NoiseDraw
-from diffusion_lm.families.base import Blend, Denoiser, TokenLoss, beside
+from diffusion_lm.families.base import Blend, Denoiser, ScheduledNoise, TokenLoss, on_device_of
 from diffusion_lm.families.gaussian import kept_probability, noised_onehot
 from diffusion_lm.families.mixture import Mixture, MixtureFamily
 from diffusion_lm.layout import Sentences
-from diffusion_lm.schedule import Schedule, build_schedule
+from diffusion_lm.schedule import build_schedule
 
 
 @dataclass(frozen=True)
-class UniformFamily(MixtureFamily):
+class UniformFamily(ScheduledNoise, MixtureFamily):
     """Every position is always a real token, so one run predicts all of them."""
 
     time_eps: float = 1e-3
-    schedule: str = "loglinear"
-    schedule_options: dict[str, float] = field(default_factory=dict)
     curriculum_steps: int = 0  # optimizer steps with Gaussian inputs; 0: none
     gamma_min: float = -3.5  # the Gaussian's log noise-to-signal ratio at the smallest time of the curriculum
     gamma_max: float = -1.75
@@ -43,10 +41,6 @@ class UniformFamily(MixtureFamily):
                 "expected steps >= 0 and gamma_min < gamma_max"
             )
         build_schedule(self.schedule, **self.schedule_options)
-
-    @property
-    def noise(self) -> Schedule:
-        return build_schedule(self.schedule, **self.schedule_options)
 
     def mixture(self, t: Tensor) -> Mixture:
         t, noise, count = t.double(), self.noise, len(self.symbols)
@@ -81,9 +75,8 @@ class UniformFamily(MixtureFamily):
         )
         place = torch.zeros(self.special.num_pieces, dtype=torch.int64)
         place[symbols] = torch.arange(count)
-        generator = torch.Generator(draw.device).manual_seed(draw.seed)
-        w = noised_onehot(place[x.cpu()].to(draw.device), gamma[row].to(draw.device), count, generator)
-        symbols = beside(symbols, w)
+        w = noised_onehot(place[x.cpu()].to(draw.device), gamma[row].to(draw.device), count, draw.generator())
+        symbols = on_device_of(symbols, w)
         temperature = 10 ** (-1 - draw.step / self.curriculum_steps)
         weights = w.new_zeros(len(x), self.special.num_pieces)
         weights[:, symbols] = torch.softmax(w / temperature, dim=-1)
@@ -94,5 +87,5 @@ class UniformFamily(MixtureFamily):
             select - 1 if self.shift else select,
             blend=Blend(select, weights),
         )
-        weight, divergence = self.token_terms(mixture, self.log_x_hat(logits), x, symbols[w.argmax(-1)], row)
+        weight, divergence = self.token_terms(mixture, self.log_probs(logits), x, symbols[w.argmax(-1)], row)
         return TokenLoss((weight * divergence).float(), self.num_scored(sentences.layout).sum().clamp(min=1))

@@ -38,8 +38,6 @@ _FORK = [
     "sampling.num_sample_log",
     "eval.compute_generative_perplexity",
     "returnn_batching_enabled",
-]
-_FORK += [
     "data.returnn_train_config",
     "data.returnn_valid_config",
     "returnn_batching.batch_size",

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diffusion_lm.backbones.dit import BackboneConfig, DiT
+from diffusion_lm.backbones.dit import DiT, DiTConfig
 
 # Theirs -> ours, in the order in which their optimizer and their moving average list the parameters.
 BEFORE = {
@@ -71,7 +71,7 @@ def parameter_names(num_blocks: int, *, conditioned: bool = True) -> dict[str, s
 
 def network_weights(
     state: Mapping[str, Tensor], *, num_heads: int | None = None, conditioned: bool = True
-) -> tuple[BackboneConfig, dict[str, Tensor]]:
+) -> tuple[DiTConfig, dict[str, Tensor]]:
     """Size and weights (float32) of our DiT from the state dict of theirs; names may start with "backbone.".
 
     The number of heads follows from the rotary frequencies, which their checkpoints hold; without them it must be given. conditioned: the
@@ -96,7 +96,7 @@ def network_weights(
         num_heads = found
     if num_heads is None:
         raise ValueError(f"no {FREQUENCIES} in this state dict: give num_heads")
-    config = BackboneConfig(width, len(blocks), num_heads, adaln=conditioned)
+    config = DiTConfig(width, len(blocks), num_heads, adaln=conditioned)
     if conditioned:
         config = replace(config, cond_dim=state["sigma_map.mlp.0.weight"].shape[0])
     weights = {ours: state[theirs].detach().float() for theirs, ours in names.items()}
@@ -150,7 +150,7 @@ def _averaged(state: Mapping[str, Tensor], shadow: Sequence[Tensor]) -> dict[str
     return dict(zip(names, shadow))
 
 
-def _check_shapes(config: BackboneConfig, weights: Mapping[str, Tensor], theirs: Mapping[str, str]) -> None:
+def _check_shapes(config: DiTConfig, weights: Mapping[str, Tensor], theirs: Mapping[str, str]) -> None:
     with torch.device("meta"):
         inputs, outputs = len(weights["embedding.weight"]), len(weights["head.weight"])
         network = DiT(config, num_inputs=inputs, num_outputs=outputs, visibility="bidirectional")

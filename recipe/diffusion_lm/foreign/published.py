@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_lm.backbones.dit import BackboneConfig
+from diffusion_lm.backbones.dit import DiTConfig
 from diffusion_lm.foreign.mdlm_weights import FREQUENCIES, network_weights, read_checkpoint
 from diffusion_lm.model import LanguageModel, usable_device
 from diffusion_lm.model_folder import CONFIG, WEIGHTS, check_finite, made_by
@@ -122,7 +122,7 @@ def _whole(config: Mapping[str, Any], name: str, path: Path) -> int:
     return value
 
 
-def _check_size(config: Mapping[str, Any], backbone: BackboneConfig, weights: Mapping[str, Tensor], path: Path) -> None:
+def _check_size(config: Mapping[str, Any], backbone: DiTConfig, weights: Mapping[str, Tensor], path: Path) -> None:
     found = {"hidden_dim": backbone.hidden_size, "n_blocks": backbone.num_blocks}
     found["vocab_size"] = len(weights["embedding.weight"])
     if backbone.adaln:

@@ -1,19 +1,19 @@
-"""Run the configuration tree of an MDLM, ASR-fork or BD3-LM run as it stands: one translator, four modes.
+"""What the configuration tree of an MDLM, ASR-fork or BD3-LM run means here. Nothing is run.
 
-    run("mdlm_returnn_asr.yaml", ["checkpointing.save_dir=run", "model.hidden_size=32", "trainer.accelerator=cpu"])
-    run("mdlm_returnn_asr.yaml", ["mode=ppl_eval", "eval.checkpoint_path=run/model", ...])
+    tree = read_tree("mdlm_returnn_asr.yaml", ["checkpointing.save_dir=run", "model.hidden_size=32"])
     made = translate(tree)              # made.config: our TrainConfig; made.notes: the verdict on every key
+    print(describe(tree, made))
 
 Overrides are dotted keys of that tree. Every key is honoured, refused (a ValueError that names it) or listed as without effect with the
-reason (compat_keys.py). The tree is printed and saved as config_tree.txt in `checkpointing.save_dir`. What the modes do: compat_modes.py.
+reason (foreign/table.py). What the modes of a tree do is in commands/foreign_modes.py.
 """
 
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -21,14 +21,13 @@ from rich.console import Console
 from rich.syntax import Syntax
 from rich.tree import Tree
 
-from diffusion_lm.commands.models import RescoreMode
 from diffusion_lm.config import TrainConfig, from_dict, override_tree
 from diffusion_lm.families import SpecialIds, build_family
 from diffusion_lm.foreign.bd3lm import not_missed
 from diffusion_lm.foreign.rules import HONOURED, NO_EFFECT, Note
 from diffusion_lm.foreign.table import KEYS, OPTIONAL, SECTIONS, read
 from diffusion_lm.packing import Packing
-from returnn_bridge.files import read_yaml, write_text
+from returnn_bridge.files import read_yaml
 
 FOREIGN = {
     "mode",
@@ -149,35 +148,7 @@ def translate(tree: Mapping[str, Any]) -> Translation:
     )
 
 
-def run(
-    path: str | Path,
-    overrides: Sequence[str] = (),
-    *,
-    out: str | Path | None = None,
-    print_only: bool = False,
-    rescore: RescoreMode | None = None,
-) -> None:
-    """Do what the tree in `path` says, in the mode it says.
-
-    out: folder instead of `checkpointing.save_dir`. print_only: print the tree and the verdicts, do nothing. rescore: what scores a
-    hypothesis file; the `dlm` command brings it. ValueError and OSError are the user's to mend; what can be known beforehand (keys, paths,
-    vocabularies, device) is said before anything is written.
-    """
-    from diffusion_lm.commands.foreign_modes import prepare
-
-    tree = read_tree(Path(path), overrides)
-    made = translate(tree)
-    text = describe(tree, made)
-    print(text)
-    if print_only:
-        return
-    folder = Path(out if out is not None else given("checkpointing.save_dir", made.save_dir))
-    job = prepare(made, folder, rescore)
-    write_text(folder / "config_tree.txt", text)
-    job()
-
-
-def read_tree(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def read_tree(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The tree of a file with dotted overrides of its keys; a key that the file lacks can be given if it is a known one."""
     tree = read_yaml(path)
     for override in overrides:

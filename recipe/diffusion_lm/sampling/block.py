@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from diffusion_lm.backbones.attention import Past
+from diffusion_lm.backbones.attention import KeyValueCache
 from diffusion_lm.families.block import BlockFamily
 from diffusion_lm.layout import Layout
 from diffusion_lm.model import LanguageModel
@@ -102,7 +102,7 @@ class _Run:
         unfinished = 0
         active = list(range(len(self.limits)))
         text = torch.full((len(active), 0), special.mask_id, device=self.device)  # finished blocks, BOS included
-        past = Past()
+        past = KeyValueCache()
         with torch.inference_mode():
             while active:
                 # BOS, the pieces and EOS; a model whose last block is as long as the sentence does not look beyond.
@@ -130,7 +130,7 @@ class _Run:
                     self.passes += len(active)
         return Samples(done, self.passes, unfinished)
 
-    def _one_block(self, active: list[int], text: Tensor, past: Past, layout: Layout) -> Tensor:
+    def _one_block(self, active: list[int], text: Tensor, past: KeyValueCache, layout: Layout) -> Tensor:
         """[R, block size] the next block of each active sentence; a shorter one (layout: lengths [R]) ends in masks."""
         special, size = self.family.special, self.family.block_size
         block = torch.full((len(active), size), special.mask_id, device=self.device)
@@ -165,7 +165,7 @@ class _Run:
         after = torch.searchsorted(still_masked.flip(0), keys.clamp(max=1.0).contiguous(), right=True)
         return (self.steps - after).clamp(max=self.steps - 1)
 
-    def _predict(self, text: Tensor, block: Tensor, past: Past, layout: Layout, due: Tensor) -> Tensor:
+    def _predict(self, text: Tensor, block: Tensor, past: KeyValueCache, layout: Layout, due: Tensor) -> Tensor:
         """log p of every symbol at the positions in `due` [R, size]: [M, outputs]."""
         exists = torch.arange(block.shape[1], device=self.device) < layout.lengths[:, None]
         if self.cached:
@@ -175,4 +175,4 @@ class _Run:
         ids = torch.cat([text, block], dim=1)[inside := torch.cat([before, exists], dim=1)]
         wanted = torch.cat([~before, due], dim=1)[inside].nonzero()[:, 0]
         # A block does not see its own clean side, so its masks may stand there.
-        return self.family.predict(self.model.network, ids, Layout(layout.lengths + text.shape[1]), ids, wanted)
+        return self.family.predict(self.model.network, ids, Layout(layout.lengths + text.shape[1]), select=wanted)

@@ -48,7 +48,7 @@ def fill_by_entropy(
     sentences = Sentences.of(rows, bos_id=family.special.bos_id, eos_id=family.special.eos_id).to(model.device)
     ids, layout, passes = sentences.ids.clone(), sentences.layout, 0
     keys = _uniform(layout, seed, offset).to(model.device)
-    free = family.maskable(sentences)
+    free = family.scored(sentences)
     with torch.inference_mode():
         while True:
             masked = free & (ids == family.special.mask_id)
@@ -60,7 +60,7 @@ def fill_by_entropy(
             level = family.level_of_count(number, family.num_scored(part))
             inside = masked[going]
             select = inside.nonzero()[:, 0]
-            log_probs = family.predict(model.network, ids[going], part, level, select)
+            log_probs = family.predict(model.network, ids[going], part, level=level, select=select)
             key = log_probs.new_zeros(len(inside))
             key[select] = FIRST[first] * entropy(log_probs)
             # 0.7 of 10 is 7, though the product may round to less.

@@ -24,9 +24,10 @@ import torch
 from torch import Tensor
 
 from diffusion_lm.draws import step_seed
-from diffusion_lm.families import BlockFamily, MixtureFamily
+from diffusion_lm.families.block import BlockFamily
 from diffusion_lm.families.log_probs import at_least_float32
 from diffusion_lm.families.masked import MaskedFamily
+from diffusion_lm.families.mixture import MixtureFamily
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.model import LanguageModel
 from diffusion_lm.sampling.block import draw_blocks
@@ -181,7 +182,7 @@ class _Reverse:
         sentences = Sentences.of(rows, bos_id=special.bos_id, eos_id=special.eos_id).to(device)
         layout = sentences.layout
         if all_masked:  # the EOS too, where the family scores it
-            sentences = Sentences(sentences.ids.masked_fill(self.family.maskable(sentences), self.mask), layout)
+            sentences = Sentences(sentences.ids.masked_fill(self.family.scored(sentences), self.mask), layout)
         ids = sentences.ids.clone()
         keys = _uniform(layout, 2, seed, first).to(device)
         after = torch.searchsorted(self.still_masked[1:].flip(0).to(device), keys[:, 0].contiguous(), right=True)
@@ -212,7 +213,7 @@ class _Reverse:
         t = torch.full((len(part.lengths),), time, device=ids.device)
         level = self.family.level_of_time(t) if self.family.time_conditioning else None
         select = wanted[inside].nonzero()[:, 0]
-        log_probs = self.family.predict(self.model.network, ids[inside], part, level, select)[due[wanted]]
+        log_probs = self.family.predict(self.model.network, ids[inside], part, level=level, select=select)[due[wanted]]
         ids[due] = log_probs.argmax(-1) if best else categorical(log_probs, keys[due])
         return int(rows.sum())
 

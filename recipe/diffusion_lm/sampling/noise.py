@@ -59,7 +59,7 @@ def draw_from_noise(
         last = place == steps
         before = clean_marginal(now) if last else family.process.marginal(times[place + 1 : place + 2])
         level = family.level_of_time(time.repeat(len(lengths))).float()
-        log_x_hat = family.predict(model.network, z, layout, level, select)
+        log_x_hat = family.predict(model.network, z, layout, level=level, select=select)
         x_hat = F.pad(log_x_hat.exp(), (0, special.num_inputs - special.num_pieces))
         weights = posterior(now, before, x_hat, z[select], one_time)
         greedy = last and predictor == "greedy-tail"

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import torch
 
-from diffusion_lm.families.mixture import MixtureFamily
 from diffusion_lm.layout import Layout
 from diffusion_lm.model import LanguageModel
 from diffusion_lm.sampling.samples import categorical, generators
@@ -46,7 +45,7 @@ def self_correct(
     patience: rounds without a better agreement before a text is given up. ValueError for a model that never saw a wrong token.
     """
     family = model.family
-    if not isinstance(family, MixtureFamily):
+    if not family.sees_errors:
         raise ValueError(
             "self-correction needs a model that was trained on wrong tokens; expected a uniform or hybrid one"
         )
@@ -66,7 +65,7 @@ def self_correct(
             sentences = model.frame([states[place] for place in active])
             level = family.level_of_time(torch.full((len(active),), time, device=model.device).double()).float()
             select = family.scored(sentences).nonzero()[:, 0]
-            log_x_hat = family.predict(model.network, sentences.ids, sentences.layout, level, select)
+            log_x_hat = family.predict(model.network, sentences.ids, sentences.layout, level=level, select=select)
             passes += len(active)
             inner = Layout(sentences.layout.lengths - 2)
             uniform = torch.cat(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from diffusion_lm.model import LanguageModel, fingerprint
 from diffusion_lm.model_folder import made_by
-from diffusion_lm.training.sharding import like, whole
+from diffusion_lm.training.sharding import gather_full, shard_like
 from returnn_bridge.files import check_replaceable
 
 
@@ -54,11 +54,15 @@ class ExponentialMovingAverage:
 
     def state_dict(self) -> dict[str, Any]:
         """Whole tensors. Where weights are sharded all ranks have to call this together."""
-        return {"decay": self.decay, "num_updates": self.num_updates, "shadow": [whole(value) for value in self.shadow]}
+        return {
+            "decay": self.decay,
+            "num_updates": self.num_updates,
+            "shadow": [gather_full(value) for value in self.shadow],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.num_updates = state["num_updates"]
-        self.shadow = [like(value, own) for value, own in zip(state["shadow"], self.shadow, strict=True)]
+        self.shadow = [shard_like(value, own) for value, own in zip(state["shadow"], self.shadow, strict=True)]
 
 
 def average_models(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Path:

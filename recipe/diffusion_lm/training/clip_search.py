@@ -1,7 +1,7 @@
 """Which times to train a block model on: the interval whose loss varies least (Arriola et al., arXiv 2503.09573, section 4).
 
-    found = search_clip(model.family, model.network, batches, widths=[0.5, 0.6, 0.7, 0.8, 0.9], delta=0.05)
-    family = replace(model.family, sampling_min=found[0].low, sampling_max=found[0].high)
+    found = search_clip(model.family.clippable, model.network, batches, widths=[0.5, 0.6, 0.7, 0.8, 0.9], delta=0.05)
+    family = model.family.clippable.with_interval(found[0].low, found[0].high, resample=False)
 
 Gradients of small blocks are noisy: with few masked tokens a block's loss says little, with few visible ones it is far from what the sampler
 meets. Losses on a part of the times are no bounds and are compared by their variance only; `nelbo` never looks at the interval.
@@ -10,15 +10,13 @@ meets. Losses on a part of the times are no bounds and are compared by their var
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from diffusion_lm.draws import NoiseDraw
-from diffusion_lm.families.base import Denoiser, sum_over_rows
-from diffusion_lm.families.block import BlockFamily
+from diffusion_lm.families.base import ClippableFamily, Denoiser, sum_over_rows
 from diffusion_lm.layout import Sentences
 
 
@@ -43,7 +41,7 @@ def candidates(sampling_eps: float, widths: Sequence[float], delta: float) -> li
 
 
 def search_clip(
-    family: BlockFamily,
+    family: ClippableFamily,
     network: Denoiser,
     batches: Iterable[tuple[Sentences, NoiseDraw]],
     widths: Sequence[float],
@@ -60,16 +58,17 @@ def search_clip(
             f"clip search over widths {list(widths)} with delta {delta}: expected widths above sampling_eps, at most 1, and 0 < delta <= 1"
         )
     intervals = candidates(family.sampling_eps, widths, delta)
-    clipped = [replace(family, sampling_min=low, sampling_max=high, resample=False) for low, high in intervals]
+    clipped = [family.with_interval(low, high, resample=False).clippable for low, high in intervals]
     losses: list[list[Tensor]] = [[] for _ in intervals]
     places: list[Tensor] = []
     with torch.no_grad():
         for sentences, draw in batches:
             for own, candidate in zip(losses, clipped):
+                assert candidate is not None, "the same family"
                 terms = candidate.training_terms(network, sentences, draw)
                 total = sum_over_rows(terms.loss, terms.block, len(terms.scored))
                 own.append((total / terms.scored.clamp(min=1)).cpu())
-            places.append(terms.place.cpu())
+            places.append(terms.number.cpu())
     if not places:
         raise ValueError("clip search without a batch; expected at least one")
     place = torch.cat(places)

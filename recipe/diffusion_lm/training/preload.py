@@ -36,7 +36,7 @@ def start_from(model: LanguageModel, folder: str) -> str:
         )
     fresh = sorted(set(own) - set(shared))
     model.network.load_state_dict(shared, strict=False)
-    _open(model, shared)
+    model.network.after_preload(shared)
     return (
         f"started from {folder}: {len(shared)} weights taken, {len(fresh)} fresh {fresh[:3] if fresh else ''}".rstrip()
     )
@@ -52,7 +52,7 @@ def preload(model: LanguageModel, entries: Mapping[str, Any]) -> list[str]:
         lines.append(f"preload_from_files.{key}: {len(found)} weights of {entry['filename']}")
         taken |= found
     model.network.load_state_dict(taken, strict=False)
-    _open(model, taken)
+    model.network.after_preload(taken)
     return lines
 
 
@@ -98,9 +98,3 @@ def _of_entry(where: str, entry: Any, own: Mapping[str, torch.Tensor]) -> dict[s
             f"{where}: no weight taken; expected parameters with the prefix {prefix!r}, here are {', '.join(sorted(own)[:4])} ..."
         )
     return found
-
-
-def _open(model: LanguageModel, taken: Mapping[str, torch.Tensor]) -> None:
-    """Closed, as they are at random weights, the gates of adaLN would hide what was taken from a network without."""
-    if any(name.startswith("blocks.") for name in taken) and not any("modulation" in name for name in taken):
-        model.network.open_gates()

@@ -126,14 +126,14 @@ def _changed(path: Path, config: TrainConfig) -> list[str] | None:
         return None
     try:
         # Keys that are newer than the run have their defaults.
-        old = _deciding(to_dict(from_dict(read_json_object(path))))
+        old = _settings_of_run(to_dict(from_dict(read_json_object(path))))
     except ValueError as error:
         raise ValueError(f"{path}: not the configuration of a run ({error}); expected a new folder") from None
-    new = _deciding(to_dict(config))
+    new = _settings_of_run(to_dict(config))
     return [key for key in sorted({**old, **new}) if old.get(key) != new.get(key)]
 
 
-def _deciding(tree: dict[str, Any]) -> dict[str, Any]:
+def _settings_of_run(tree: dict[str, Any]) -> dict[str, Any]:
     """The settings, by dotted name, that a run can not change: batches are the same bit for bit with and without a token store."""
     return {key: value for key, value in _flat(tree).items() if key != "data.store"}
 

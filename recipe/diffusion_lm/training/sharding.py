@@ -1,10 +1,10 @@
-"""Weights cut up over several processes (FSDP): how a network is cut, and how whole tensors go in and out.
+"""Sharded weights (FSDP): how a network is sharded, and how full tensors go in and out.
 
-    shard(network, mesh)                # in place; each block and the rest are gathered when they are used
-    whole(parameter)                    # the same tensor in one piece, on the CPU; any other tensor as it is
-    like(whole_tensor, parameter)       # a whole tensor cut up and placed as `parameter` is
+    shard(network, mesh)                            # in place; each block, and the rest, is gathered when it is used
+    gather_full(parameter)                          # the full tensor on the CPU; a tensor that is not sharded as it is
+    shard_like(full_tensor, parameter)              # a full tensor placed and sharded as `parameter` is
 
-Other modules go through these functions and do not ask whether weights are cut up.
+Other modules call these functions and do not ask whether weights are sharded.
 """
 
 from __future__ import annotations
@@ -15,32 +15,34 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from diffusion_lm.backbones.base import Backbone
 
-def shard(network: nn.Module, mesh: Any) -> None:
-    """Cut the parameters of a network along a one-dimensional device mesh; its blocks one by one."""
+
+def shard(network: Backbone, mesh: Any) -> None:
+    """Shard the parameters of a network along a one-dimensional device mesh, block by block."""
     from torch.distributed.fsdp import fully_shard
 
-    for block in getattr(network, "blocks", ()):
+    for block in network.blocks:
         fully_shard(block, mesh=mesh)
     # Gathered once a step and kept: the embedding is needed at the start, the head at the end.
     fully_shard(network, mesh=mesh, reshard_after_forward=False)
 
 
-def whole(value: Tensor) -> Tensor:
-    """All ranks have to call this together where `value` is cut up."""
+def gather_full(value: Tensor) -> Tensor:
+    """The full tensor. All ranks have to call this together where `value` is sharded."""
     return value.full_tensor().cpu() if isinstance(value, DTensor) else value
 
 
-def like(value: Tensor, own: Tensor) -> Tensor:
-    """`value` on the device of `own` and, if that is cut up, cut up in the same way."""
+def shard_like(value: Tensor, own: Tensor) -> Tensor:
+    """A full tensor `value` on the device of `own` and, if `own` is sharded, sharded in the same way."""
     if isinstance(own, DTensor):
         return distribute_tensor(value.to(own.device), own.device_mesh, own.placements)
     return value.to(own.device)
 
 
-def whole_state(network: nn.Module) -> dict[str, Tensor]:
-    """The state of a network in whole tensors, under its own names. All ranks together."""
-    return {name: whole(value) for name, value in network.state_dict().items()}
+def full_state(network: nn.Module) -> dict[str, Tensor]:
+    """The state of a network in full tensors, under its own names. All ranks have to call this together."""
+    return {name: gather_full(value) for name, value in network.state_dict().items()}
 
 
 def scale_gradients(network: nn.Module, factor: Tensor) -> None:

@@ -1,5 +1,4 @@
-"""What holds for hypotheses in JSON whatever the form of the file: each id once, the same score names, finite
-numbers, texts.
+"""What holds for hypotheses in JSON in any form: each id once, the same score names, finite numbers.
 
     checker = UtteranceChecker(rename=None)
     checker.utterance("f.json", "dev/1", [{"text": "a b", "am": -3.4}], "a b", fields)        # an NBestList

@@ -1,0 +1,1 @@
+"""Parts of benchmarks/same_numbers.py."""

@@ -1,0 +1,77 @@
+"""The verb `dlm sample`: sentences drawn from a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diffusion_lm.commands.options import Device
+from diffusion_lm.commands.services import Services
+from returnn_bridge.files import check_outputs, write_text
+
+
+def sample(
+    model: Annotated[Path, typer.Argument(help="Model folder.")],
+    count: Annotated[int, typer.Option(help="Number of sentences.")] = 10,
+    length: Annotated[
+        int, typer.Option(help="Pieces in each (at most that many, for an autoregressive or a block model).")
+    ] = 0,
+    like: Annotated[Path | None, typer.Option(help="Text whose sentence lengths are drawn from, instead.")] = None,
+    predictor: Annotated[
+        str | None,
+        typer.Option(
+            help="Masked model: ddpm_cache (default), ddpm, analytic, certain-first or uncertain-first. "
+            "Uniform or hybrid: ancestral (default) or greedy-tail. Block: first-hitting (default) or ancestral."
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Reverse steps of a diffusion model.")] = 1000,
+    nucleus: Annotated[
+        float, typer.Option(help="Block model: draw from the most probable pieces with this much probability.")
+    ] = 1.0,
+    self_correct: Annotated[
+        int, typer.Option(help="Uniform or hybrid model: at most that many rounds of correcting its own samples.")
+    ] = 0,
+    judge: Annotated[
+        str, typer.Option(help="Language model (ours, .arpa, Hugging Face folder) for generative perplexity.")
+    ] = "",
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 1,
+    device: Device = "cpu",
+    out: Annotated[Path | None, typer.Option(help="Also write the sentences here, one a line.")] = None,
+    services: Services = Services(),  # noqa: B008  # frozen
+) -> None:
+    """Draw sentences from a model."""
+    from diffusion_lm.model import LanguageModel
+    from diffusion_lm.sampling import masked as sampling
+    from diffusion_lm.sampling.samples import draw_lengths, one_line, sample_entropy
+    from returnn_bridge.vocab import read_lines
+
+    if (length > 0) == (like is not None):
+        raise ValueError("give exactly one of --length NUMBER and --like TEXT")
+    check_outputs([] if out is None else [out], [model, *([like] if like else []), *([judge] if judge else [])])
+    trained = LanguageModel.load(model, device=device)
+    judged = services.judge(judge, device=device) if judge else None
+    lengths = [length] * count
+    if like is not None:
+        known = [len(ids) for ids in trained.vocab.encode_batch(list(read_lines([like])))]
+        lengths = draw_lengths(known, count, seed=seed)
+    drawn = sampling.sample(trained, lengths, predictor=predictor, steps=steps, nucleus_p=nucleus, seed=seed)
+    lines = []
+    if self_correct:
+        from diffusion_lm.sampling.self_correction import self_correct as correct
+
+        corrected = correct(trained, drawn.tokens, seed=seed, most_rounds=self_correct)
+        drawn = sampling.Samples(corrected.tokens, drawn.passes + corrected.passes, drawn.unfinished)
+        lines.append(f"self-correction changed {corrected.changed} tokens; agreement {corrected.agreement:.3f}")
+    texts = [one_line(trained.vocab.decode(tokens)) for tokens in drawn.tokens]
+    if out is not None:
+        write_text(out, "".join(f"{text}\n" for text in texts))
+    lines += texts
+    lines.append(
+        f"entropy {sample_entropy(drawn.tokens):.3f} nats a sentence, "
+        f"{drawn.passes / max(1, count):.1f} passes a sentence, {drawn.unfinished} unfinished"
+    )
+    print("\n".join(lines))
+    if judged is not None:
+        print(judged(texts))

@@ -1,0 +1,37 @@
+"""The verb `dlm convert`: N-best lists from one format to another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rescore.commands.options import ListFormat
+from returnn_bridge.files import check_outputs
+
+
+def convert(
+    source: Annotated[str, typer.Argument(help="N-best file, PATH or NAME=PATH.")],
+    target: Annotated[Path, typer.Argument(help="Where to: .py, .jsonl, .json (mlm-scoring), each also .gz.")],
+    score: Annotated[
+        str | None, typer.Option(help="Which score, for formats that hold one (default: the only one).")
+    ] = None,
+    list_format: ListFormat = None,
+    to_format: Annotated[
+        str | None,
+        typer.Option(
+            help="Format of the file written: returnn-py, json-lines or mlm-scoring (default: by the suffix)."
+        ),
+    ] = None,
+) -> None:
+    """Convert an N-best file: the same utterances, order and texts, floats with all their digits (nan and inf from .py to .py)."""
+    from rescore.nbest import iterate_nbest, split_source, write_nbest
+    from rescore.nbest.formats import format_to_write
+
+    name, path = split_source(source)
+    check_outputs([target], [path])
+    odd = format_to_write(target, to_format).non_finite
+    lists = iterate_nbest(path, name=name, allow_non_finite=odd, format=list_format)
+    write_nbest(target, lists, score=score, allow_non_finite=odd, format=to_format)
+    print(f"{target}: written")

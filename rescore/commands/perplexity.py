@@ -1,0 +1,39 @@
+"""The verb `dlm perplexity`, for model folders and n-grams."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diffusion_lm.commands import models
+from rescore.commands.options import BatchTokens, Device, Seed
+from returnn_bridge.files import check_outputs, write_text
+
+
+def perplexity(
+    model: Annotated[Path, typer.Argument(help="Model folder, or an .arpa / KenLM file.")],
+    text: Annotated[list[Path], typer.Argument(help="Text files (plain or .gz), one sentence a line.")],
+    passes: Annotated[int, typer.Option(help="Network passes per sentence for a bound (at least 2).")] = 8,
+    seed: Seed = 1,
+    device: Device = "cpu",
+    batch_tokens: BatchTokens = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the result as JSON here.")] = None,
+) -> None:
+    """Perplexity of text: exact for autoregressive models and n-grams, a bound with its error bar for diffusion models."""
+    if model.is_file():
+        from rescore.lms.ngram import ngram_perplexity
+
+        check_outputs([] if out is None else [out], [model, *text])
+        result = ngram_perplexity(model, text)
+        if out is not None:
+            values = {**result.__dict__, "perplexity_per_word": result.per_word}
+            write_text(out, json.dumps(values, indent=1) + "\n")
+        print(result.summary())
+        return
+    from rescore.lms.network import usual_batch_tokens
+
+    budget = usual_batch_tokens(device) if batch_tokens is None else batch_tokens
+    models.perplexity(model, text, passes=passes, seed=seed, device=device, batch_tokens=budget, out=out)

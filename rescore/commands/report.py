@@ -1,0 +1,107 @@
+"""The verbs that make tables: `dlm wer`, and `dlm overview` of several."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rescore.commands.options import ListFormat, Seed, Sources
+from rescore.commands.syntax import list_files, parse_scales, scales_file
+from returnn_bridge.files import check_outputs
+
+
+def wer(
+    nbest: Sources,
+    refs: Annotated[Path, typer.Option(help="References: .py, Kaldi's text or .txt, .trn, .stm, .ctm, .json, .jsonl.")],
+    scales: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Scales as a row: a file of `dlm tune`, NAME=FILE, or given as NAME=SOURCE:SCALE,SOURCE:SCALE "
+            "(default: the first hypotheses as listed)."
+        ),
+    ] = None,
+    out: Annotated[
+        list[Path] | None, typer.Option(help="Also write the table: .md, .csv, .json or .tex; several may be given.")
+    ] = None,
+    transcripts: Annotated[
+        list[Path] | None,
+        typer.Option(help="Write the winners of the last row: .trn, .ctm, .stm, .txt, .py; several may be given."),
+    ] = None,
+    baseline: Annotated[str, typer.Option(help="Row that the changes are against (default: the first).")] = "",
+    title: Annotated[str, typer.Option(help="Of the table.")] = "WER",
+    seed: Seed = 1,
+    list_format: ListFormat = None,
+) -> None:
+    """Word error rate table: S/D/I, oracle, paired bootstrap intervals against the first row."""
+    from rescore.combination.rows import check_row_name
+    from rescore.combination.scales import Scales, best_texts
+    from rescore.nbest import check_no_lists, read_sources
+    from rescore.nbest.reference_formats import transcript_format
+    from rescore.nbest.references import attach_reference_file, check_transcripts, write_transcripts
+    from rescore.pipeline import seconds_of, unknown_in
+    from rescore.report.table import ResultTable, evaluate, table_suffix
+    from rescore.score_file import recorded
+
+    for path in out or []:
+        table_suffix(path)
+    for path in transcripts or []:
+        transcript_format(path)
+    outputs = [*(out or []), *(transcripts or [])]
+    check_outputs(outputs, [*list_files(nbest), refs, *filter(None, map(scales_file, scales or []))])
+    check_no_lists(outputs)
+    lists = attach_reference_file(read_sources(nbest, format=list_format), refs)
+    rows = {"first in list": Scales({next(iter(lists[0].hypotheses[0].scores)): 0.0})}
+    for item in scales or []:
+        name, row_scales = parse_scales(item)
+        check_row_name(name)
+        if name in rows:
+            raise ValueError(f"--scales {item}: a row named {name!r} is there already; expected different names")
+        rows[name] = row_scales
+    known = recorded(nbest, format=list_format)
+    measured = evaluate(lists, rows, baseline=baseline or "first in list", seed=seed, seconds=seconds_of(rows, known))
+    table = ResultTable(
+        title,
+        measured,
+        baseline=baseline or "first in list",
+        scales_from="as given",
+        metadata={
+            "nbest": nbest,
+            "refs": str(refs),
+            "seed": seed,
+            "models": {name: record.facts for name, record in known.items()},
+        },
+        unknown=unknown_in(known),
+    )
+    best = best_texts(lists, list(rows.values())[-1])
+    for path in transcripts or []:
+        check_transcripts(path, best)
+    for path in out or []:
+        table.save(path)
+    for path in transcripts or []:
+        write_transcripts(path, best)
+    print(table.to_markdown())
+
+
+def overview(
+    tables: Annotated[
+        list[str], typer.Argument(help="Tables in .json of the same rows, each as SET=FILE; one column a set.")
+    ],
+    out: Annotated[list[Path], typer.Option(help="Result: .md, .csv, .json or .tex; several may be given.")],
+    title: Annotated[str, typer.Option(help="Of the table.")] = "WER %",
+    tuned_on: Annotated[str, typer.Option(help="The set that the scales are from; it gets a mark.")] = "",
+) -> None:
+    """Put the WER tables of several sets side by side."""
+    from rescore.nbest import check_no_lists
+    from rescore.report.overview import read_overview
+    from rescore.report.table import table_suffix
+
+    for path in out:
+        table_suffix(path)
+    check_outputs(out, [item.partition("=")[2] for item in tables])
+    check_no_lists(out)
+    found = read_overview(tables, title=title, tuned_on=tuned_on)
+    for path in out:
+        found.save(path)
+    print(found.to_markdown())

@@ -1,0 +1,46 @@
+"""What this package does for the verbs of diffusion_lm: mode `rescore` of a configuration tree, and judging samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from diffusion_lm.commands.services import Services
+
+
+def rescore_mode(
+    hypothesis_file: str, output: Path, model_folder: str, *, estimator: str, passes: int, seed: int, device: str
+) -> None:
+    """Mode `rescore` of a configuration of the MDLM kind: new scores for a RETURNN N-best file, in its form."""
+    from rescore.lms.open import describe_short, open_scorer
+    from rescore.nbest import iterate_nbest
+    from rescore.score_file import score_file
+
+    # RETURNN writes the labels of the recogniser, which may be pieces or words.
+    pieces = any(
+        "▁" in hypothesis.text for utterance in iterate_nbest(hypothesis_file) for hypothesis in utterance.hypotheses
+    )
+    scorer = open_scorer(
+        model_folder,
+        estimator=estimator,
+        passes=passes,
+        replicates=1,
+        pieces=pieces,
+        seed=seed,
+        chosen=False,
+        device=device,
+    )
+    run = score_file([hypothesis_file], scorer, output)
+    print(
+        f"{run.out}: {len(run.lists)} utterances, {run.hypotheses} hypotheses, {run.seconds:.1f} s, {describe_short(scorer)}"
+    )
+
+
+def judge_mode(model: str, *, device: str) -> Callable[[Sequence[str]], str]:
+    """What measures the generative perplexity of samples."""
+    from rescore.lms.generative_perplexity import open_judge
+
+    return open_judge(model, device=device)
+
+
+SERVICES = Services(rescore=rescore_mode, open_judge=judge_mode)
