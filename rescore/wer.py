@@ -71,7 +71,7 @@ def count_errors(reference: str, hypothesis: str) -> ErrorCounts:
 class ErrorTable:
     """The errors of every hypothesis, so that the WER of any choice of winners is a sum over utterances.
 
-    Winners are an integer array [utterances]: the place of the chosen hypothesis in its list, 0 for the first.
+    Winners are an integer array [utterances]: the index of the chosen hypothesis in its list, 0 for the first.
     """
 
     seq_tags: tuple[str, ...]
@@ -87,13 +87,13 @@ class ErrorTable:
 
     def errors_of(self, winners: IntArray) -> IntArray:
         """[utterances]: the errors of each winner."""
-        return self.errors[self._places(winners)]
+        return self.errors[self._indices(winners)]
 
     def corpus(self, winners: IntArray) -> ErrorCounts:
         """The errors of all winners together."""
         total = ErrorCounts(0, 0, 0, 0)
-        for reference, place, words in zip(self._references, self._places(winners), self.reference_words.tolist()):
-            total += _count(reference, self._hypotheses[place], words)
+        for reference, index, words in zip(self._references, self._indices(winners), self.reference_words.tolist()):
+            total += _count(reference, self._hypotheses[index], words)
         return total
 
     def oracle_winners(self) -> IntArray:
@@ -104,7 +104,7 @@ class ErrorTable:
         """The errors of the best possible choice: no rescoring of these lists gets below it."""
         return self.corpus(self.oracle_winners())
 
-    def _places(self, winners: IntArray) -> IntArray:
+    def _indices(self, winners: IntArray) -> IntArray:
         winners = np.asarray(winners)
         sizes = np.diff(self.offsets)
         if winners.shape != sizes.shape or winners.dtype.kind != "i":
@@ -114,8 +114,8 @@ class ErrorTable:
             )
         wrong = np.flatnonzero((winners < 0) | (winners >= sizes))
         if wrong.size:
-            place = int(wrong[0])
-            raise ValueError(f"winner {winners[place]} of {self.seq_tags[place]!r}; expected 0 ... {sizes[place] - 1}")
+            index = int(wrong[0])
+            raise ValueError(f"winner {winners[index]} of {self.seq_tags[index]!r}; expected 0 ... {sizes[index] - 1}")
         return self.offsets[:-1] + winners
 
 
@@ -156,11 +156,11 @@ def list_offsets(lists: Sequence[NBestList]) -> IntArray:
 
 
 def first_maxima(values: NDArray[np.number], offsets: IntArray) -> IntArray:
-    """The place of the largest value in each segment of a flat array; of equal ones the first. [segments], from 0."""
+    """The index of the largest value in each segment of a flat array; of equal ones the first. [segments], from 0."""
     starts = offsets[:-1]
     largest = np.repeat(np.maximum.reduceat(values, starts), np.diff(offsets))
-    places = np.flatnonzero(values == largest)
-    return places[np.searchsorted(places, starts)] - starts
+    indices = np.flatnonzero(values == largest)
+    return indices[np.searchsorted(indices, starts)] - starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,9 +248,9 @@ def _group_sums(
     if groups is None:
         return columns
     number: dict[Hashable, int] = {}
-    places = np.array([number.setdefault(group, len(number)) for group in groups])
+    indices = np.array([number.setdefault(group, len(number)) for group in groups])
     # float64 sums of integers are exact far beyond any corpus.
-    return [np.bincount(places, weights=column).astype(np.int64) for column in columns]
+    return [np.bincount(indices, weights=column).astype(np.int64) for column in columns]
 
 
 def _resample(errors: Sequence[IntArray], words: IntArray, *, seed: int, samples: int) -> list[FloatArray]:

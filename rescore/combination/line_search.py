@@ -65,16 +65,17 @@ class Steps:
         return Best(int(counts.min()), float(low[run]), float(high[run]), float(middle))
 
     def run_at(self, position: float, errors: int) -> Range:
-        """The stretch around a position with these errors over which they do not change; a point if they are others on both sides of it."""
+        """The stretch around a position with these errors over which they do not change; a point if they are others
+        on both sides of it."""
         kept = np.flatnonzero(np.diff(self.edges) > NARROW * (self.edges[-1] - self.edges[0]))
-        place = int(np.clip(np.searchsorted(self.edges[kept], position, side="right") - 1, 0, len(kept) - 1))
-        if self.counts[kept[place]] != errors:  # the setting lies in a piece too narrow to count, or on a tie
+        index = int(np.clip(np.searchsorted(self.edges[kept], position, side="right") - 1, 0, len(kept) - 1))
+        if self.counts[kept[index]] != errors:  # the setting lies in a piece too narrow to count, or on a tie
             return position, position
-        same = self.counts[kept] == self.counts[kept[place]]
-        before = np.flatnonzero(~same[:place])
-        after = np.flatnonzero(~same[place:])
+        same = self.counts[kept] == self.counts[kept[index]]
+        before = np.flatnonzero(~same[:index])
+        after = np.flatnonzero(~same[index:])
         first = kept[before[-1] + 1] if before.size else kept[0]
-        last = kept[place + after[0] - 1] if after.size else kept[-1]
+        last = kept[index + after[0] - 1] if after.size else kept[-1]
         return float(self.edges[first]), float(self.edges[last + 1])
 
 
@@ -107,11 +108,11 @@ class Space:
         totals = np.stack(corners, axis=1) if corners else None
         kept = []
         for start, end in zip(table.offsets[:-1].tolist(), table.offsets[1:].tolist()):
-            places = np.arange(start, end)
-            kept.append(places if totals is None else places[~_beaten(totals[start:end])])
+            indices = np.arange(start, end)
+            kept.append(indices if totals is None else indices[~_beaten(totals[start:end])])
         width = max(map(len, kept))
-        index = np.stack([np.concatenate([places, np.repeat(places[:1], width - len(places))]) for places in kept])
-        return cls(low, high, base[index], features.T[:, index], table.errors[index])
+        chosen = np.stack([np.concatenate([indices, np.repeat(indices[:1], width - len(indices))]) for indices in kept])
+        return cls(low, high, base[chosen], features.T[:, chosen], table.errors[chosen])
 
     def errors_at(self, point: FloatArray) -> int:
         best = np.argmax(self._sum(self.base, point), axis=1)
@@ -153,8 +154,8 @@ class Space:
     def at_zeros(self, point: FloatArray) -> FloatArray:
         """The point with those scales set to 0 that make fewer errors there.
 
-        0 is the one setting that matters however narrow the piece around it: there a source does not count. With a source that says
-        "impossible" by a score of -1e10, the piece ends at a scale of 1e-10.
+        0 is the one setting that matters however narrow the piece around it: there a source does not count. With a
+        source that says "impossible" by a score of -1e10, the piece ends at a scale of 1e-10.
         """
         errors, improved = self.errors_at(point), True
         while improved:
@@ -217,10 +218,10 @@ def steps_along(bases: FloatArray, slopes: FloatArray, errors: IntArray) -> Iter
             reached = np.maximum(reached, position)
             events.append((line[inside], reached[inside], change[inside]))
             rows, current, position = rows[inside], following[inside], reached[inside]
-        line, place, change = (np.concatenate(column) for column in zip(*events))
-        by_line = np.lexsort((place, line))
+        line, crossing, change = (np.concatenate(column) for column in zip(*events))
+        by_line = np.lexsort((crossing, line))
         limits = np.searchsorted(line[by_line], np.arange(lines + 1))
         for number, (begin, end) in enumerate(pairwise(limits.tolist())):
             chosen = by_line[begin:end]
-            edges = np.concatenate([[0.0], place[chosen], [1.0]])
+            edges = np.concatenate([[0.0], crossing[chosen], [1.0]])
             yield Steps(edges, start[number] + np.concatenate([[0], np.cumsum(change[chosen])]))

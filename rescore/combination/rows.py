@@ -1,4 +1,5 @@
-"""The rows of a table before they are tuned: which sources a row adds up, with scales that are given or with ranges to tune them in.
+"""The rows of a table before they are tuned: which sources a row adds up, with scales that are given or with ranges
+to tune them in.
 
     row = RowSpec.parse("+ AR=am:1,ar,words:-2:2")
     row.fixed, row.free                                  # {"am": 1.0}, {"ar": (0.0, 3.0), "words": (-2.0, 2.0)}
@@ -45,7 +46,8 @@ class RowSpec:
 
     @classmethod
     def from_terms(cls, name: str, terms: Sequence[str]) -> RowSpec:
-        """SOURCE:SCALE is given, SOURCE tuned in its usual range, SOURCE:LOW:HIGH in a range of its own; each source once."""
+        """SOURCE:SCALE is given, SOURCE tuned in its usual range, SOURCE:LOW:HIGH in a range of its own; each source
+        once."""
         fixed: dict[str, float] = {}
         free: dict[str, Range] = {}
         for term in terms:
@@ -67,13 +69,14 @@ class RowSpec:
             return []
         low, high = PRIOR_RANGE
         return [
-            f"row {self.name!r}: the scale of {PRIOR!r} is tuned within {low:g} ... {high:g}, as that of a score that is "
-            f"divided out; {PRIOR}:LOW:HIGH in the row sets another range"
+            f"row {self.name!r}: the scale of {PRIOR!r} is tuned within {low:g} ... {high:g}, as that of a score "
+            f"that is divided out; {PRIOR}:LOW:HIGH in the row sets another range"
         ]
 
 
 def usual_range(source: str) -> Range:
-    """Where a scale is tuned if no range is given: counts -10 ... 10 nats each, a score named "prior" -2 ... 0, others 0 ... 3."""
+    """Where a scale is tuned if no range is given: counts -10 ... 10 nats each, a score named "prior" -2 ... 0,
+    others 0 ... 3."""
     if source == WORDS or source.startswith(TOKENS):
         return COUNT_RANGE
     return PRIOR_RANGE if source == PRIOR else LM_RANGE
@@ -98,7 +101,8 @@ def check_row_name(name: str) -> None:
 
 
 def check_rows(rows: Sequence[RowSpec], baseline: str, lms: Sequence[str], given: Sequence[str]) -> None:
-    """ValueError for what can be known to be wrong before anything is scored: names of LMs, rows, sources, the baseline.
+    """ValueError for what can be known to be wrong before anything is scored: names of LMs, rows, sources, the
+    baseline.
 
     `given`: the names of the scores that the lists have.
     """

@@ -1,7 +1,7 @@
 """Log-linear combination: which hypothesis wins when the scores of several sources are weighted and added.
 
     scales = Scales({"am": 1.0, "masked": 0.6, "prior": -0.3}, words=1.5)
-    best = winners(lists, scales)                       # [utterances]: place in the list, 0 = first
+    best = winners(lists, scales)                       # [utterances]: index in the list, 0 = first
     texts = best_texts(lists, scales)                   # {seq_tag: text}
     scales.save("scales.json"); Scales.load("scales.json")
 
@@ -104,14 +104,14 @@ class Scales:
 
 
 def winners(lists: Sequence[NBestList], scales: Scales) -> IntArray:
-    """[utterances]: the place of the hypothesis with the highest total, 0 = first; of equal totals the first wins."""
+    """[utterances]: the index of the hypothesis with the highest total, 0 = first; of equal totals the first wins."""
     return first_maxima(combined_scores(lists, scales), list_offsets(lists))
 
 
 def best_texts(lists: Sequence[NBestList], scales: Scales) -> dict[str, str]:
     """{seq_tag: text of the winner}, texts byte for byte."""
     best = winners(lists, scales)
-    return {utterance.seq_tag: utterance.hypotheses[place].text for utterance, place in zip(lists, best.tolist())}
+    return {utterance.seq_tag: utterance.hypotheses[index].text for utterance, index in zip(lists, best.tolist())}
 
 
 def combined_scores(lists: Sequence[NBestList], scales: Scales) -> FloatArray:
@@ -125,16 +125,17 @@ def combined_scores(lists: Sequence[NBestList], scales: Scales) -> FloatArray:
 def check_summable(
     lists: Sequence[NBestList], features: FloatArray, names: Sequence[str], weights: Sequence[float]
 ) -> None:
-    """ValueError naming utterance and rank for a score so large that its weighted sum with the others is no number any more."""
+    """ValueError naming utterance and rank for a score so large that its weighted sum with the others is no number
+    any more."""
     with np.errstate(over="ignore"):
         sizes = np.abs(features) * np.abs(weights)
         bad = np.flatnonzero(~(sizes.sum(axis=1) < LARGEST_TOTAL))
     if bad.size:
-        place = int(bad[0])
-        column = int(sizes[place].argmax())
+        index = int(bad[0])
+        column = int(sizes[index].argmax())
         raise ValueError(
-            f"{_hypothesis_at(lists, place)} has {names[column]} score {features[place, column]:g}, with the scale {weights[column]:g}; "
-            f"expected less than {LARGEST_TOTAL:g} for the sum of all scores times their scales"
+            f"{_hypothesis_at(lists, index)} has {names[column]} score {features[index, column]:g}, with the scale "
+            f"{weights[column]:g}; expected less than {LARGEST_TOTAL:g} for the sum of all scores times their scales"
         )
 
 
@@ -161,11 +162,11 @@ def feature_matrix(lists: Sequence[NBestList], names: Sequence[str]) -> FloatArr
         try:
             column = np.array([values(hypothesis) for hypothesis in hypotheses], np.float64)
             bad = np.flatnonzero(~np.isfinite(column))
-            place = int(bad[0]) if bad.size else None
+            index = int(bad[0]) if bad.size else None
         except KeyError:
-            place = next(place for place, hypothesis in enumerate(hypotheses) if _lacks(hypothesis, name))
-        if place is not None:
-            raise ValueError(_describe_bad(lists, place, name))
+            index = next(index for index, hypothesis in enumerate(hypotheses) if _lacks(hypothesis, name))
+        if index is not None:
+            raise ValueError(_describe_bad(lists, index, name))
         columns.append(column)
     return np.stack(columns, axis=1) if columns else np.zeros((len(hypotheses), 0))
 
@@ -194,16 +195,16 @@ def _lacks(hypothesis: Hypothesis, name: str) -> bool:
     return False
 
 
-def _hypothesis_at(lists: Sequence[NBestList], place: int) -> str:
-    """In words: which one stands at this place of all."""
+def _hypothesis_at(lists: Sequence[NBestList], index: int) -> str:
+    """Which hypothesis has this index among those of all lists, in words."""
     offsets = list_offsets(lists)
-    number = int(np.searchsorted(offsets, place, side="right")) - 1
-    return f"hypothesis {place - int(offsets[number]) + 1} of {lists[number].seq_tag!r}"
+    number = int(np.searchsorted(offsets, index, side="right")) - 1
+    return f"hypothesis {index - int(offsets[number]) + 1} of {lists[number].seq_tag!r}"
 
 
-def _describe_bad(lists: Sequence[NBestList], place: int, name: str) -> str:
-    hypothesis = [hypothesis for utterance in lists for hypothesis in utterance.hypotheses][place]
-    where = _hypothesis_at(lists, place)
+def _describe_bad(lists: Sequence[NBestList], index: int, name: str) -> str:
+    hypothesis = [hypothesis for utterance in lists for hypothesis in utterance.hypotheses][index]
+    where = _hypothesis_at(lists, index)
     if not _lacks(hypothesis, name):
         return f"{where} has {name} score {_getter(name)(hypothesis)}; expected a finite number (nats)"
     if name.startswith(TOKENS):

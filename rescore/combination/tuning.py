@@ -69,7 +69,8 @@ def tune(
     Names are those of `Scales.named`: a score, "words", "tokens:SOURCE". `table`: that of the lists, if it is there
     already. The same lists give the same scales. What is exact:
 
-    * one free scale: the minimum over the whole range is found; of several best pieces the widest, then the lowest; 0 where
+    * one free scale: the minimum over the whole range is found; of several best pieces the widest, then the lowest; 0
+    where
       nothing else is as good;
     * two: 257 evenly spaced values of each with an exact line search over the other, then line searches along both in
       turn. A minimum can be missed only if its region is narrower than 1/256 of the range in both scales;

@@ -3,8 +3,8 @@
     overview = read_overview(["dev-other=dev-other.json", "test-other=test-other.json"], tuned_on="dev-other")
     print(overview.to_markdown()); overview.save("overview.csv")
 
-The tables are those that `ResultTable.save` wrote as .json, and must have the same rows. Under each WER stands its change against the
-table's baseline where there is one; the other columns stay in the tables.
+The tables are those that `ResultTable.save` wrote as .json, and must have the same rows. Under each WER stands its
+change against the table's baseline where there is one; the other columns stay in the tables.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class Overview:
         first = next(iter(self.tables.values()))
         if first.get("baseline"):
             notes.append(
-                f"Brackets: points of WER against “{first['baseline']}”; bold where the 95 % interval of a paired bootstrap excludes 0."
+                f"Brackets: points of WER against “{first['baseline']}”; bold where the 95 % interval of a "
+                "paired bootstrap excludes 0."
             )
         if self.tuned_on:
             notes.append(f"{_TUNED} The scales were tuned on {self.tuned_on}: its column is a fit, the others are not.")

@@ -9,15 +9,18 @@ STYLE = """
   --card: #1a202a; --accent: #86aaff; --good: #6bd6a4; --good-back: #153d2c; --bad: #ff9b92; --bad-back: #4a1f1c;
   --band: #86aaff2e; } }
 * { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; }
+body { margin: 0; background: var(--page); color: var(--ink);
+  font: 15px/1.5 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; }
 main { max-width: 1400px; margin: 0 auto; padding: 28px 24px 60px; }
 h1 { font-size: 26px; line-height: 1.2; margin: 0 0 18px; }
 h2 { font-size: 19px; margin: 40px 0 8px; }
 p { margin: 0 0 12px; color: var(--soft); max-width: 80ch; }
 .scroll { overflow-x: auto; }
 table.results { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-.results th, .results td { padding: 6px 10px; border-bottom: 1px solid var(--faint); white-space: nowrap; font-weight: 400; }
-.results thead th { color: var(--soft); font-size: 13px; border-bottom: 2px solid var(--ink); vertical-align: bottom; white-space: normal; }
+.results th, .results td { padding: 6px 10px; border-bottom: 1px solid var(--faint); white-space: nowrap;
+  font-weight: 400; }
+.results thead th { color: var(--soft); font-size: 13px; border-bottom: 2px solid var(--ink); vertical-align: bottom;
+  white-space: normal; }
 .results tbody th { font-weight: 600; }
 .results .num { text-align: right; }
 .results .text { text-align: left; }

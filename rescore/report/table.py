@@ -67,9 +67,9 @@ def evaluate(
     """The rows as measured, in order, and the oracle as the last one.
 
     `rows`: scales by name. `baseline`: the row that the changes are against. `seconds`: by row, as measured by the
-    caller. `groups`: the speaker of each utterance, for the block bootstrap. `table`: the error table of the lists, if it is there already.
-    Standard errors and passes are taken from the details of the scores (`standard_error`, `num_passes`, `target`).
-    ValueError for a row with the name of the oracle, and for references without words.
+    caller. `groups`: the speaker of each utterance, for the block bootstrap. `table`: the error table of the lists,
+    if it is there already. Standard errors and passes are taken from the details of the scores (`standard_error`,
+    `num_passes`, `target`). ValueError for a row with the name of the oracle, and for references without words.
     """
     for name in rows:
         check_row_name(name)
@@ -175,8 +175,9 @@ class ResultTable:
             notes.append("±: standard error of the WER, in points, from the choice of utterances (bootstrap).")
         if any(row.change for row in rows):
             notes.append(
-                f"Change: points of WER against “{self.baseline}”, with the 95 % interval of a paired bootstrap. The "
-                "interval is about the choice of utterances; it does not cover the choice of scales or of the training run."
+                f"Change: points of WER against “{self.baseline}”, with the 95 % interval of a paired bootstrap. "
+                "The interval is about the choice of utterances; it does not cover the choice of scales or of the "
+                "training run."
             )
         if any(row.scales for row in rows):
             notes.append(f"Scales: {self.scales_from}.")
@@ -189,8 +190,8 @@ class ResultTable:
             )
         if any(row.score_standard_error for row in rows):
             notes.append(
-                "LM s.e.: standard error of a hypothesis's LM score (nats, before its scale) from the random masks or noise of "
-                "its estimation, mean over hypotheses."
+                "LM s.e.: standard error of a hypothesis's LM score (nats, before its scale) from the random masks or "
+                "noise of its estimation, mean over hypotheses."
             )
         if any(row.passes_per_hypothesis for row in rows):
             notes.append("Passes: evaluations of the network for each hypothesis, mean over hypotheses.")
@@ -209,8 +210,8 @@ class ResultTable:
     def warnings(self) -> list[str]:
         """A line for each row that trusts an LM which does not know most of the words."""
         return [
-            f"row “{row.name}”: {name} does not know most words of these lists ({self.unknown[name]}), so its score says little but "
-            "how many there are; expected lists in the case of its training text"
+            f"row “{row.name}”: {name} does not know most words of these lists ({self.unknown[name]}), "
+            "so its score says little but how many there are; expected lists in the case of its training text"
             for row in self.rows
             for name, scale in (row.scales.scores if row.scales else {}).items()
             if scale and name in self.unknown and self.unknown[name].most
@@ -267,7 +268,8 @@ class ResultTable:
         return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def save(self, path: PathLike) -> None:
-        """Write the table in the format of the suffix (.md, .csv, .json, .tex); the file appears whole or not at all."""
+        """Write the table in the format of the suffix (.md, .csv, .json, .tex); the file appears whole or not at
+        all."""
         writers = {".md": self.to_markdown, ".csv": self.to_csv, ".json": self.to_json, ".tex": self.to_latex}
         write_text(path, writers[table_suffix(path)]())
 

@@ -1,4 +1,5 @@
-"""Names from outside are plain words in a document: read back by a Markdown parser they are one text, in LaTeX no character is live."""
+"""Names from outside are plain words in a document: read back by a Markdown parser they are one text, in LaTeX no
+character is live."""
 
 from __future__ import annotations
 

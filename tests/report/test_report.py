@@ -1,4 +1,5 @@
-"""Laws of the report: numbers come back from every format, footnotes only where due, the page runs nothing that it was given."""
+"""Laws of the report: numbers come back from every format, footnotes only where due, the page runs nothing that it
+was given."""
 
 from __future__ import annotations
 
@@ -253,7 +254,8 @@ class Page(HTMLParser):
 
 
 def nasty_page() -> str:
-    """Every text that can come from outside is hostile: hypothesis, reference, tag, system, score name, title, metadata."""
+    """Every text that can come from outside is hostile: hypothesis, reference, tag, system, score name, title,
+    metadata."""
     lists = [
         NBestList(
             NASTY,

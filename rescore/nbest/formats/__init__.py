@@ -5,7 +5,7 @@
     format_of_file("dev.hyps", "returnn-py")                # by name, whatever the suffix
     format_to_write("scores.jsonl")
 
-A format of your own is added to FORMATS by a program of yours.
+A format is one file beside this one and one entry of `FORMATS`; `base.Format` says what it must offer.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     checker.utterance("f.json", "dev/1", [{"text": "a b", "am": -3.4}], "a b", fields)        # an NBestList
     load_json_dict("references.json")                                                         # {utterance: ...}
 
-Errors name file, line, utterance and rank.
+The readers of the JSON formats share it.
 """
 
 from __future__ import annotations

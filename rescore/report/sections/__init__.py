@@ -1,6 +1,8 @@
 """The sections of the report in the order of the page.
 
-SECTIONS["curves"].html(result)
+    SECTIONS["curves"].html(result)
+
+A section is one file beside this one and one entry of `SECTIONS`; `base.Section` says what it must offer.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
 """What a section of the report is: a heading, and HTML made from the result of a rescoring.
 
-class Lengths(Section):                                      # a section of your own, in your own program
-    title, anchor = "Lengths of the hypotheses", "lengths"
-    def html(self, result): return f"<p>{len(result.test_lists)} utterances</p>"
+    class Lengths(Section):                                      # a section of your own, in your own program
+        title, anchor = "Lengths of the hypotheses", "lengths"
+        def html(self, result): return f"<p>{len(result.test_lists)} utterances</p>"
 
-SECTIONS.add(Lengths.anchor, Lengths())                      # shown after those that are there already
+    SECTIONS.add(Lengths.anchor, Lengths())                      # shown after those that are there already
+
+The page takes every section of the registry in order; it knows none by name.
 """
 
 from __future__ import annotations
@@ -29,4 +31,5 @@ class Section(ABC):
 
     @abstractmethod
     def html(self, result: RescoreResult) -> str:
-        """What stands below the heading; "" leaves the section out. Text from outside must be escaped (`html.escape`)."""
+        """What stands below the heading; "" leaves the section out. Text from outside must be escaped
+        (`html.escape`)."""

@@ -19,7 +19,8 @@ class ChangedWinners(Section):
 table.counts { width: auto; margin-bottom: 14px; }
 .w { border-radius: 3px; padding: 0 3px; }
 .fixed { background: var(--good-back); color: var(--good); }
-.broken { background: var(--bad-back); color: var(--bad); text-decoration: underline wavy 1px; text-underline-offset: 3px; }
+.broken { background: var(--bad-back); color: var(--bad); text-decoration: underline wavy 1px;
+  text-underline-offset: 3px; }
 .wrong { text-decoration: underline dotted 1.5px var(--bad); text-underline-offset: 4px; padding: 0; }
 .gap { text-decoration: line-through; opacity: .8; }
 .legend { font-size: 13px; display: flex; gap: 14px; flex-wrap: wrap; }
@@ -31,7 +32,8 @@ table.counts { width: auto; margin-bottom: 14px; }
   border: 1px solid var(--faint); border-radius: 5px; padding: 3px 6px; }
 .controls input[type=search] { width: 12em; }
 .controls output { color: var(--soft); margin-left: auto; }
-article { border-left: 4px solid var(--soft); background: var(--card); border-radius: 0 8px 8px 0; padding: 8px 14px 10px;
+article { border-left: 4px solid var(--soft); background: var(--card); border-radius: 0 8px 8px 0;
+  padding: 8px 14px 10px;
   margin-bottom: 10px; break-inside: avoid; }
 article[hidden] { display: none; }
 article.better { border-color: var(--good); } article.worse { border-color: var(--bad); }
@@ -100,7 +102,8 @@ def _list_changes(changes: Mapping[str, Sequence[Change]], baseline: str) -> str
     options = "".join(f'<option value="{escape(row)}">{escape(row)}</option>' for row in changes)
     return f"""<p>Against the winners of “{escape(baseline)}”.</p>
 <div class="scroll"><table class="results counts"><thead><tr><th class="text">row</th><th class="num">changed</th>
-<th class="num">better</th><th class="num">worse</th><th class="num">same errors</th><th class="num">errors</th></tr></thead>
+<th class="num">better</th><th class="num">worse</th><th class="num">same errors</th>
+<th class="num">errors</th></tr></thead>
 <tbody>{"".join(counted)}</tbody></table></div>
 <p class="legend"><span class="w fixed">changed and right</span> <span class="w broken">changed and wrong</span>
 <span class="w wrong">wrong as before</span> <span class="w broken gap">missing word</span></p>
@@ -133,7 +136,8 @@ def _card(row: str, change: Change, baseline: str, order: int) -> str:
     step = f"{change.errors_before} → {change.errors_after}"
     return (
         f'<article class="{change.verdict}" data-row="{escape(row)}" data-gain="{change.gain}" data-order="{order}">'
-        f'<header><span class="badge">{change.verdict}</span> {step} errors <code>{escape(change.seq_tag)}</code></header>'
+        f'<header><span class="badge">{change.verdict}</span> {step} errors '
+        f"<code>{escape(change.seq_tag)}</code></header>"
         f"<dl>{body}</dl></article>"
     )
 

@@ -1,4 +1,5 @@
-"""A small SVG drawing of the WER over one scale, with the chosen point; colours come from the CSS of the page around it.
+"""A small SVG drawing of the WER over one scale, with the chosen point; colours come from the CSS of the page around
+it.
 
     svg = draw_curve(curve)
 
@@ -41,7 +42,8 @@ def draw_curve(curve: Curve) -> str:
         parts.append(f'<text class="mid" x="{x(tick):.1f}" y="{floor_line + 16}">{tick:g}</text>')
     start, end = x(curve.plateau[0]), x(curve.plateau[1])
     parts.append(
-        f'<rect class="plateau" x="{start:.1f}" y="{_TOP}" width="{max(end - start, 1.0):.1f}" height="{floor_line - _TOP}"/>'
+        f'<rect class="plateau" x="{start:.1f}" y="{_TOP}" width="{max(end - start, 1.0):.1f}" '
+        f'height="{floor_line - _TOP}"/>'
     )
     parts.append(f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{floor_line}" y2="{floor_line}"/>')
     points = " ".join(f"{x(scale):.1f},{y(wer):.1f}" for scale, wer in zip(curve.grid, curve.wer_percent))
@@ -54,7 +56,8 @@ def draw_curve(curve: Curve) -> str:
     )
     parts.append(f'<text class="label {anchor}" x="{dot_x + shift:.1f}" y="{_TOP + 12}">{escape(label)}</text>')
     parts.append(
-        f'<text class="mid name" x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 5}">scale of {escape(curve.name)}</text>'
+        f'<text class="mid name" x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 5}">'
+        f"scale of {escape(curve.name)}</text>"
     )
     parts.append(f'<text class="start" x="4" y="{_TOP - 3}">WER %</text>')
     name = escape(f"WER over the scale of {curve.name}; chosen {label}", quote=True)

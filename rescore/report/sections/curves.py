@@ -20,7 +20,8 @@ figcaption { font-weight: 600; margin-bottom: 4px; }
 figure svg { display: block; width: 100%; height: auto; }
 figure text { font-size: 11px; fill: var(--soft); }
 figure .mid { text-anchor: middle; } figure .end { text-anchor: end; } figure .start { text-anchor: start; }
-figure .label { fill: var(--ink); font-weight: 600; paint-order: stroke; stroke: var(--card); stroke-width: 4px; } figure .name { fill: var(--ink); }
+figure .label { fill: var(--ink); font-weight: 600; paint-order: stroke; stroke: var(--card); stroke-width: 4px; }
+figure .name { fill: var(--ink); }
 figure .grid { stroke: var(--faint); } figure .axis { stroke: var(--soft); }
 figure .curve { fill: none; stroke: var(--accent); stroke-width: 1.6; stroke-linejoin: round; }
 figure .plateau { fill: var(--band); }

@@ -68,7 +68,8 @@ td.plot .zero { stroke: var(--soft); stroke-width: 1; stroke-dasharray: 2 2; }
 
 
 def _interval(row: Row, low: float, high: float) -> str:
-    """The change and its interval drawn on an axis that all rows share, zero marked; empty for a row that ranks nothing."""
+    """The change and its interval drawn on an axis that all rows share, zero marked; empty for a row that ranks
+    nothing."""
     if not row.scales or high <= low:
         return ""
 
