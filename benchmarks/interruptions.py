@@ -19,8 +19,10 @@ import argparse
 import dataclasses
 import json
 import os
+import resource
 import shutil
 import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
@@ -29,7 +31,7 @@ from pathlib import Path
 from interruptions_parts.commands import Command, chosen, commands
 from interruptions_parts.inputs import prepare
 from interruptions_parts.process import Runner
-from interruptions_parts.trials import Finding, Report, Trials
+from interruptions_parts.trials import Report, Trials
 
 DEMO = Path(__file__).resolve().parent.parent / "data" / "demo"
 VARIANTS = ("score.jsonl.gz", "score.shard", "pretrained", "clip")  # left out by --quick: others write in the same way
@@ -66,8 +68,18 @@ def main() -> int:
         order = sorted(wanted, key=lambda command: command.verb not in ("train", "rescore", "race"))
         for future in as_completed([pool.submit(one, command) for command in order]):
             reports.append(future.result())
-            print(reports[-1].line(), flush=True)
-    return summary(reports, out, options.seed, rounds, time.monotonic() - begin)
+            show(reports[-1])
+            save(reports, out, f"--seed {options.seed} --rounds {rounds}")
+    total = {name: sum(getattr(report, name) for report in reports) for name in ("rounds", "kills", "hits")}
+    found = sum(len(report.findings) for report in reports)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(
+        f"{len(reports)} commands, {total['rounds']} rounds, {total['hits']} of {total['kills']} signals hit, "
+        f"{found} findings in {sum(bool(report.findings) for report in reports)} commands, "
+        f"{time.monotonic() - begin:.0f} s, {used.ru_utime + used.ru_stime:.0f} s of a core; "
+        f"seed {options.seed}; {out / 'findings.json'}"
+    )
+    return 1 if found else 0
 
 
 def trial(command: Command, *, out: Path, dlm: Path, seed: int, rounds: int, quick: bool) -> Report:
@@ -87,32 +99,27 @@ def trial(command: Command, *, out: Path, dlm: Path, seed: int, rounds: int, qui
     return trials.report
 
 
-def summary(reports: list[Report], out: Path, seed: int, rounds: int, seconds: float) -> int:
-    """Print and save what was found; the exit status."""
-    findings: list[Finding] = [finding for report in reports for finding in report.findings]
-    for report in reports:
-        for what, why in report.skipped.items():
-            print(f"skipped: {report.command.name}: {what}: {why}")
-        for note in report.notes:
-            print(f"note: {report.command.name}: {note}")
-    for finding in findings:
+def show(report: Report) -> None:
+    """A line with the counts, and what was found, skipped or noted."""
+    print(report.line())
+    for what, why in report.skipped.items():
+        print(f"  skipped: {what}: {why}")
+    for note in report.notes:
+        print(f"  note: {note}")
+    for finding in report.findings:
         plan = f" [{finding.plan}]" if finding.plan else ""
-        print(f"finding: {finding.command}: {finding.trial}: {finding.kind}: {finding.what}{plan}")
+        print(f"  finding: {finding.trial}: {finding.kind}: {finding.what}{plan}")
+    sys.stdout.flush()
+
+
+def save(reports: list[Report], out: Path, settings: str) -> None:
+    """All findings so far, each with how to repeat it."""
     saved = [
-        {
-            **dataclasses.asdict(finding),
-            "repeat": f"--verb {finding.command} --seed {seed} --rounds {rounds}",
-        }
-        for finding in findings
+        {**dataclasses.asdict(finding), "repeat": f"--verb {finding.command} {settings}"}
+        for report in reports
+        for finding in report.findings
     ]
     (out / "findings.json").write_text(json.dumps(saved, indent=1) + "\n")
-    total = {name: sum(getattr(report, name) for report in reports) for name in ("rounds", "kills", "hits")}
-    print(
-        f"{len(reports)} commands, {total['rounds']} rounds, {total['hits']} of {total['kills']} signals hit, "
-        f"{len(findings)} findings in {sum(bool(report.findings) for report in reports)} commands, {seconds:.0f} s; "
-        f"seed {seed}; {out / 'findings.json'}"
-    )
-    return 1 if findings else 0
 
 
 def _empty(out: Path) -> None:

@@ -96,14 +96,16 @@ class Trials:
 
     def killed(self, rounds: int) -> None:
         """In each round one to three signals, by the clock or at a change of a file, then the same command until it ends."""
+        start = seeded(self.seed, self.command.name).randrange(len(SIGNALS))
         for number in range(rounds):
             random = seeded(self.seed, self.command.name, "killed", number)
             by_clock = number % 2 == 1 or not self.changes
             trial = f"killed, round {number}"
             with self._fresh(f"killed{number}") as work:
                 plan: list[str] = []
-                for _ in range(random.randint(1, 3)):
-                    number_of_signal = random.choice(SIGNALS)
+                for place in range(random.randint(1, 3)):
+                    # The first of each round in turn: three rounds try every signal.
+                    number_of_signal = random.choice(SIGNALS) if place else SIGNALS[(start + number) % len(SIGNALS)]
                     when = random.random()
                     kill = Kill(number_of_signal, seconds=when * self.report.seconds)
                     if not by_clock:
@@ -134,7 +136,7 @@ class Trials:
             options = ["-t", "tmpfs", "-o", f"size={size}", "none", str(mount)]
             mounted = subprocess.run(["mount", *options], capture_output=True, text=True, check=False)
             if mounted.returncode:
-                self.report.skipped["disk full"] = f"no mount of a small disk: {mounted.stderr.strip()}"
+                self.report.skipped["disk full"] = f"no mount of a small disk: {mounted.stderr.strip().splitlines()[0]}"
                 return
             try:
                 self._fill_and_run(mount, size - room * 4096, room)
@@ -244,6 +246,10 @@ class Trials:
             self._find(trial, "status", f"status {done.status} after {kill.signal.name}: {_first(done)}", done, plan)
         for name in half_written(work, self.expected, self.command):
             self._find(trial, "half-written", name, done, plan)
+        if not done.status:  # it says that it is complete, so it has to be
+            wrong, _ = differences(self.expected, Snapshot.of(work, self.command))
+            if wrong:
+                self._find(trial, "differs", f"status 0 after {kill.signal.name}, but {_few(wrong)}", done, plan)
         self.report.hits += done.status != 0
         return done.status in ended
 
