@@ -10,8 +10,8 @@ q_hat = alpha x_hat + beta_pi, r = q[z] / q_hat[z] and the rate rate_in = beta_p
     -log p(x) <= int_t0^t1 E_z[ rate_in[z] / q[z] (KL(q || q_hat) + r - log r - 1) ] dt + R0 + K1
 
 R0 is the reconstruction at t0, K1 the divergence from the prior at t1. It is zero iff x_hat = x, and tight iff x_hat is the leave-one-out
-posterior p(x_i | z without position i): the formula puts in what z_i itself tells. Families with a cheaper form of their own are tested
-against this one; a new family needs only alpha and beta_pi.
+posterior p(x_i | z without position i): the formula puts in what z_i itself tells. A new family needs only alpha and beta_pi
+(families/process_family.py); families with a cheaper form of their own are tested against this one.
 """
 
 from __future__ import annotations
@@ -26,9 +26,12 @@ from torch import Tensor
 class Marginal(NamedTuple):
     """A process at the times of B rows."""
 
-    alpha: Tensor  # [B] probability that a token is kept
-    beta_pi: Tensor  # [B, V] what replaces it; alpha + beta_pi.sum(-1) = 1
-    rate_in: Tensor  # [B, V] beta_pi' - (alpha'/alpha) beta_pi, >= 0
+    alpha: Tensor
+    """[B] probability that a token is kept."""
+    beta_pi: Tensor
+    """[B, V] what replaces it; alpha + beta_pi.sum(-1) = 1."""
+    rate_in: Tensor
+    """[B, V] beta_pi' - (alpha'/alpha) beta_pi, >= 0."""
 
 
 class ForwardProcess(ABC):
@@ -65,7 +68,13 @@ def corrupt(marginal: Marginal, x: Tensor, row: Tensor, keep: Tensor, category: 
 
 
 def token_nelbo(marginal: Marginal, log_x_hat: Tensor, x: Tensor, z: Tensor, row: Tensor) -> Tensor:
-    """Negative ELBO per token and unit of time, [M] nats, >= 0: the general form, V-wide in float64.
+    """Negative ELBO per token and unit of time, [M] nats, >= 0: the product of its `token_terms`."""
+    weight, divergence = token_terms(marginal, log_x_hat, x, z, row)
+    return weight * divergence
+
+
+def token_terms(marginal: Marginal, log_x_hat: Tensor, x: Tensor, z: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+    """(weight, divergence) of each token in its negative ELBO, [M] each: the general form, V-wide in float64.
 
     log_x_hat [M, V] the network's log p of the clean token; x, z [M] clean and noised ids; row [M] which of the B times each has.
     """
@@ -77,7 +86,7 @@ def token_nelbo(marginal: Marginal, log_x_hat: Tensor, x: Tensor, z: Tensor, row
     at_z = q.gather(1, z[:, None])[:, 0]
     ratio = at_z / q_hat.gather(1, z[:, None])[:, 0]
     weight = rate_in.gather(1, z[:, None])[:, 0] / at_z
-    return weight * (kl + ratio - ratio.log() - 1)
+    return weight, kl + ratio - ratio.log() - 1
 
 
 def reconstruction(marginal: Marginal, log_x_hat: Tensor, x: Tensor, z: Tensor, row: Tensor) -> Tensor:

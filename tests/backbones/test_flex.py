@@ -14,7 +14,7 @@ from diffusion_lm.backbones.flex import ATTENTIONS, LEAST_WIDTH, TILE, FlexAtten
 from diffusion_lm.draws import draw_noise
 from diffusion_lm.families import FAMILIES
 from diffusion_lm.layout import Layout
-from diffusion_lm.sampling.block import sample_blocks
+from diffusion_lm.sampling import build_sampler
 from diffusion_lm.training.run import train
 from diffusion_lm.visibility import Blocks, Visibility
 from training_runs import config_of, weights
@@ -157,7 +157,8 @@ def test_every_family_has_the_same_bound(vocab, name):
 def test_samples_are_the_same_with_finished_blocks_kept_or_read_again(vocab):
     model = random_model(vocab, {"name": "block", "block_size": 3})
     model.network.configure(attention="flex")
-    assert sample_blocks(model, [8, 5], cached=True).tokens == sample_blocks(model, [8, 5], cached=False).tokens
+    cached, uncached = (build_sampler(model, cached=cached).draw_all([8, 5]) for cached in (True, False))
+    assert cached.tokens == uncached.tokens
 
 
 def gradients(network: DiT, inputs: tuple) -> list[torch.Tensor]:

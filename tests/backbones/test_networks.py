@@ -15,8 +15,7 @@ from diffusion_lm.draws import draw_noise
 from diffusion_lm.families import FAMILIES
 from diffusion_lm.model import LanguageModel
 from diffusion_lm.presets import build
-from diffusion_lm.sampling.block import sample_blocks
-from diffusion_lm.sampling.masked import sample
+from diffusion_lm.sampling import build_sampler, sample
 from diffusion_lm.training.run import train
 from toy_network import ToyConfig, ToyNetwork, registered
 from training_runs import config_of, same, weights
@@ -64,13 +63,13 @@ def test_it_samples(vocab):
     drawn = sample(random_model(vocab, backbone=ToyConfig()), [5, 7], steps=4, seed=1)
     assert [len(tokens) for tokens in drawn.tokens] == [5, 7]
     model = random_model(vocab, {"name": "block", "block_size": 3}, backbone=ToyConfig())
-    assert len(sample_blocks(model, [8, 5], cached=False).tokens) == 2
+    assert len(build_sampler(model, cached=False).draw_all([8, 5]).tokens) == 2
 
 
 def test_what_it_does_not_offer_is_refused_by_name(vocab, vocab_folder, text_file, tmp_path, monkeypatch):
     model = random_model(vocab, {"name": "block", "block_size": 3}, backbone=ToyConfig())
     with pytest.raises(ValueError, match="network ToyNetwork keeps no keys and values of finished blocks; expected"):
-        sample_blocks(model, [8])
+        sample(model, [8])
     with pytest.raises(
         ValueError, match="trainer.activation_checkpointing true: the network ToyNetwork does not offer it"
     ):

@@ -17,8 +17,7 @@ from conftest import random_model
 from diffusion_lm.draws import NoiseDraw, draw_noise
 from diffusion_lm.families import FAMILIES, SpecialIds, build_family
 from diffusion_lm.layout import Layout, Sentences
-from diffusion_lm.sampling.block import sample_blocks
-from diffusion_lm.sampling.masked import sample
+from diffusion_lm.sampling import build_sampler, sample
 from rescore.estimators import build_estimator
 from rescore.lms.network import NetworkScorer
 from returnn_bridge.vocab.open import load_vocab
@@ -127,7 +126,7 @@ def test_samples_are_those_of_two_ids(options):
         model = SimpleNamespace(family=family, network=network, device=torch.device("cpu"))
         lengths = [1, 4, 2, 3] * 3
         if family.block_size is not None:
-            found = sample_blocks(model, lengths, cached=False)
+            found = build_sampler(model, cached=False).draw_all(lengths)
         else:
             found = sample(model, lengths, steps=4)
         drawn.append((found.tokens, found.unfinished))

@@ -17,7 +17,7 @@ from diffusion_lm.commands.foreign_modes import run
 from diffusion_lm.foreign.mdlm_weights import parameter_names
 from diffusion_lm.foreign.published import import_pretrained, is_pretrained, open_pretrained
 from diffusion_lm.model import LanguageModel
-from diffusion_lm.sampling.masked import sample
+from diffusion_lm.sampling import sample
 from rescore.cli import main
 from returnn_bridge.vocab.open import load_vocab
 

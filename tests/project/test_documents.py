@@ -78,17 +78,27 @@ def test_the_map_has_every_folder() -> None:
             assert f"| `{folder}/` |" in text, folder
 
 
+@pytest.mark.parametrize("number", range(4))
+def test_the_lists_of_the_page_of_formats_are_read(number: int, tmp_path: Path) -> None:
+    from rescore.nbest import read_nbest
+
+    name, text = re.findall(r"```(lists\.\w+)\n(.*?)```", (ROOT / "docs/formats.md").read_text(), re.DOTALL)[number]
+    (tmp_path / name).write_text(text)
+    assert read_nbest(tmp_path / name)[0].seq_tag == "dev/1"
+
+
 def test_tables_have_every_entry_of_their_registry() -> None:
     from diffusion_lm.families import FAMILIES
     from diffusion_lm.presets import PRESETS, SUFFIXES
     from rescore.estimators import ESTIMATORS
     from rescore.nbest.formats import FORMATS
+    from rescore.nbest.reference_formats import REFERENCE_FORMATS
 
     families = prose(ROOT / "docs/families.md")
     sizes = {"tiny", "medium", "fp32", "bf16"}
     assert not [name for name in SUFFIXES if name not in sizes and f"`:{name}`" not in families]
     assert not [name for name in FAMILIES if name not in families]
-    assert PRESETS
-    for page, registry in (("estimators.md", ESTIMATORS), ("formats.md", FORMATS)):
+    assert not [name for name in PRESETS if name not in families]
+    for page, registry in (("estimators.md", ESTIMATORS), ("formats.md", FORMATS), ("formats.md", REFERENCE_FORMATS)):
         text = prose(ROOT / "docs" / page)
         assert not [name for name in registry if f"`{name}`" not in text], page

@@ -143,6 +143,12 @@ def test_family_names_are_looked_at_in_one_place():
             assert not re.search(COMPARES, path.read_text()), module
 
 
+def test_nobody_asks_of_which_class_a_family_is():
+    for module, path in MODULES.items():
+        if not module.startswith("diffusion_lm.families"):
+            assert not re.search(r"isinstance\([^()]*[fF]amily|getattr\([^()]*family", path.read_text()), module
+
+
 def test_importing_a_module_does_nothing():
     """At the top of a module names are defined: nothing is run for its effect, and nothing of another module is set or added to."""
     for module, path in MODULES.items():

@@ -13,13 +13,9 @@ from scipy.stats import chisquare
 
 from conftest import random_model
 from diffusion_lm.families import SpecialIds, build_family
-from diffusion_lm.sampling.masked import (
-    PREDICTORS,
-    fill,
-    sample,
-    sample_semi_autoregressive,
-)
-from diffusion_lm.sampling.samples import categorical, draw_lengths, sample_entropy
+from diffusion_lm.sampling import SAMPLERS, Sampler, build_sampler, sample
+from diffusion_lm.sampling.masked import PREDICTORS, Cached
+from diffusion_lm.sampling.samples import Samples, categorical, draw_lengths, sample_entropy
 from diffusion_lm.schedule import build_schedule
 from tiny_world import conditionals, random_joint
 
@@ -88,7 +84,7 @@ def test_one_step_draws_the_product_of_the_marginals(joint):
 
 
 def test_filling_draws_the_rest_given_what_is_visible(joint):
-    drawn = fill(model_of(joint), [[MASK, 2, MASK]] * COUNT, steps=500)
+    drawn = Cached(model_of(joint), steps=500).fill([[MASK, 2, MASK]] * COUNT, seed=1, first=0)
     assert {row[1] for row in drawn.tokens} == {2}
     given = joint[:, 2, :] / joint[:, 2, :].sum()
     assert p_value([[first, last] for first, _, last in drawn.tokens], given) > 0.01
@@ -180,10 +176,12 @@ def test_scored_end_of_sentence_is_drawn_too(vocab):
 
 def test_windows_slide(vocab):
     model = random_model(vocab)
-    drawn = sample_semi_autoregressive(model, [5, 8], stride=2, num_strides=3, steps=20)
+    sampler = build_sampler(model, "semi-autoregressive", stride=2, num_strides=3, steps=20)
+    drawn = sampler.draw_all([5, 8])
     assert [len(row) for row in drawn.tokens] == [11, 14]
     assert drawn.unfinished == 0
-    assert drawn.tokens != sample_semi_autoregressive(model, [5, 8], stride=2, num_strides=3, steps=20, seed=2).tokens
+    assert drawn.tokens != sampler.draw_all([5, 8], seed=2).tokens
+    assert drawn.tokens == sampler.draw_all([5, 8], batch_size=1).tokens
 
 
 def test_categorical_never_hits_what_can_not_be():
@@ -221,6 +219,34 @@ def test_bad_lengths_and_models_are_named(joint, vocab):
     with pytest.raises(ValueError, match="lengths"):
         sample(model_of(joint), [0])
     with pytest.raises(ValueError, match="stride 4"):
-        sample_semi_autoregressive(model_of(joint), [3], stride=4, num_strides=1)
-    with pytest.raises(ValueError, match="left to right"):
-        fill(random_model(vocab, {"name": "autoregressive"}), [[1]])
+        build_sampler(model_of(joint), "semi-autoregressive", stride=4, num_strides=1).draw_all([3])
+    with pytest.raises(ValueError, match="'ddpm' is unknown; expected one of left-to-right"):
+        sample(random_model(vocab, {"name": "autoregressive"}), [1], predictor="ddpm")
+
+
+def test_options_of_another_sampler_are_refused_with_those_of_this_one(joint, vocab):
+    for predictor, options, message in (
+        ("ddpm", {"share": 0.1}, "predictor 'ddpm' has no option 'share'; expected one of steps, noise_removal"),
+        ("certain-first", {"noise_removal": False}, "no option 'noise_removal'; expected one of share"),
+        ("semi-autoregressive", {"stride": 2}, "without its option 'num_strides'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build_sampler(model_of(joint), predictor, **options)
+    with pytest.raises(ValueError, match="no option 'nucleus_p'; it has none"):
+        sample(random_model(vocab, {"name": "autoregressive"}), [1], nucleus_p=0.5)
+
+
+def test_a_sampler_of_ones_own_is_one_entry(joint):
+    class Always(Sampler):
+        def __init__(self, model, *, token=0):
+            super().__init__(model)
+            self.token = token
+
+        def draw(self, lengths, *, seed, first):
+            return Samples([[self.token] * length for length in lengths], 0, 0)
+
+    SAMPLERS["masks"].add("always", Always)
+    try:
+        assert build_sampler(model_of(joint), "always", token=2).draw_all([2, 3]).tokens == [[2, 2], [2, 2, 2]]
+    finally:
+        SAMPLERS["masks"].remove("always")

@@ -15,9 +15,15 @@ from conftest import TINY, random_model
 from diffusion_lm.commands.clip import clip
 from diffusion_lm.layout import Layout
 from diffusion_lm.model import LanguageModel
-from diffusion_lm.sampling.block import nucleus, sample_blocks
-from diffusion_lm.sampling.masked import sample
+from diffusion_lm.sampling import build_sampler, sample
+from diffusion_lm.sampling.block import nucleus
 from diffusion_lm.training.clip_search import candidates, search_clip
+
+
+def sample_blocks(model, limits, *, steps=None, seed=1, **options):
+    """First-hitting, or ancestral in so many steps a block."""
+    predictor, own = ("first-hitting", {}) if steps is None else ("ancestral", {"steps": steps})
+    return build_sampler(model, predictor, **own, **options).draw_all(limits, seed=seed, batch_size=len(limits))
 
 
 @pytest.mark.parametrize("steps", [None, 30])
@@ -133,10 +139,8 @@ def test_bad_sampling_settings_are_named(vocab):
     ):
         with pytest.raises(ValueError, match=message):
             sample_blocks(model, **{"limits": [3], **options})
-    with pytest.raises(ValueError, match="first-hitting or ancestral"):
+    with pytest.raises(ValueError, match="expected one of first-hitting, ancestral"):
         sample(model, [3], predictor="ddpm")
-    with pytest.raises(ValueError, match="block family"):
-        sample_blocks(random_model(vocab), [3])
 
 
 def test_nucleus_is_for_block_models(vocab):
@@ -144,7 +148,7 @@ def test_nucleus_is_for_block_models(vocab):
     cut = sample(block, [6] * 8, nucleus_p=0.01)
     assert cut.tokens == sample(block, [6] * 8, nucleus_p=0.01).tokens
     assert cut.tokens != sample(block, [6] * 8).tokens
-    with pytest.raises(ValueError, match="only a block model"):
+    with pytest.raises(ValueError, match="has no option .nucleus_p.; expected one of steps, noise_removal"):
         sample(random_model(vocab), [3], nucleus_p=0.5)
 
 

@@ -15,8 +15,8 @@ from conftest import random_model
 from diffusion_lm.families import SpecialIds, build_family
 from diffusion_lm.layout import Sentences
 from diffusion_lm.process import posterior
-from diffusion_lm.sampling.masked import sample
-from diffusion_lm.sampling.noise import clean_marginal, draw_from_noise
+from diffusion_lm.sampling import sample
+from diffusion_lm.sampling.noise import AncestralNoise, clean_marginal
 from diffusion_lm.sampling.self_correction import self_correct
 from tiny_world import leave_one_out, random_joint
 
@@ -76,7 +76,7 @@ def test_sampler_walks_the_chain_that_gives_back_the_language(name):
     assert np.abs(clean.numpy() - JOINT.flatten()).max() < 0.02, "the steps are finite"
     model = SimpleNamespace(family=family, network=oracle, device=torch.device("cpu"))
     count = 3000
-    drawn = draw_from_noise(model, family, [LENGTH] * count, "ancestral", STEPS, seed=1, first=0)
+    drawn = AncestralNoise(model, steps=STEPS).draw_all([LENGTH] * count, batch_size=count)
     seen = np.zeros(SIZE**LENGTH)
     for first, second in drawn.tokens:
         seen[first * SIZE + second] += 1

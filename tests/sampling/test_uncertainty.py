@@ -9,12 +9,19 @@ import torch
 from test_sampling import LENGTH, MASK, SIZE, model_of, p_value
 
 from conftest import random_model
-from diffusion_lm.sampling.by_entropy import FIRST, entropy, fill_by_entropy
-from diffusion_lm.sampling.masked import sample
+from diffusion_lm.sampling import sample
+from diffusion_lm.sampling.by_entropy import CertainFirst, UncertainFirst, entropy
 from tiny_world import random_joint
 
+KINDS = {"certain": CertainFirst, "uncertain": UncertainFirst}
 
-@pytest.mark.parametrize("first", FIRST)
+
+@torch.no_grad()
+def fill_by_entropy(model, rows, *, first="certain", seed=1, **options):
+    return KINDS[first](model, **options).fill(rows, seed=seed, first=0)
+
+
+@pytest.mark.parametrize("first", KINDS)
 @pytest.mark.parametrize("options", [{}, {"parameterization": "sedd", "time_conditioning": True}], ids=["subs", "sedd"])
 def test_drawn_text_follows_the_joint_distribution(first, options):
     """One position a pass: the chain rule in an order that depends on what is seen. The seed is fixed, p > 0.01 is not luck."""
@@ -75,13 +82,10 @@ def test_entropy_is_in_nats_and_knows_impossible_symbols():
 
 def test_what_can_not_be_filled_is_refused(vocab):
     model = random_model(vocab)
-    with pytest.raises(ValueError, match="'confident' is unknown; expected one of certain, uncertain"):
-        fill_by_entropy(model, [[1]], first="confident")
     with pytest.raises(ValueError, match="share 1.5"):
         fill_by_entropy(model, [[1]], share=1.5)
-    for options in ({"name": "autoregressive"}, {"name": "masked", "score_eos": True}):
-        with pytest.raises(ValueError, match="only a masked model"):
-            fill_by_entropy(random_model(vocab, options), [[1]])
+    with pytest.raises(ValueError, match="only a masked model"):
+        fill_by_entropy(random_model(vocab, {"name": "masked", "score_eos": True}), [[1]])
 
 
 def test_sampling_by_entropy_is_a_predictor_of_the_command(vocab):

@@ -29,9 +29,8 @@ from diffusion_lm.foreign.special import files_of
 from diffusion_lm.foreign.translate import Translation, describe, given, read_tree, translate, with_origin
 from diffusion_lm.model import LanguageModel
 from diffusion_lm.packing import pack
-from diffusion_lm.sampling.block import sample_blocks
-from diffusion_lm.sampling.masked import sample, sample_semi_autoregressive
-from diffusion_lm.sampling.samples import Samples, draw_lengths, one_line, sample_entropy
+from diffusion_lm.sampling import Samples, build_sampler, sample
+from diffusion_lm.sampling.samples import draw_lengths, one_line, sample_entropy
 from diffusion_lm.training.run import train
 from returnn_bridge.batching import ReturnnBatches
 from returnn_bridge.files import write_text
@@ -164,44 +163,29 @@ def _samples(made: Translation, folder: Path, services: Services) -> Job:
 def _draw(made: Translation, model: LanguageModel, lengths: list[int]) -> Samples:
     settings, seed = made.sampling, made.config.seed
     if settings.semi_autoregressive:
-        return sample_semi_autoregressive(
+        sampler = build_sampler(
             model,
-            lengths,
+            "semi-autoregressive",
             stride=settings.stride,
             num_strides=settings.num_strides,
-            predictor=settings.predictor or "ddpm_cache",
+            window_predictor=settings.predictor or "ddpm_cache",
             steps=settings.steps,
             noise_removal=settings.noise_removal,
-            seed=seed,
         )
+        return sampler.draw_all(lengths, seed=seed, batch_size=len(lengths))
+    predictor = settings.predictor
     if model.family.block_size is not None:
-        return _draw_blocks(made, model, lengths)
+        predictor = "first-hitting" if settings.first_hitting else "ancestral"
     return sample(
         model,
         lengths,
-        predictor=settings.predictor,
+        predictor=predictor,
         steps=settings.steps,
         noise_removal=settings.noise_removal,
+        nucleus_p=settings.nucleus_p,
         seed=seed,
         batch_size=settings.batch_size,
     )
-
-
-def _draw_blocks(made: Translation, model: LanguageModel, lengths: list[int]) -> Samples:
-    settings = made.sampling
-    parts = [
-        sample_blocks(
-            model,
-            lengths[start : start + settings.batch_size],
-            steps=None if settings.first_hitting else settings.steps,
-            nucleus_p=settings.nucleus_p,
-            seed=made.config.seed,
-            first=start,
-        )
-        for start in range(0, len(lengths), settings.batch_size)
-    ]
-    tokens = [row for part in parts for row in part.tokens]
-    return Samples(tokens, sum(part.passes for part in parts), sum(part.unfinished for part in parts))
 
 
 def _rescore(made: Translation, folder: Path, services: Services) -> Job:

@@ -42,8 +42,8 @@ def sample(
     services: Services = Services(),  # noqa: B008  # frozen
 ) -> None:
     """Draw sentences from a model."""
+    from diffusion_lm import sampling
     from diffusion_lm.model import LanguageModel
-    from diffusion_lm.sampling import masked as sampling
     from diffusion_lm.sampling.samples import draw_lengths, one_line, sample_entropy
     from returnn_bridge.vocab import read_lines
 

@@ -2,77 +2,65 @@
 
     q_t(z | x) = alpha onehot(x) + uniform (1 over the N symbols) + mask onehot(mask),     alpha + N uniform + mask = 1
 
-Every token can be wrong, so every position is predicted and every position costs something. The bound is that of process.py with these
-three numbers put in: one V-wide sum per token instead of three. It is the integral between t0 = time_eps and t1 = 1 - time_eps, plus the
-reconstruction R0 at t0 (a second run of the network) plus the divergence from the prior K1 at t1; the originals leave R0 out, which flatters them
-by 0.01 to 0.05 nats a token.
+Every token can be wrong, so every position is predicted and every position costs something. The bound is that of process_family.py with
+these three numbers put in: one V-wide sum per token instead of three. The originals leave R0 out, which flatters them by 0.01 to 0.05 nats a
+token.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from diffusion_lm.draws import NoiseDraw
-from diffusion_lm.families.base import Denoiser, Family, TokenLoss, on_device_of, sum_over_rows
+from diffusion_lm.families.base import Denoiser, on_device_of
+from diffusion_lm.families.process_family import ProcessFamily
 from diffusion_lm.layout import Sentences
-from diffusion_lm.process import ForwardProcess
 
 
 class Mixture(NamedTuple):
     """A process at B times, float64."""
 
-    alpha: Tensor  # [B] probability that a token is kept
-    uniform: Tensor  # [B] probability of each single symbol as noise
-    mask: Tensor  # [B] probability of the mask
-    rate_uniform: Tensor  # [B] rate at which each symbol comes in: uniform' - (alpha'/alpha) uniform
-    rate_mask: Tensor  # [B]
+    alpha: Tensor
+    """[B] probability that a token is kept."""
+    uniform: Tensor
+    """[B] probability of each single symbol as noise."""
+    mask: Tensor
+    """[B] probability of the mask."""
+    rate_uniform: Tensor
+    """[B] rate at which each symbol comes in: uniform' - (alpha'/alpha) uniform."""
+    rate_mask: Tensor
+    """[B] the same of the mask."""
 
     def at(self, row: Tensor) -> Mixture:
+        """The process at the times of M tokens, row [M] which of the B times each has."""
         return Mixture(*(part[row] for part in self))
 
 
 @dataclass(frozen=True)
-class MixtureFamily(Family):
-    """BOS and EOS are never noised or scored. The score is p(pieces | their number): tune a length term beside it."""
-
-    time_eps: float = 1e-4  # times lie in [time_eps, 1 - time_eps]
-    time_conditioning: bool = True  # tell the network the noise level
-    antithetic_sampling: bool = True  # training times spread evenly over the batch
-    shift: bool = False  # read the prediction of a token off the position before it, as an autoregressive network does
-
-    runs_per_draw: ClassVar[int] = 2
-    sampler_kind: ClassVar[str] = "noise"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.time_eps < 0.1:
-            raise ValueError(f"family.time_eps {self.time_eps}: expected a value between 0 and 0.1")
+class MixtureFamily(ProcessFamily):
+    """The cheap form of such a process, for a subclass that gives its `mixture`."""
 
     @abstractmethod
     def mixture(self, t: Tensor) -> Mixture:
         """The process at times t [B], float64."""
 
-    @property
-    def sees_errors(self) -> bool:
-        return True
+    def alpha(self, t: Tensor) -> Tensor:
+        return self.mixture(t).alpha
 
-    @property
-    def time_range(self) -> tuple[float, float]:
-        return self.time_eps, 1 - self.time_eps
-
-    @property
-    def process(self) -> ForwardProcess:
-        """The same in the general form, over all input ids."""
-        return _General(self)
-
-    def time(self, uniform: Tensor) -> Tensor:
-        """Times [B], float64, from uniform numbers [B] in [0, 1)."""
-        return self.time_eps + (1 - 2 * self.time_eps) * uniform.double()
+    def beta_pi(self, t: Tensor) -> Tensor:
+        mixture = self.mixture(t)
+        is_symbol = torch.zeros(self.special.num_inputs, dtype=torch.float64, device=t.device)
+        is_symbol[self.symbols] = 1
+        is_mask = torch.zeros_like(is_symbol)
+        is_mask[self.special.mask_id] = 1
+        return mixture.uniform[:, None] * is_symbol + mixture.mask[:, None] * is_mask
 
     def corrupt(self, mixture: Mixture, sentences: Sentences, draw: NoiseDraw) -> Tensor:
         """[N] noised ids; every row at its own time of the mixture [B]."""
@@ -109,31 +97,24 @@ class MixtureFamily(Family):
         weight = torch.where(is_mask, now.rate_mask / now.mask, weight)
         return weight, kl + torch.expm1(log_ratio) - log_ratio
 
-    def training_weight(self, weight: Tensor, t: Tensor) -> Tensor:
-        """What a token's divergence counts in training, from its weight in the bound [M] and its time [M]."""
-        return weight
+    def terms(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw, t: Tensor) -> tuple[Tensor, Tensor]:
+        scored, mixture = self.scored(sentences), self.mixture(t)
+        z = self.corrupt(mixture, sentences, draw)
+        log_x_hat = self.denoised(network, z, sentences, t)
+        return self.token_terms(mixture, log_x_hat, sentences.ids[scored], z[scored], sentences.layout.row[scored])
 
-    def training_loss(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> TokenLoss:
-        t = self.time(draw.time)
-        weight, divergence = self._terms(network, sentences, draw, t)
-        row = sentences.layout.row[self.scored(sentences)]
-        loss = self.training_weight(weight, on_device_of(t[row], weight)) * divergence
-        return TokenLoss(loss.float(), self.num_scored(sentences.layout).sum().clamp(min=1))
-
-    def nelbo(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> Tensor:
-        """[B] the integral at one time, R0 and K1; two runs of the network."""
+    def end_terms(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> Sequence[Tensor]:
+        """R0, and K1 in the two parts that it is the sum of."""
         scored = self.scored(sentences)
         row, x = sentences.layout.row[scored], sentences.ids[scored]
-        weight, divergence = self._terms(network, sentences, draw, self.time(draw.time))
-        total = (1 - 2 * self.time_eps) * weight * divergence
-        ends = self.mixture(torch.tensor([self.time_eps, 1 - self.time_eps], dtype=torch.float64, device=x.device))
+        ends = self.mixture(torch.tensor(self.time_range, dtype=torch.float64, device=x.device))
         first, last = ends.at(torch.zeros_like(row)), ends.at(torch.ones_like(row))
-        z = self._noised(sentences, draw, torch.full_like(draw.time, self.time_eps).double())
-        log_x_hat = self._denoised(network, z, sentences, torch.full_like(draw.time, self.time_eps))
-        total = total + self._reconstruction(first, log_x_hat, x, z[scored])
+        smallest = torch.full_like(draw.time, self.time_eps)
+        z = self.corrupt(self.mixture(smallest.double()), sentences, draw)
+        log_x_hat = self.denoised(network, z, sentences, smallest)
         q_x = last.alpha + last.uniform
-        total = total + torch.xlogy(q_x, q_x / last.uniform) + torch.log1p(-last.alpha)
-        return sum_over_rows(total, row, len(draw.time))
+        told = self._reconstruction(first, log_x_hat, x, z[scored])
+        return told, torch.xlogy(q_x, q_x / last.uniform), torch.log1p(-last.alpha)
 
     def _reconstruction(self, first: Mixture, log_x_hat: Tensor, x: Tensor, z: Tensor) -> Tensor:
         """R0 of each token: -log(x_hat[x] q(z | x) / q_hat[z]). A masked z tells nothing but x_hat."""
@@ -142,36 +123,3 @@ class MixtureFamily(Family):
         likelihood = torch.where(z == x, first.alpha + first.uniform, first.uniform).log()
         told = likelihood - (first.alpha * at_z.exp() + first.uniform).log()
         return -log_x_hat.gather(1, x[:, None])[:, 0].double() - torch.where(is_mask, 0.0, told)
-
-    def _noised(self, sentences: Sentences, draw: NoiseDraw, t: Tensor) -> Tensor:
-        return self.corrupt(self.mixture(t), sentences, draw)
-
-    def _denoised(self, network: Denoiser, z: Tensor, sentences: Sentences, t: Tensor) -> Tensor:
-        select = self.scored(sentences).nonzero()[:, 0]
-        level = self.level_of_time(t).float()
-        return self.predict(network, z, sentences.layout, level=level, select=select)
-
-    def _terms(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw, t: Tensor) -> tuple[Tensor, Tensor]:
-        scored = self.scored(sentences)
-        mixture = self.mixture(t)
-        z = self.corrupt(mixture, sentences, draw)
-        log_x_hat = self._denoised(network, z, sentences, t)
-        return self.token_terms(mixture, log_x_hat, sentences.ids[scored], z[scored], sentences.layout.row[scored])
-
-
-class _General(ForwardProcess):
-    """A mixture over all input ids, for what works with any process."""
-
-    def __init__(self, family: MixtureFamily):
-        self.family = family
-
-    def alpha(self, t: Tensor) -> Tensor:
-        return self.family.mixture(t).alpha
-
-    def beta_pi(self, t: Tensor) -> Tensor:
-        mixture = self.family.mixture(t)
-        is_symbol = torch.zeros(self.family.special.num_inputs, dtype=torch.float64, device=t.device)
-        is_symbol[self.family.symbols] = 1
-        is_mask = torch.zeros_like(is_symbol)
-        is_mask[self.family.special.mask_id] = 1
-        return mixture.uniform[:, None] * is_symbol + mixture.mask[:, None] * is_mask

@@ -20,9 +20,12 @@ from diffusion_lm.draws import step_seed
 class Samples:
     """Drawn sentences and their cost."""
 
-    tokens: list[list[int]]  # piece ids, without BOS and EOS
-    passes: int  # sentences that went through the network, summed over steps
-    unfinished: int  # sentences that reached their limit without an EOS, or that keep a mask (noise removal off)
+    tokens: list[list[int]]
+    """Piece ids, without BOS and EOS."""
+    passes: int
+    """Sentences that went through the network, summed over steps."""
+    unfinished: int
+    """Sentences that reached their limit without an EOS, or that keep a mask (noise removal off)."""
 
 
 def draw_lengths(known: Sequence[int], count: int, *, seed: int = 1) -> list[int]:
@@ -57,6 +60,6 @@ def categorical(log_probs: Tensor, uniform: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, value, right=True)[:, 0]
 
 
-def generators(count: int, seed: int, first: int) -> list[torch.Generator]:
+def generators(count: int, seed: int, first: int, purpose: str = "sample") -> list[torch.Generator]:
     """One for each of `count` sentences, from (seed, its number): batches do not matter. Numbers begin at `first`."""
-    return [torch.Generator().manual_seed(step_seed(seed, "sample", first + place, 0)) for place in range(count)]
+    return [torch.Generator().manual_seed(step_seed(seed, purpose, first + index, 0)) for index in range(count)]
