@@ -18,18 +18,24 @@ from torch import Tensor
 
 from diffusion_lm.device import to_device
 
+NO_STEP = -1
+
 
 class NoiseDraw(NamedTuple):
     """One draw for a batch of B sentences with N positions in all."""
 
-    time: Tensor  # [B] uniform in [0, 1): a family maps it to its own time
-    keep: Tensor  # [N] uniform in [0, 1): what decides whether a position is noised
-    category: Tensor = torch.empty(
-        0
-    )  # [N] uniform in [0, 1): the symbol that replaces it, for families that have a choice
-    step: int = -1  # optimizer step, for a curriculum; -1 outside of training
-    seed: int = 0  # of what a family draws besides ...
-    device: torch.device | str = "cpu"  # ... which it does here, where the network is
+    time: Tensor
+    """[B] uniform in [0, 1): a family maps it to its own time."""
+    keep: Tensor
+    """[N] uniform in [0, 1): what decides whether a position is noised."""
+    category: Tensor = torch.empty(0)
+    """[N] uniform in [0, 1): the symbol that replaces it, for families that have a choice."""
+    step: int = NO_STEP
+    """Optimizer step, for a curriculum; NO_STEP outside of training."""
+    seed: int = 0
+    """Seed of what a family draws besides, on `device`."""
+    device: torch.device | str = "cpu"
+    """Where the network is."""
 
     def to(self, device: torch.device | str) -> NoiseDraw:
         """The same numbers on `device`."""
@@ -38,7 +44,7 @@ class NoiseDraw(NamedTuple):
 
 
 def draw_noise(
-    lengths: Tensor, generator: torch.Generator, *, stratified: bool, step: int = -1, seed: int = 0
+    lengths: Tensor, generator: torch.Generator, *, stratified: bool, step: int = NO_STEP, seed: int = 0
 ) -> NoiseDraw:
     """Fresh noise for sentences of these lengths [B]. Drawn on the CPU, so that a seed means the same on every device."""
     num_rows, total = len(lengths), int(lengths.sum())
