@@ -26,8 +26,10 @@ from diffusion_lm.layout import Layout
 from rescore.combination.scales import winners
 from rescore.combination.tuning import tune
 from rescore.estimators import ESTIMATORS, build_estimator
-from rescore.estimators.plans import Keys
+from rescore.estimators.common_random_numbers import CommonRandomNumbers
+from rescore.estimators.plans import MaskPlan
 from rescore.lms.network import NetworkScorer
+from rescore.lms.network_masks import MaskMeasurement
 from rescore.nbest import read_nbest
 from rescore.nbest.references import attach_references, read_references
 from rescore.nbest.types import Hypothesis, NBestList
@@ -85,15 +87,23 @@ def score(options: argparse.Namespace) -> None:
         target = file_of(out, name, passes, seed, part)
         if target.exists():
             continue
-        began, scorer.rows_run = perf_counter(), 0
+        began, rows_before = perf_counter(), scorer.passes_run
         found: dict[int, list[list[float]]] = {}
         for utterance in lists[part]:
             for size, values in measure(scorer, name, passes, seed, utterance).items():
                 found.setdefault(size, []).append(values)
-        facts = {"rows": scorer.rows_run, "seconds": perf_counter() - began, "scores": found}
+        rows = scorer.passes_run - rows_before
+        facts = {"rows": rows, "seconds": perf_counter() - began, "scores": found}
         target.with_suffix(".tmp").write_text(json.dumps(facts))
         target.with_suffix(".tmp").rename(target)
-        print(f"{target.name}: {scorer.rows_run} rows, {facts['seconds']:.0f} s", flush=True)
+        print(f"{target.name}: {rows} rows, {facts['seconds']:.0f} s", flush=True)
+
+
+def plan_estimator(name: str, passes: int | None) -> MaskPlan:
+    """An estimator whose rows are a plan, in one replicate."""
+    how = build_estimator(name, passes=passes, replicates=1)
+    assert isinstance(how, MaskPlan), f"{name} has no plan of masks"
+    return how
 
 
 def measure(scorer: NetworkScorer, name: str, passes: int, seed: int, utterance: NBestList) -> dict[int, list[float]]:
@@ -101,15 +111,17 @@ def measure(scorer: NetworkScorer, name: str, passes: int, seed: int, utterance:
     texts = [hypothesis.text for hypothesis in utterance.hypotheses]
     encoded = scorer.encode(texts)
     unique = list(dict.fromkeys(encoded))
-    how = build_estimator(name, passes=None if ESTIMATORS[name].usual_passes is None else passes, replicates=1)
+    how = plan_estimator(name, None if ESTIMATORS[name].usual_passes is None else passes)
     listed = how.plan_list(utterance.seq_tag, unique, seed=seed)
-    log_probs = scorer.log_probs(listed.texts, listed.plans)
+    assert isinstance(scorer.measurement, MaskMeasurement), "the benchmark is of families with masks"
+    with scorer.runner.inference():
+        log_probs = scorer.measurement.log_probs(listed.texts, listed.plans)
     if name not in NESTED:
         values = {passes: [estimate.value for estimate in listed.estimates(log_probs)]}
     else:
         values = {}
         for size in [size for size in (*SHORT, *LONG.get(name, ())) if size <= passes]:
-            shorter = build_estimator(name, passes=size, replicates=1)
+            shorter = plan_estimator(name, size)
             plans = shorter.plan_list(utterance.seq_tag, unique, seed=seed).plans
             values[size] = [plan.estimate(rows[: len(plan.masks)]).value for plan, rows in zip(plans, log_probs)]
     place = {tokens: index for index, tokens in enumerate(unique)}
@@ -189,8 +201,7 @@ def ar_rate(options: argparse.Namespace) -> float:
     found = {}
     for part in ("tune", "eval"):
         lists = read_lists(getattr(options, part), options.top)
-        texts = [(u.seq_tag, [h.text for h in u.hypotheses]) for u in lists]
-        found[part] = with_scores(lists, [[s.log_prob for s in row] for row in scorer.score_lists(texts)])
+        found[part] = with_scores(lists, [[s.log_prob for s in row] for row in scorer.score_group(lists)])
     scales = tune(
         found["tune"], fixed={acoustic(found["tune"]): 1.0}, free={"lm.": (0.0, 3.0), "words": (-10.0, 10.0)}
     ).scales
@@ -257,7 +268,7 @@ def padded_log_probs(scorer: NetworkScorer, rows: Sequence[Sequence[int]], longe
 
 def reference_loop(scorer: NetworkScorer, tag: str, encoded: Sequence[tuple[int, ...]], passes: int) -> None:
     """As the reference run scores: hypotheses 16 at a time, padded to 128, one mask each a pass, all positions projected."""
-    how = build_estimator("plain", passes=passes)
+    how = plan_estimator("plain", passes)
     plans = how.plan_list(tag, encoded, seed=1).plans
     for start in range(0, len(encoded), 16):
         batch = range(start, min(start + 16, len(encoded)))
@@ -301,20 +312,19 @@ def speed(options: argparse.Namespace) -> None:
             fast = NetworkScorer(
                 options.model, name="lm", precision=precision, estimator=build_estimator(name, passes=passes)
             )
-            fast.score_lists(texts[:2])
-            fast.rows_run = 0
-            began = perf_counter()
-            for start in range(0, len(texts), 8):
-                fast.score_lists(texts[start : start + 8])
+            fast.score_group(lists[:2])
+            began, rows_before = perf_counter(), fast.passes_run
+            for start in range(0, len(lists), 8):
+                fast.score_group(lists[start : start + 8])
             seconds = perf_counter() - began
             print(
                 f"{name:8s} {passes or '':>3} {precision:>4}: {hypotheses / seconds:7.1f} hypotheses a second, "
-                f"{fast.rows_run / seconds:6.0f} rows a second"
+                f"{(fast.passes_run - rows_before) / seconds:6.0f} rows a second"
             )
-    engine_share(slow, options.model, texts)
+    engine_share(slow, options.model, lists)
 
 
-def engine_share(slow: NetworkScorer, model: str, texts: Sequence[tuple[str, list[str]]]) -> None:
+def engine_share(slow: NetworkScorer, model: str, lists: Sequence[NBestList]) -> None:
     """Arithmetic of the linear layers a second, against a product of two large matrices."""
     for precision, kind in (("32", torch.float32), ("bf16", torch.bfloat16)):
         a, b = torch.randn(2048, 2048).to(kind), torch.randn(2048, 2048).to(kind)
@@ -323,21 +333,21 @@ def engine_share(slow: NetworkScorer, model: str, texts: Sequence[tuple[str, lis
         for _ in range(10):
             a @ b
         peak = 10 * 2 * 2048**3 / (perf_counter() - began)
-        fast = NetworkScorer(model, name="lm", precision=precision, estimator=build_estimator("strided", passes=6))
+        strided = plan_estimator("strided", 6)
+        fast = NetworkScorer(model, name="lm", precision=precision, estimator=strided)
         inner = sum(p.numel() for n, p in slow.model.network.named_parameters() if p.dim() == 2 and "block" in n)
         head = max(p.numel() for p in slow.model.network.parameters() if p.dim() == 2)
         work = 0
-        for tag, row in texts:  # the rows that will be run, each once
-            for tokens in dict.fromkeys(fast.encode(row)):
-                keys = Keys(1, tag, [(place, 0) for place in range(len(tokens))])
-                plan = fast.estimator.plan(len(tokens), keys)  # type: ignore[union-attr]
+        for utterance in lists:  # the rows that will be run, each once
+            for tokens in dict.fromkeys(fast.encode([hypothesis.text for hypothesis in utterance.hypotheses])):
+                slots = [(index, 0) for index in range(len(tokens))]
+                plan = strided.plan(len(tokens), CommonRandomNumbers(1, utterance.seq_tag, slots))
                 work += 2 * (inner * (len(tokens) + 2) * len(plan.masks) + head * int(plan.masks.sum()))
-        asked = sum(score.num_passes for row in fast.score_lists(texts) for score in row)
-        fast.rows_run = 0
-        began = perf_counter()
-        fast.score_lists(texts)
+        asked = sum(score.num_passes for row in fast.score_group(lists) for score in row)
+        began, rows_before = perf_counter(), fast.passes_run
+        fast.score_group(lists)
         seconds = perf_counter() - began
-        rate = work * fast.rows_run / asked / seconds
+        rate = work * (fast.passes_run - rows_before) / asked / seconds
         print(f"{precision}: {rate / 1e9:.0f} of {peak / 1e9:.0f} GFLOP/s, {rate / peak:.0%}")
 
 

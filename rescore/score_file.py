@@ -21,31 +21,21 @@ import operator
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from rescore.lms.open import unknown_of
+from rescore.lms.base import LanguageModelScorer
 from rescore.nbest import read_metadata, read_nbest, read_sources, split_source, write_nbest
 from rescore.nbest.formats.json_lines import FORMAT, format_json_lines, iterate_json_lines, write_json_lines
 from rescore.nbest.types import Hypothesis, NBestList
-from rescore.scores import NotFinite, SequenceScore, UnknownWords
+from rescore.scores import NotFinite, SequenceScore, UnknownCounts
 from returnn_bridge.bar import progress_bar
 from returnn_bridge.files import check_outputs, has_suffix, lock, read_json_object, write_text
 
 SHARD = "shard"  # in the header of a part: its number, from 1, and how many there are
 GROUP = 8  # utterances that are scored together: fixed, so that an interruption can not change what shares a batch
-
-
-class TextScorer(Protocol):
-    """A language model that can score texts."""
-
-    name: str
-
-    def score_texts(self, seq_tag: str, texts: Sequence[str]) -> list[SequenceScore]: ...
-
-    def describe(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -57,7 +47,7 @@ class ScoreRun:
     seconds: float
     passes: float
     """Network passes over all hypotheses that were run (equal inputs run once)."""
-    unknown: UnknownWords | None = None
+    unknown: UnknownCounts | None = None
     """How much of the texts the model did not know, where that is recorded."""
     was_complete: bool = False
     """The result was there already."""
@@ -78,22 +68,23 @@ class Recorded(NamedTuple):
     """The description of the model."""
     seconds: float | None
     """To score the file, if known."""
-    unknown: UnknownWords | None = None
+    unknown: UnknownCounts | None = None
 
 
 def score_file(
     sources: Sequence[str],
-    scorer: TextScorer,
+    scorer: LanguageModelScorer,
     out: str | os.PathLike[str],
     *,
     shard: tuple[int, int] | None = None,
     new_only: bool = False,
+    format: str | None = None,
 ) -> ScoreRun:
     """Add `scorer.name` to the scores of every hypothesis and write all of them to `out` (.jsonl or .jsonl.gz: all scores; .py(.gz): the new one).
 
     Nothing is dropped: the same utterances, order and texts come out. `new_only`: a .jsonl, too, holds the new score alone, so that
     files of several models can be read together. `shard`: (index, count), the part of the utterances to score; it is cut between
-    groups, so that `merge_parts` gives what one run would, and may be empty.
+    groups, so that `merge_parts` gives what one run would, and may be empty. `format`: of the sources, by name.
     ValueError for unreadable lists, for a score name that is there already, for an `out` that holds results of other settings or is
     one of the sources, for an `out` that another process is writing, and for a score that is no finite number.
     """
@@ -102,7 +93,7 @@ def score_file(
         raise ValueError(f"{target}: shard {shard}; expected (index, count), 0 <= index < count, and a name in .jsonl")
     check_outputs([target], [split_source(source)[1] for source in sources])
     with lock(target):
-        lists = read_sources(sources)
+        lists = read_sources(sources, format=format)
         if scorer.name in lists[0].hypotheses[0].scores:
             raise ValueError(
                 f"{sources[0]}: score {scorer.name!r} is there already; expected a new name (NAME=PATH for the model)"
@@ -112,7 +103,7 @@ def score_file(
             header["new_only"] = True
         if shard is not None:
             groups = -(-len(lists) // GROUP)
-            first, last = (groups * place // shard[1] * GROUP for place in (shard[0], shard[0] + 1))
+            first, last = (groups * index // shard[1] * GROUP for index in (shard[0], shard[0] + 1))
             lists = lists[first:last]
             header[SHARD] = [shard[0] + 1, shard[1]]
         if target.exists():
@@ -121,7 +112,7 @@ def score_file(
 
 
 def _score_rest(
-    target: Path, header: dict[str, Any], lists: Sequence[NBestList], scorer: TextScorer, new_only: bool
+    target: Path, header: dict[str, Any], lists: Sequence[NBestList], scorer: LanguageModelScorer, new_only: bool
 ) -> ScoreRun:
     """Go on from the hidden file to the end, and publish."""
     partial = _partial_of(target)
@@ -130,19 +121,18 @@ def _score_rest(
     with progress_bar() as progress:
         bar = progress.add_task(f"scoring with {scorer.name}", total=len(lists), completed=done)
         for start in range(done, len(lists), GROUP):
-            began, passes_before, unknown_before = time.monotonic(), getattr(scorer, "rows_run", 0), unknown_of(scorer)
+            began, passes_before, unknown_before = time.monotonic(), scorer.passes_run, scorer.unknown()
             group = [
                 with_score(utterance, scorer.name, found, alone=new_only)
                 for utterance, found in _score(scorer, lists[start : start + GROUP])
             ]
             cost["seconds"] += time.monotonic() - began
-            cost["passes"] += getattr(scorer, "rows_run", 0) - passes_before
+            cost["passes"] += scorer.passes_run - passes_before
             cost["done"] = (start + len(group)) / len(lists)
-            if (unknown := unknown_of(scorer)) is not None and unknown_before is not None:
-                new, old = unknown - unknown_before, _unknown_in(cost)
-                # Of a scoring that was begun without this record nothing is known as a whole.
-                if old is not None or start == 0:
-                    cost["unknown"] = list(dataclasses.astuple(new if old is None else old + new))
+            new, old = scorer.unknown() - unknown_before, _unknown_in(cost)
+            # Of a scoring that was begun without this record nothing is known as a whole.
+            if old is not None or start == 0:
+                cost["unknown"] = list(dataclasses.astuple(new if old is None else old + new))
             lines = [line.encode() for line in list(format_json_lines(group))[1:]]
             _append(partial, b"".join(lines if start else [_head(header), *lines]))
             _write_cost(target, cost)
@@ -183,7 +173,7 @@ def merge_parts(parts: Sequence[str | os.PathLike[str]], out: str | os.PathLike[
     with lock(target):
         scored: list[NBestList] = []
         cost: dict[str, Any] = {"seconds": 0.0, "passes": 0}
-        unknown: list[UnknownWords | None] = []
+        unknown: list[UnknownCounts | None] = []
         for _, part in sorted(found.items()):
             lists = list(iterate_json_lines(part, may_be_empty=True))
             spent = _read_cost(part)
@@ -202,14 +192,12 @@ def merge_parts(parts: Sequence[str | os.PathLike[str]], out: str | os.PathLike[
     return ScoreRun(target, scored, cost["seconds"], cost["passes"], _unknown_in(cost), there)
 
 
-def recorded(sources: Sequence[str]) -> dict[str, Recorded]:
+def recorded(sources: Sequence[str], *, format: str | None = None) -> dict[str, Recorded]:
     """What score files among the sources say of their new score, by its name."""
     found = {}
     for source in sources:
         name, path = split_source(source)
-        if not has_suffix(path, ".jsonl"):
-            continue
-        scores = read_metadata(path).get("scores", {})
+        scores = read_metadata(path, format=format).get("scores", {})
         if isinstance(scores, dict) and len(scores) == 1:
             cost = _read_cost(Path(path))
             ((own, facts),) = scores.items()
@@ -262,8 +250,8 @@ def _write_cost(target: Path, cost: dict[str, Any]) -> None:
     write_text(_cost_file(target), json.dumps(cost) + "\n")
 
 
-def _unknown_in(cost: dict[str, Any]) -> UnknownWords | None:
-    return UnknownWords(*cost["unknown"]) if "unknown" in cost else None
+def _unknown_in(cost: dict[str, Any]) -> UnknownCounts | None:
+    return UnknownCounts(*cost["unknown"]) if "unknown" in cost else None
 
 
 def _partial_of(target: Path) -> Path:
@@ -301,42 +289,24 @@ def _plain(header: dict[str, Any]) -> Any:
     return json.loads(json.dumps(header))
 
 
-def _score(scorer: TextScorer, group: Sequence[NBestList]) -> Iterator[tuple[NBestList, list[SequenceScore]]]:
-    """All texts of the group. ValueError with model, utterance and rank for a score that is no finite number."""
+def _score(scorer: LanguageModelScorer, group: Sequence[NBestList]) -> list[tuple[NBestList, list[SequenceScore]]]:
+    """The group with its scores. ValueError with model, utterance and rank for a score that is no finite number."""
     try:
-        yield from _score_group(scorer, group)
+        return list(zip(group, scorer.score_group(group), strict=True))
     except NotFinite as error:
         raise ValueError(_describe_not_finite(scorer, group, error)) from None
 
 
-def _describe_not_finite(scorer: TextScorer, group: Sequence[NBestList], error: NotFinite) -> str:
+def _describe_not_finite(scorer: LanguageModelScorer, group: Sequence[NBestList], error: NotFinite) -> str:
     """Each text of the group is scored alone to find the one at fault."""
-    model = getattr(scorer, "path", None) or getattr(scorer, "folder", None) or scorer.name
     for utterance in group:
         for rank, hypothesis in enumerate(utterance.hypotheses, 1):
             try:
                 scorer.score_texts(utterance.seq_tag, [hypothesis.text])
             except NotFinite as own:
-                return f"{model}: hypothesis {rank} of {utterance.seq_tag!r}, {hypothesis.text[:60]!r}: {own}"
+                return f"{scorer.source}: hypothesis {rank} of {utterance.seq_tag!r}, {hypothesis.text[:60]!r}: {own}"
     among = f"{group[0].seq_tag!r} ... {group[-1].seq_tag!r}"
-    return f"{model}: one of the hypotheses of the utterances {among}: {error}"
-
-
-def _score_group(scorer: TextScorer, group: Sequence[NBestList]) -> Iterator[tuple[NBestList, list[SequenceScore]]]:
-    """All texts of the group; in one call where the scorer can pool utterances into batches."""
-    whole = getattr(scorer, "score_utterances", None)  # one that looks at the other scores too
-    if whole is not None:
-        yield from zip(group, whole(group), strict=True)
-        return
-    pooled = getattr(scorer, "score_lists", None)
-    texts = [[hypothesis.text for hypothesis in utterance.hypotheses] for utterance in group]
-    if pooled is not None:
-        yield from zip(group, pooled([(utterance.seq_tag, rows) for utterance, rows in zip(group, texts)]), strict=True)
-        return
-    for utterance, rows in zip(group, texts):
-        unique = list(dict.fromkeys(rows))
-        found = dict(zip(unique, scorer.score_texts(utterance.seq_tag, unique), strict=True))
-        yield utterance, [found[row] for row in rows]
+    return f"{scorer.source}: one of the hypotheses of the utterances {among}: {error}"
 
 
 def _append(path: Path, data: bytes) -> None:

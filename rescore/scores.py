@@ -14,8 +14,43 @@ from math import hypot, isfinite, isnan, nan, sqrt
 from statistics import stdev
 from typing import Any
 
-LOG_P = "log p"  # the model's log-probability itself
-ELBO = "elbo"  # a lower bound of it
+
+class Target(str):
+    """What a score is an estimate of: the text that stands in score files, with the facts that others ask for."""
+
+    __slots__ = ()
+
+    @property
+    def is_exact(self) -> bool:
+        """The model's log-probability itself."""
+        return self == LOG_P
+
+    @property
+    def is_bound(self) -> bool:
+        """A lower bound on the log-probability."""
+        return self == ELBO
+
+    @property
+    def is_other(self) -> bool:
+        """Neither the log-probability nor a bound on it."""
+        return not (self.is_exact or self.is_bound)
+
+    def predicted(self) -> Target:
+        """What a prediction of such a score is: no estimate of the quantity, so neither exact nor a bound."""
+        return Target(f"predicted {self}")
+
+
+LOG_P = Target("log p")
+ELBO = Target("elbo")
+PLL = Target("pll")
+STRIDED_PLL = Target("strided pll")
+ONE_PASS_PLL = Target("one-pass pll")
+CONTRAST_PLL = Target("contrast pll")
+WEIGHTED_PLLS = Target("sum_k 2k/(L(L+1)) PLL_k")
+ORDER = Target("order")
+"""Log-probability of generating the text in one order."""
+CONTRAST_ORDER = Target("contrast order")
+
 MOST_REPLICATES = 32  # that a result file holds; with more the standard error says it all
 
 
@@ -31,23 +66,25 @@ class NotFinite(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class UnknownWords:
+class UnknownCounts:
     """How much of the texts a model did not know: of that much, the score says nothing but how often it happened."""
 
     count: int
+    """Unknown ones."""
     total: int
     """Of the words or tokens of the texts; for "pieces", of their words, into which several unknown pieces may fall."""
     unit: str
     """What is counted: "words", "tokens" or "pieces"."""
 
-    def __add__(self, other: UnknownWords) -> UnknownWords:
-        return UnknownWords(self.count + other.count, self.total + other.total, self.unit)
+    def __add__(self, other: UnknownCounts) -> UnknownCounts:
+        return UnknownCounts(self.count + other.count, self.total + other.total, self.unit)
 
-    def __sub__(self, other: UnknownWords) -> UnknownWords:
-        return UnknownWords(self.count - other.count, self.total - other.total, self.unit)
+    def __sub__(self, other: UnknownCounts) -> UnknownCounts:
+        return UnknownCounts(self.count - other.count, self.total - other.total, self.unit)
 
     @property
     def most(self) -> bool:
+        """Whether more than half is unknown."""
         return 2 * self.count > self.total
 
     def __str__(self) -> str:
@@ -85,7 +122,7 @@ class SequenceScore:
     @property
     def exact(self) -> bool:
         """Whether `log_prob` is the model's log-probability of the text."""
-        return self.target == LOG_P
+        return Target(self.target).is_exact
 
     def paired_error(self, other: SequenceScore) -> float:
         """Standard error of the difference to another hypothesis of the same utterance, from paired replicates; nats, nan if unknown."""

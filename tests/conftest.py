@@ -12,6 +12,7 @@ import torch
 
 from diffusion_lm.backbones.dit import DiTConfig
 from diffusion_lm.model import LanguageModel
+from rescore.nbest.types import Hypothesis, NBestList
 from returnn_bridge.vocab import Vocab, train_vocab
 
 # A test says what is true, not how fast: on a busy machine a single example can take long.
@@ -21,6 +22,11 @@ hypothesis.settings.load_profile("no deadline")
 DEMO = Path(__file__).parent.parent / "data" / "demo"
 WORDS = "the a of and king house river said went came great little old man woman child stone tree in to was with he she".split()
 TINY = DiTConfig(hidden_size=32, num_blocks=2, num_heads=2, cond_dim=16, dropout=0.1)
+
+
+def utterances_of(texts: dict[str, list[str]]) -> list[NBestList]:
+    """Lists without scores, from the texts of each utterance."""
+    return [NBestList(tag, tuple(Hypothesis(text) for text in own)) for tag, own in texts.items()]
 
 
 def random_text(lines: int, seed: int = 0) -> str:

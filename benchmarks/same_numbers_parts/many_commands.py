@@ -62,7 +62,7 @@ def run(command: str, *, arguments: list[str], folder: str, out: str, err: str) 
     except BaseException:
         traceback.print_exc()
         status = 1
-    atexit._run_exitfuncs()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
     return status if isinstance(status, int) else int(status is not None)
 
 

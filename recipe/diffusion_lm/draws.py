@@ -32,10 +32,30 @@ class NoiseDraw(NamedTuple):
     """[N] uniform in [0, 1): the symbol that replaces it, for families that have a choice."""
     step: int = NO_STEP
     """Optimizer step, for a curriculum; NO_STEP outside of training."""
-    seed: int = 0
-    """Seed of what a family draws besides, on `device`."""
+    seed: int | None = None
+    """Of `generator`; None outside of training."""
     device: torch.device | str = "cpu"
-    """Where the network is."""
+    """Where the network is, and `generator` draws."""
+
+    def generator(self) -> torch.Generator:
+        """For further numbers of a training step, which may depend on what else is in the batch. ValueError outside of training.
+
+        There every draw and every sentence would get the same numbers: a bound that is reported asks `gaussian` for them.
+        """
+        if self.seed is None:
+            raise ValueError(
+                "this noise has no seed, it is that of a score; expected a family that asks it for `gaussian`"
+            )
+        return torch.Generator(self.device).manual_seed(self.seed)
+
+    def gaussian(self, width: int) -> Tensor:
+        """[N, width] standard normal numbers, float32. They follow from `keep` and `category` of each position (BOS excepted) alone.
+
+        So they differ from draw to draw, do not depend on the batch, and are shared by hypotheses that share the position's noise.
+        """
+        first = (self.category.double() * 2**24).long()[:, None] * width
+        uniform = more_noise(self.keep[:, None], first + torch.arange(width, device=first.device))
+        return torch.special.ndtri(uniform.double() + 2**-25).float()
 
     def to(self, device: torch.device | str) -> NoiseDraw:
         """The same numbers on `device`."""
@@ -44,7 +64,7 @@ class NoiseDraw(NamedTuple):
 
 
 def draw_noise(
-    lengths: Tensor, generator: torch.Generator, *, stratified: bool, step: int = NO_STEP, seed: int = 0
+    lengths: Tensor, generator: torch.Generator, *, stratified: bool, step: int = NO_STEP, seed: int | None = None
 ) -> NoiseDraw:
     """Fresh noise for sentences of these lengths [B]. Drawn on the CPU, so that a seed means the same on every device."""
     num_rows, total = len(lengths), int(lengths.sum())

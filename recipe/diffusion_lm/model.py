@@ -60,6 +60,12 @@ class LanguageModel:
         family = build_family(family_options, special_ids(vocab))
         return cls(family, _network(family, backbone, vocab), vocab, dict(family_options), backbone)
 
+    def with_family_options(self, changes: Mapping[str, Any]) -> LanguageModel:
+        """The same network with other options of its family. ValueError for an unknown or impossible one."""
+        options = {**self.family_options, **changes}
+        family = build_family(options, special_ids(self.vocab))
+        return dataclasses.replace(self, family=family, family_options=options)
+
     @property
     def device(self) -> torch.device:
         return next(self.network.parameters()).device

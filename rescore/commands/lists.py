@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rescore.commands.options import ListFormat
 from returnn_bridge.files import check_outputs
 
 
@@ -16,13 +17,21 @@ def convert(
     score: Annotated[
         str | None, typer.Option(help="Which score, for formats that hold one (default: the only one).")
     ] = None,
+    list_format: ListFormat = None,
+    to_format: Annotated[
+        str | None,
+        typer.Option(
+            help="Format of the file written: returnn-py, json-lines or mlm-scoring (default: by the suffix)."
+        ),
+    ] = None,
 ) -> None:
     """Convert an N-best file: the same utterances, order and texts, floats with all their digits (nan and inf from .py to .py)."""
     from rescore.nbest import iterate_nbest, split_source, write_nbest
-    from returnn_bridge.files import has_suffix
+    from rescore.nbest.formats import format_to_write
 
     name, path = split_source(source)
     check_outputs([target], [path])
-    odd = has_suffix(target, ".py")  # the one format that can hold nan and inf
-    write_nbest(target, iterate_nbest(path, name=name, allow_non_finite=odd), score=score, allow_non_finite=odd)
+    odd = format_to_write(target, to_format).non_finite
+    lists = iterate_nbest(path, name=name, allow_non_finite=odd, format=list_format)
+    write_nbest(target, lists, score=score, allow_non_finite=odd, format=to_format)
     print(f"{target}: written")

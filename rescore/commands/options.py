@@ -8,7 +8,17 @@ import typer
 
 Sources = Annotated[
     list[str],
-    typer.Argument(help="N-best file, or several aligned ones as NAME=PATH (.py, .jsonl, .json, each also .gz)."),
+    typer.Argument(
+        help="N-best file, or several aligned ones as NAME=PATH (.py, .jsonl, .json, each also .gz; else see --format)."
+    ),
+]
+ListFormat = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        help="Format of all N-best files that are read, where their suffixes do not tell: returnn-py, json-lines, "
+        "mlm-scoring or flat-json (default: by the suffix, and within .json by a look into the file).",
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="Of masks and bootstrap.")]
 Estimator = Annotated[

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from rescore.commands.options import Seed, Sources
+from rescore.commands.options import ListFormat, Seed, Sources
 from rescore.commands.syntax import list_files, parse_scales, scales_file
 from returnn_bridge.files import check_outputs
 
 
 def wer(
     nbest: Sources,
-    refs: Annotated[Path, typer.Option(help="References: .py, Kaldi text, .trn, .json.")],
+    refs: Annotated[Path, typer.Option(help="References: .py, Kaldi's text or .txt, .trn, .stm, .ctm, .json, .jsonl.")],
     scales: Annotated[
         list[str] | None,
         typer.Option(
@@ -32,14 +32,16 @@ def wer(
     baseline: Annotated[str, typer.Option(help="Row that the changes are against (default: the first).")] = "",
     title: Annotated[str, typer.Option(help="Of the table.")] = "WER",
     seed: Seed = 1,
+    list_format: ListFormat = None,
 ) -> None:
     """Word error rate table: S/D/I, oracle, paired bootstrap intervals against the first row."""
+    from rescore.combination.rows import check_row_name
     from rescore.combination.scales import Scales, best_texts
     from rescore.nbest import check_no_lists, read_sources
     from rescore.nbest.reference_formats import transcript_format
     from rescore.nbest.references import attach_reference_file, check_transcripts, write_transcripts
     from rescore.pipeline import seconds_of, unknown_in
-    from rescore.report.table import ResultTable, check_row_name, evaluate, table_suffix
+    from rescore.report.table import ResultTable, evaluate, table_suffix
     from rescore.score_file import recorded
 
     for path in out or []:
@@ -49,19 +51,19 @@ def wer(
     outputs = [*(out or []), *(transcripts or [])]
     check_outputs(outputs, [*list_files(nbest), refs, *filter(None, map(scales_file, scales or []))])
     check_no_lists(outputs)
-    lists = attach_reference_file(read_sources(nbest), refs)
-    systems = {"first in list": Scales({next(iter(lists[0].hypotheses[0].scores)): 0.0})}
+    lists = attach_reference_file(read_sources(nbest, format=list_format), refs)
+    rows = {"first in list": Scales({next(iter(lists[0].hypotheses[0].scores)): 0.0})}
     for item in scales or []:
         name, row_scales = parse_scales(item)
         check_row_name(name)
-        if name in systems:
+        if name in rows:
             raise ValueError(f"--scales {item}: a row named {name!r} is there already; expected different names")
-        systems[name] = row_scales
-    known = recorded(nbest)
-    rows = evaluate(lists, systems, baseline=baseline or "first in list", seed=seed, seconds=seconds_of(systems, known))
+        rows[name] = row_scales
+    known = recorded(nbest, format=list_format)
+    measured = evaluate(lists, rows, baseline=baseline or "first in list", seed=seed, seconds=seconds_of(rows, known))
     table = ResultTable(
         title,
-        rows,
+        measured,
         baseline=baseline or "first in list",
         scales_from="as given",
         metadata={
@@ -72,7 +74,7 @@ def wer(
         },
         unknown=unknown_in(known),
     )
-    best = best_texts(lists, list(systems.values())[-1])
+    best = best_texts(lists, list(rows.values())[-1])
     for path in transcripts or []:
         check_transcripts(path, best)
     for path in out or []:

@@ -10,7 +10,17 @@ from typing import Annotated
 
 import typer
 
-from rescore.commands.options import BatchTokens, Device, Estimator, Passes, Pieces, Precision, Replicates, Seed
+from rescore.commands.options import (
+    BatchTokens,
+    Device,
+    Estimator,
+    ListFormat,
+    Passes,
+    Pieces,
+    Precision,
+    Replicates,
+    Seed,
+)
 from rescore.commands.syntax import list_files, parse_passes
 from rescore.lms.open import open_scorer
 from returnn_bridge.files import check_outputs, lock
@@ -30,7 +40,10 @@ def rescore(
     ] = None,
     row: Annotated[
         list[str] | None,
-        typer.Option(help="A row of the table: NAME=SOURCE:SCALE,SOURCE,... (default: each LM and each pair)."),
+        typer.Option(
+            help="A row of the table: NAME=SOURCE:SCALE,SOURCE,SOURCE:LOW:HIGH,... (default: each LM and each pair). A source "
+            "without a scale is tuned, within 0 ... 3, words and tokens:SOURCE -10 ... 10, a score named prior -2 ... 0."
+        ),
     ] = None,
     baseline: Annotated[str, typer.Option(help="Row that the changes are measured against (default: the first).")] = "",
     title: Annotated[str, typer.Option(help="Of the table.")] = "WER",
@@ -42,14 +55,16 @@ def rescore(
     precision: Precision = "32",
     batch_tokens: BatchTokens = None,
     pieces: Pieces = False,
+    list_format: ListFormat = None,
 ) -> None:
     """Score, tune and report in one go: lists and language models in, a WER table and an HTML report out."""
     from rescore import pipeline
+    from rescore.combination.rows import RowSpec, file_name
     from rescore.nbest import split_source
+    from rescore.report.page import write_report
     from rescore.report.table import TABLE_SUFFIXES
-    from rescore.report.write_page import write_report
 
-    systems = [pipeline.System.parse(text) for text in row or []]
+    rows = [RowSpec.parse(text) for text in row or []]
     scorers = {}
     inputs: list[str | Path] = [*list_files([*tune, *test]), tune_refs, test_refs]
     for item in lm or []:
@@ -80,15 +95,16 @@ def rescore(
             test_references=test_refs,
             lms=scorers,
             out=out,
-            systems=systems,
+            rows=rows,
             baseline=baseline,
             seed=seed,
             title=title,
             command=shlex.join(["dlm", *sys.argv[1:]]),
+            format=list_format,
         )
         (out / "scales").mkdir(exist_ok=True)
         for name, scales in result.scales.items():
-            scales.save(out / "scales" / f"{pipeline.file_name(name)}.json")
+            scales.save(out / "scales" / f"{file_name(name)}.json")
         for suffix in TABLE_SUFFIXES:
             result.table.save(out / f"wer{suffix}")
         write_report(out / "report.html", result)

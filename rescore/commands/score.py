@@ -11,6 +11,7 @@ from rescore.commands.options import (
     BatchTokens,
     Device,
     Estimator,
+    ListFormat,
     Passes,
     Pieces,
     Precision,
@@ -44,6 +45,7 @@ def score(
         bool, typer.Option("--new-only", help="A .jsonl holds the new score alone, to be read together with others.")
     ] = False,
     shard: Annotated[str, typer.Option(help="NUMBER/COUNT, such as 2/8: score that part only, for `dlm merge`.")] = "",
+    list_format: ListFormat = None,
 ) -> None:
     """Score every hypothesis with a language model. Interrupted, the same command goes on to the same bytes."""
     from rescore.score_file import score_file
@@ -60,7 +62,7 @@ def score(
         batch_tokens=batch_tokens,
         pieces=pieces,
     )
-    run = score_file(nbest, scorer, out, shard=parse_shard(shard), new_only=new_only)
+    run = score_file(nbest, scorer, out, shard=parse_shard(shard), new_only=new_only, format=list_format)
     unknown = "" if run.unknown is None else f", unknown to the model: {run.unknown}"
     print(
         f"{run.note()}{run.out}: {len(run.lists)} utterances, {run.hypotheses} hypotheses, {run.seconds:.1f} s, "

@@ -35,18 +35,18 @@ def parse_shard(text: str) -> tuple[int, int] | None:
 
 def parse_scales(item: str) -> tuple[str, Scales]:
     """(name of the row, scales) of FILE, NAME=FILE or NAME=SOURCE:SCALE,SOURCE:SCALE."""
+    from rescore.combination.rows import RowSpec
     from rescore.combination.scales import Scales
-    from rescore.pipeline import System
 
     name, equals, rest = item.rpartition("=")
     if not equals or Path(item).is_file():
         return Path(item).stem, Scales.load(item)
     if Path(rest).is_file() or rest.endswith(".json"):
         return name, Scales.load(rest)
-    system = System.parse(item)
-    if system.free:
-        raise ValueError(f"--scales {item}: {next(iter(system.free))!r} has no scale; expected SOURCE:SCALE for each")
-    return name, Scales.from_named(system.fixed)
+    row = RowSpec.parse(item)
+    if row.free:
+        raise ValueError(f"--scales {item}: {next(iter(row.free))!r} has no scale; expected SOURCE:SCALE for each")
+    return name, Scales.from_named(row.fixed)
 
 
 def parse_passes(item: str, text: str) -> int | None:

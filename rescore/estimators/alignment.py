@@ -40,7 +40,7 @@ def slots_of(leader: Tokens, tokens: Tokens) -> list[tuple[int, int]]:
     slots: list[tuple[int, int]] = []
     for step in Levenshtein.opcodes(leader, tokens):
         if step.tag in ("equal", "replace"):
-            slots += [(place, 0) for place in range(step.src_start, step.src_end)]
+            slots += [(index, 0) for index in range(step.src_start, step.src_end)]
         elif step.tag == "insert":
             slots += [(step.src_start - 1, count + 1) for count in range(step.dest_end - step.dest_start)]
     return slots
@@ -58,12 +58,12 @@ def nearest_tree(hypotheses: Sequence[Tokens], root: Tokens) -> list[tuple[Token
     nearest[found[0]] = np.iinfo(np.int32).max
     tree: list[tuple[Tokens, Tokens | None]] = [(root, None)]
     for _ in range(len(order) - 1):
-        place = int(nearest.argmin())
-        tree.append((order[place], order[parent[place]]))
-        found.append(place)
-        closer = (apart[place] < nearest) & ~np.isin(np.arange(len(order)), found)
-        nearest[closer], parent[closer] = apart[place][closer], place
-        nearest[place] = np.iinfo(np.int32).max
+        index = int(nearest.argmin())
+        tree.append((order[index], order[parent[index]]))
+        found.append(index)
+        closer = (apart[index] < nearest) & ~np.isin(np.arange(len(order)), found)
+        nearest[closer], parent[closer] = apart[index][closer], index
+        nearest[index] = np.iinfo(np.int32).max
     return tree
 
 

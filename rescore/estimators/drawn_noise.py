@@ -1,17 +1,23 @@
-"""Measures for families whose noise is no mask (uniform, hybrid) or not one mask for the whole text (block): drawn noise instead of plans.
+"""Estimators for families whose noise is no mask (uniform, hybrid) or not one mask for the whole text (block).
 
-    for draw in Draws(passes=16, replicates=4).draws(length, keys): ...
+    for draw in Draws(passes=16, replicates=4).draws(length, numbers): ...
 
 A draw is a noise level and two random numbers for every token. Levels are spread evenly and shared by an utterance's hypotheses, the
-tokens' numbers follow the slots of an alignment (rescore.estimators.plans.Keys), so a difference of two hypotheses is measured with the same noise.
+tokens' numbers follow the slots of an alignment (common_random_numbers.py), so a difference of two hypotheses is measured with the same
+noise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import ClassVar, Literal, NamedTuple
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
-from rescore.estimators.plans import Estimator, FloatArray, Keys, Plan
+import numpy as np
+
+from rescore.estimators.alignment import Tokens, leader_of, slots_of
+from rescore.estimators.base import Estimate, Estimator, FloatArray
+from rescore.estimators.common_random_numbers import CommonRandomNumbers
 from rescore.scores import ELBO
 
 
@@ -19,18 +25,41 @@ class Draw(NamedTuple):
     """One noise draw for one text of L tokens (EOS counted)."""
 
     replicate: int
+    """Index of the independent replicate that it belongs to."""
     time: float
-    keep: FloatArray  # [L]
-    category: FloatArray  # [L]
+    """Uniform in [0, 1): the family maps it to its own time."""
+    keep: FloatArray
+    """[L] uniform in [0, 1): what decides whether a token is noised."""
+    category: FloatArray
+    """[L] uniform in [0, 1): what replaces it."""
+
+
+class NoiseNetwork(Protocol):
+    """What an estimator asks of a network with noise of its own. Texts are token ids without EOS."""
+
+    @property
+    def runs_per_draw(self) -> int:
+        """How often the network is run for one draw."""
+
+    def bounds(self, texts: Sequence[Tokens], draws: Sequence[Draw]) -> FloatArray:
+        """[texts] a lower bound on log p of each text, nats, estimated with its draw."""
+
+    def one_pass(self, texts: Sequence[Tokens]) -> FloatArray:
+        """[texts] sum of log p of every token in one run over the clean text, nats. ValueError for a model that can not do that."""
 
 
 class Drawn(Estimator):
-    """Made of noise that the family itself draws."""
+    """An estimator for families that draw their noise themselves."""
 
     measures: ClassVar[Literal["masks", "noise"]] = "noise"
+    needs_one_pass: ClassVar[bool] = False
+    """Whether it asks for `NoiseNetwork.one_pass`, which only models that have seen wrong tokens can do (`family.sees_errors`)."""
 
-    def _plan(self, length: int, keys: Keys) -> Plan:
-        raise NotImplementedError("noise is no plan of masks: see rescore.lms.network_noise")
+    @abstractmethod
+    def estimate(
+        self, network: NoiseNetwork, seq_tags: Sequence[str], texts: Sequence[Sequence[Tokens]], *, seed: int
+    ) -> list[list[Estimate]]:
+        """One estimate for each of the distinct texts of every utterance."""
 
 
 class Draws(Drawn):
@@ -38,18 +67,49 @@ class Draws(Drawn):
 
     name, target, unbiased, replicated = "draws", ELBO, True, True
 
-    def draws(self, length: int, keys: Keys) -> Iterator[Draw]:
+    def draws(self, length: int, numbers: CommonRandomNumbers) -> Iterator[Draw]:
+        """`passes` draws for a text of `length` tokens (EOS counted)."""
         designs = min(self.replicates, self.passes)
         for design in range(designs):
             rows = len(range(design, self.passes, designs))
-            offset = keys.scalar("u", design)
-            for place in range(rows):
-                keep, category = (keys.tokens(name, design, place) for name in ("keep", "category"))
-                yield Draw(design, (place + offset) / rows, keep, category)
+            offset = numbers.scalar("u", design)
+            for index in range(rows):
+                keep, category = (numbers.tokens(name, design, index) for name in ("keep", "category"))
+                yield Draw(design, (index + offset) / rows, keep, category)
+
+    def estimate(
+        self, network: NoiseNetwork, seq_tags: Sequence[str], texts: Sequence[Sequence[Tokens]], *, seed: int
+    ) -> list[list[Estimate]]:
+        rows: list[Tokens] = []
+        draws: list[Draw] = []
+        for tag, own in zip(seq_tags, texts, strict=True):
+            leader = leader_of(own)
+            drawn: dict[str, FloatArray] = {}
+            for tokens in own:
+                # The EOS, which some families noise, has the slot behind the leader's last token.
+                slots = [*slots_of(leader, tokens), (len(leader), 0)]
+                draws += self.draws(len(tokens) + 1, CommonRandomNumbers(seed, tag, slots, drawn))
+                rows += [tokens] * (len(draws) - len(rows))
+        values = iter(network.bounds(rows, draws).reshape(-1, self.passes))
+        replicate = np.array([draw.replicate for draw in draws[: self.passes]])
+        passes = network.runs_per_draw * self.passes
+
+        def estimate(values: FloatArray) -> Estimate:
+            parts = tuple(float(values[replicate == design].mean()) for design in range(int(replicate.max()) + 1))
+            return Estimate(float(np.mean(parts)), parts, passes)
+
+        return [[estimate(next(values)) for _ in own] for own in texts]
 
 
 class OnePass(Drawn):
     """For models with uniform noise: log p of every token in one run over the whole text, each as if it were left out. Deterministic, no bound."""
 
     name, target, unbiased, usual_passes = "one-pass", "one-pass pll", True, None
-    cost = "one"
+    cost, fits_race, needs_one_pass = "one", False, True
+
+    def estimate(
+        self, network: NoiseNetwork, seq_tags: Sequence[str], texts: Sequence[Sequence[Tokens]], *, seed: int
+    ) -> list[list[Estimate]]:
+        unique = list(dict.fromkeys(tokens for own in texts for tokens in own))
+        found = dict(zip(unique, network.one_pass(unique).tolist(), strict=True))
+        return [[Estimate(found[tokens], None, 1) for tokens in own] for own in texts]

@@ -1,4 +1,4 @@
-"""What a way to measure asks of a network, as data: rows of masks with weights, and how their log-probabilities become scores.
+"""Plans of masks: what an estimator asks of a network, as data, and how the answers become scores.
 
     plan = Plan(masks, weights, replicate)                # rows for one text
     plan.estimate(log_probs)                              # log_probs [rows, length] from the network, nats
@@ -10,48 +10,34 @@ Every score is linear in the token log-probabilities: score = sum over rows and 
 
 from __future__ import annotations
 
-import hashlib
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rescore.estimators.alignment import Tokens, leader_of, slots_of
-from rescore.scores import standard_error
-
-BoolArray = NDArray[np.bool_]
-FloatArray = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A score in nats and the independent repetitions that it is the mean of."""
-
-    value: float
-    replicates: tuple[float, ...] | None
-    """None: deterministic, nothing was drawn. One alone tells no standard error."""
-    passes: int
-
-    @property
-    def standard_error(self) -> float:
-        """Nats; 0 for a deterministic score, nan where a single replicate can not tell it."""
-        return standard_error(self.replicates)
+from rescore.estimators.base import BoolArray, Estimate, Estimator, FloatArray
+from rescore.estimators.common_random_numbers import CommonRandomNumbers
 
 
 @dataclass(frozen=True)
 class Plan:
     """Rows to run for one text of L scored tokens."""
 
-    masks: BoolArray  # [R, L] True = masked
-    weights: FloatArray  # [R, L] what log p of a masked token counts; 0 where it is not needed
-    replicate: NDArray[np.int64]  # [R] which independent replicate a row belongs to; -1 = a row that all share
-    time: FloatArray | None = None  # [R] t the rows were drawn at; None = a function of the number of masked tokens
-    parts: FloatArray | None = (
-        None  # [replicates, R, L] weights of each replicate, where rows of others count in it too
-    )
+    masks: BoolArray
+    """[R, L] True where a token is masked."""
+    weights: FloatArray
+    """[R, L] factor of log p of a masked token in the score; where it is 0 the network need not be asked."""
+    replicate: NDArray[np.int64]
+    """[R] index of the independent replicate that a row belongs to; -1 for a row that all replicates share."""
+    time: FloatArray | None = None
+    """[R] the time t at which the rows were drawn; None: t follows from the number of masked tokens."""
+    parts: FloatArray | None = None
+    """[replicates, R, L] weights of each replicate, for estimators whose replicates share rows (control). None: they follow from
+    `weights` and `replicate`."""
 
     def estimate(self, log_probs: FloatArray) -> Estimate:
         """From log_probs [R, L], nats; entries with weight 0 are not read."""
@@ -76,10 +62,13 @@ class Plan:
 class ListPlan:
     """Rows for all distinct hypotheses of an utterance. A hypothesis' score is a sum of estimates with signs."""
 
-    texts: list[Tokens]  # of each plan: the tokens that its rows mask
+    texts: list[Tokens]
+    """For each plan: the tokens that its rows mask."""
     plans: list[Plan]
-    terms: list[list[tuple[int, int]]]  # of each hypothesis: (place of a plan, +1 or -1)
-    passes: list[int]  # of each hypothesis: the rows that are there for it
+    terms: list[list[tuple[int, int]]]
+    """For each hypothesis: (index of a plan, +1 or -1)."""
+    passes: list[int]
+    """For each hypothesis: the number of rows that are run for it."""
 
     def estimates(self, log_probs: Sequence[FloatArray]) -> list[Estimate]:
         """One for each hypothesis, from the log-probabilities [rows, length] of each plan."""
@@ -88,105 +77,80 @@ class ListPlan:
 
 
 def _signed_sum(found: Sequence[Estimate], terms: Sequence[tuple[int, int]], passes: int) -> Estimate:
-    value = sum(sign * found[place].value for place, sign in terms)
-    drawn = [(replicates, sign) for place, sign in terms if (replicates := found[place].replicates) is not None]
+    value = sum(sign * found[index].value for index, sign in terms)
+    drawn = [(replicates, sign) for index, sign in terms if (replicates := found[index].replicates) is not None]
     if not drawn:
         return Estimate(value, None, passes)
     fixed = value - sum(sign * float(np.mean(replicates)) for replicates, sign in drawn)
     count = min(len(replicates) for replicates, _ in drawn)
-    sums = [fixed + sum(sign * replicates[place] for replicates, sign in drawn) for place in range(count)]
+    sums = [fixed + sum(sign * replicates[index] for replicates, sign in drawn) for index in range(count)]
     return Estimate(value, tuple(sums), passes)
 
 
-class Keys:
-    """The random numbers of one hypothesis, reproducible from (seed, utterance, draw, slot).
+class MaskNetwork(Protocol):
+    """What an estimator asks of a network with masks. Texts are token ids, EOS included where the score counts it."""
 
-    `slots` names each token's place in an alignment of the utterance's hypotheses, so that hypotheses share the numbers of what they
-    share (common random numbers): (i, 0) is token i of the leader, (i, j) the j-th token inserted behind it.
-    """
+    def log_probs(self, texts: Sequence[Tokens], plans: Sequence[Plan]) -> list[FloatArray]:
+        """For each plan [rows, length] of its text: log p of the masked tokens in nats, nan where their weight is 0."""
 
-    def __init__(
-        self, seed: int, seq_tag: str, slots: Sequence[tuple[int, int]], drawn: dict[str, FloatArray] | None = None
-    ):
-        self.seed, self.seq_tag, self.slots = seed, seq_tag, list(slots)
-        self._main = np.array([slot for slot, _ in slots], dtype=np.int64)
-        self._inserted = [place for place, (_, insertion) in enumerate(slots) if insertion]
-        self._drawn = {} if drawn is None else drawn  # what other hypotheses of the utterance have drawn already
-
-    def scalar(self, *draw: int | str) -> float:
-        """One uniform number in [0, 1) for the whole utterance."""
-        return float(self._stream(1, "scalar", *draw)[0])
-
-    def tokens(self, *draw: int | str) -> FloatArray:
-        """[L] a uniform number for every token."""
-        if not self.slots:
-            return np.empty(0)
-        # Slot -1 (inserted before the leader's first token) is stream place 0.
-        keys = self._stream(int(self._main.max()) + 2, "slots", *draw)[self._main + 1]
-        for place in self._inserted:
-            keys[place] = self._stream(1, "inserted", *draw, *self.slots[place])[0]
-        return keys
-
-    def _stream(self, size: int, *parts: int | str) -> FloatArray:
-        """At least the first `size` numbers of the stream of that name."""
-        name = "/".join([str(self.seed), self.seq_tag, *map(str, parts)])
-        found = self._drawn.get(name)
-        if found is None or len(found) < size:
-            key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=16).digest(), "big")
-            found = self._drawn[name] = np.random.Generator(np.random.Philox(key=key)).random(size)
-        return found
+    def confidences(self, texts: Sequence[Tokens], masks: Sequence[BoolArray]) -> list[tuple[FloatArray, FloatArray]]:
+        """For each text with its mask [L]: log p of the masked tokens [masked], and the largest log p of any symbol there [masked]."""
 
 
-class Estimator(ABC):
-    """A way to measure. `passes` and `replicates` mean what the class says."""
+class MaskEstimator(Estimator):
+    """An estimator for families with masks."""
 
-    name: ClassVar[str]
-    target: ClassVar[str]  # "elbo", "pll", "order" or the name of another functional
-    unbiased: ClassVar[bool]  # whether the mean over seeds is the target
-    shares_keys: ClassVar[bool] = True  # common random numbers between the hypotheses of an utterance
-    usual_passes: ClassVar[int | None] = 16  # None: not a choice, see `cost`
-    cost: ClassVar[str] = "one pass per token"  # where passes are no choice
-    replicated: ClassVar[bool] = False  # whether `replicates` has an effect
-    measures: ClassVar[Literal["masks", "noise"]] = (
-        "masks"  # what it is made of: plans of masks, or noise that a family draws itself
-    )
+    measures: ClassVar[Literal["masks", "noise"]] = "masks"
 
-    def __init__(self, *, passes: int = 1, replicates: int = 1):
-        if passes < 1 or replicates < 1:
-            raise ValueError(f"passes {passes}, replicates {replicates}: expected at least 1")
-        self.passes, self.replicates = passes, replicates
+    @abstractmethod
+    def estimate(
+        self, network: MaskNetwork, seq_tags: Sequence[str], texts: Sequence[Sequence[Tokens]], *, seed: int
+    ) -> list[list[Estimate]]:
+        """One estimate for each of the distinct texts of every utterance."""
+
+
+class MaskPlan(MaskEstimator):
+    """An estimator whose rows are known before the network answers; all utterances are asked for in one call of the network."""
+
+    shares_numbers: ClassVar[bool] = True
+    """Whether the hypotheses of an utterance share random numbers."""
+
+    def estimate(
+        self, network: MaskNetwork, seq_tags: Sequence[str], texts: Sequence[Sequence[Tokens]], *, seed: int
+    ) -> list[list[Estimate]]:
+        listed = [self.plan_list(tag, own, seed=seed) for tag, own in zip(seq_tags, texts, strict=True)]
+        answers = iter(
+            network.log_probs(
+                [text for each in listed for text in each.texts], [p for each in listed for p in each.plans]
+            )
+        )
+        return [each.estimates([next(answers) for _ in each.plans]) for each in listed]
 
     def plan_list(self, seq_tag: str, hypotheses: Sequence[Tokens], *, seed: int) -> ListPlan:
         """Rows for the distinct hypotheses of an utterance; the same whatever their order, and for most estimators whatever the others."""
-        leader = leader_of(hypotheses) if self.shares_keys else ()
+        leader = leader_of(hypotheses) if self.shares_numbers else ()
         drawn: dict[str, FloatArray] = {}
         plans = []
         for tokens in hypotheses:
-            if self.shares_keys:
-                keys = Keys(seed, seq_tag, slots_of(leader, tokens), drawn)
+            if self.shares_numbers:
+                numbers = CommonRandomNumbers(seed, seq_tag, slots_of(leader, tokens), drawn)
             else:  # independent of the other hypotheses: keyed by the text itself
-                keys = Keys(seed, f"{seq_tag} {tokens}", [(place, 0) for place in range(len(tokens))])
-            plans.append(self.plan(len(tokens), keys))
+                slots = [(index, 0) for index in range(len(tokens))]
+                numbers = CommonRandomNumbers(seed, f"{seq_tag} {tokens}", slots)
+            plans.append(self.plan(len(tokens), numbers))
         return ListPlan(
-            list(hypotheses), plans, [[(place, 1)] for place in range(len(plans))], [len(p.masks) for p in plans]
+            list(hypotheses), plans, [[(index, 1)] for index in range(len(plans))], [len(p.masks) for p in plans]
         )
 
-    def plan(self, length: int, keys: Keys) -> Plan:
+    def plan(self, length: int, numbers: CommonRandomNumbers) -> Plan:
         """The rows for a hypothesis with `length` scored tokens; none for an empty one."""
         if length == 0:
             return Plan(np.zeros((0, 0), bool), np.zeros((0, 0)), np.zeros(0, np.int64))
-        return self._plan(length, keys)
+        return self._plan(length, numbers)
 
     @abstractmethod
-    def _plan(self, length: int, keys: Keys) -> Plan: ...
-
-    def describe(self) -> dict[str, object]:
-        facts: dict[str, object] = {"estimator": self.name, "target": self.target, "unbiased": self.unbiased}
-        if self.usual_passes is not None:
-            facts["passes"] = self.passes
-        if self.replicated:
-            facts["replicates"] = self.replicates
-        return facts
+    def _plan(self, length: int, numbers: CommonRandomNumbers) -> Plan:
+        """The rows for a hypothesis with `length` >= 1 scored tokens."""
 
 
 def plan_of_rows(

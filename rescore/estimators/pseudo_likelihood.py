@@ -14,28 +14,30 @@ from typing import ClassVar
 import numpy as np
 
 from rescore.estimators.alignment import Tokens, changed_spans, leader_of, nearest_tree
-from rescore.estimators.plans import BoolArray, Estimator, Keys, ListPlan, Plan, plan_of_rows
+from rescore.estimators.base import BoolArray
+from rescore.estimators.common_random_numbers import CommonRandomNumbers
+from rescore.estimators.plans import ListPlan, MaskPlan, Plan, plan_of_rows
 
 
-class PseudoLogLikelihood(Estimator):
+class PseudoLogLikelihood(MaskPlan):
     """Every token masked alone, L rows, weight 1: deterministic, no bound."""
 
     name, target, unbiased, usual_passes = "pll", "pll", True, None
 
-    def _plan(self, length: int, keys: Keys) -> Plan:
+    def _plan(self, length: int, numbers: CommonRandomNumbers) -> Plan:
         return plan_of_rows(list(np.eye(length, dtype=bool)), [1.0] * length, [-1] * length)
 
 
-class Strided(Estimator):
+class Strided(MaskPlan):
     """Every `passes`-th token masked, each token exactly once: `passes` rows where PLL takes L. Deterministic, no bound.
 
     A masked token sees its `passes` - 1 neighbours on both sides, so the score is close to PLL; it depends on the text alone.
     """
 
-    name, target, unbiased, shares_keys = "strided", "strided pll", True, False
+    name, target, unbiased, shares_numbers = "strided", "strided pll", True, False
     usual_passes = 6
 
-    def _plan(self, length: int, keys: Keys) -> Plan:
+    def _plan(self, length: int, numbers: CommonRandomNumbers) -> Plan:
         return strided(np.ones(length, dtype=bool), self.passes)
 
 
@@ -48,11 +50,11 @@ def strided(wanted: BoolArray, stride: int) -> Plan:
 
 def chain(wanted: BoolArray) -> Plan:
     """Rows that give log p of the `wanted` [L] positions together, given the others: one after the other from the left."""
-    places = np.nonzero(wanted)[0]
-    masks = [wanted & (np.arange(len(wanted)) >= place) for place in places]
+    positions = np.nonzero(wanted)[0]
+    masks = [wanted & (np.arange(len(wanted)) >= position) for position in positions]
     plan = _fixed(masks, len(wanted))
     weights = np.zeros(plan.masks.shape)
-    weights[np.arange(len(places)), places] = 1.0
+    weights[np.arange(len(positions)), positions] = 1.0
     return Plan(plan.masks, weights, plan.replicate)
 
 
@@ -62,31 +64,16 @@ def _fixed(masks: Sequence[BoolArray], length: int) -> Plan:
     return plan_of_rows(masks, [1.0] * len(masks), [-1] * len(masks))
 
 
-class LeftToRight(Estimator):
+class LeftToRight(MaskPlan):
     """Each token given those before it, all later ones masked: L rows, exact for the model that generates in this order."""
 
     name, target, unbiased, usual_passes = "order:l2r", "order", True, None
 
-    def _plan(self, length: int, keys: Keys) -> Plan:
+    def _plan(self, length: int, numbers: CommonRandomNumbers) -> Plan:
         return chain(np.ones(length, dtype=bool))
 
 
-class ConfidentFirst(Estimator):
-    """Each token given those revealed before it, the position the network is surest of first: L passes one after the other.
-
-    Exact for the model that generates so. Two positions of nearly equal confidence may change places with the rounding of a batch.
-    """
-
-    name, target, unbiased, usual_passes = "order:confidence", "order", True, None
-    shares_keys = False
-
-    def _plan(self, length: int, keys: Keys) -> Plan:
-        raise NotImplementedError(
-            "the rows of this order are known only as the network answers: see rescore.estimators.confidence_order"
-        )
-
-
-class Contrast(Estimator):
+class Contrast(MaskPlan):
     """Differences of strided PLL between each hypothesis and its nearest neighbour, over what differs and 2 tokens around it.
 
     Hypotheses form a tree: the one nearest to all others is the root, with its own strided PLL, and every other hangs at the one it
@@ -105,7 +92,7 @@ class Contrast(Estimator):
         plans: list[Plan] = []
         terms: list[list[tuple[int, int]]] = [[] for _ in hypotheses]
         passes = [0] * len(hypotheses)
-        place_of = {tokens: place for place, tokens in enumerate(hypotheses)}
+        index_of = {tokens: index for index, tokens in enumerate(hypotheses)}
 
         def add(tokens: Tokens, wanted: BoolArray) -> int:
             texts.append(tokens)
@@ -113,23 +100,23 @@ class Contrast(Estimator):
             return len(plans) - 1
 
         for tokens, neighbour in nearest_tree(hypotheses, leader_of(hypotheses)):
-            place = place_of[tokens]
+            index = index_of[tokens]
             if neighbour is None:
                 own = add(tokens, np.ones(len(tokens), dtype=bool))
-                terms[place], passes[place] = [(own, 1)], len(plans[own].masks)
+                terms[index], passes[index] = [(own, 1)], len(plans[own].masks)
                 continue
             here, there = np.zeros(len(tokens), dtype=bool), np.zeros(len(neighbour), dtype=bool)
             for first, last, new_first, new_last in changed_spans(neighbour, tokens, self.WINDOW):
                 there[first:last] = here[new_first:new_last] = True
             own, other = add(tokens, here), add(neighbour, there)
-            terms[place] = [*terms[place_of[neighbour]], (own, 1), (other, -1)]
-            passes[place] = len(plans[own].masks) + len(plans[other].masks)
+            terms[index] = [*terms[index_of[neighbour]], (own, 1), (other, -1)]
+            passes[index] = len(plans[own].masks) + len(plans[other].masks)
         return ListPlan(texts, plans, terms, passes)
 
     def _window(self, wanted: BoolArray) -> Plan:
         return strided(wanted, self.passes)
 
-    def _plan(self, length: int, keys: Keys) -> Plan:
+    def _plan(self, length: int, numbers: CommonRandomNumbers) -> Plan:
         return self._window(np.ones(length, dtype=bool))
 
 

@@ -11,11 +11,12 @@ that does not fit is an error.
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
+from rescore.lms.base import LanguageModelScorer, NetworkOptions, texts_of
 from rescore.lms.huggingface_folder import (
     CAUSAL_ENDINGS,
     MASKED_ENDINGS,
@@ -25,12 +26,14 @@ from rescore.lms.huggingface_folder import (
     shorten,
 )
 from rescore.lms.huggingface_text import PlainText
-from rescore.scores import LOG_P, SequenceScore
+from rescore.nbest.types import NBestList
+from rescore.scores import LOG_P, SequenceScore, UnknownCounts
 
 if TYPE_CHECKING:
     import torch
 
 MOST_LOGITS = 1 << 27  # numbers that the output layer may return at once: 512 MB in float32
+BATCH_TOKENS = 8192
 PRECISIONS = ("32", "bf16")
 
 Row = tuple[int, ...]
@@ -38,7 +41,7 @@ Query = tuple[int, int, int]  # (row, position of the logits, token they have to
 
 
 def load_huggingface(
-    folder: str | os.PathLike[str], *, name: str = "", score_eos: bool = True, **options: Any
+    folder: str | os.PathLike[str], *, name: str = "", score_eos: bool = True, **options: Unpack[NetworkOptions]
 ) -> HuggingFaceCausalScorer | HuggingFaceMaskedScorer:
     """The scorer that fits the `architectures` field of config.json. `score_eos` is for causal models, see there.
 
@@ -49,8 +52,10 @@ def load_huggingface(
     return HuggingFaceCausalScorer(folder, name=name, score_eos=score_eos, **options)
 
 
-class _HuggingFaceScorer(ABC):
+class _HuggingFaceScorer(LanguageModelScorer):
     """What both kinds share: loading, and answering queries in batches by length."""
+
+    passes_run: int = 0
 
     kind: ClassVar[str]
     endings: ClassVar[tuple[str, ...]]
@@ -63,9 +68,10 @@ class _HuggingFaceScorer(ABC):
         name: str = "",
         device: str = "cpu",
         precision: str = "32",
-        batch_tokens: int = 8192,
+        batch_tokens: int | None = None,
     ):
-        """precision: of the network, "32" or "bf16"; softmax and sums are float32 and float64. batch_tokens: with padding."""
+        """precision: of the network, "32" or "bf16"; softmax and sums are float32 and float64. batch_tokens: with padding (default: 8192)."""
+        batch_tokens = BATCH_TOKENS if batch_tokens is None else batch_tokens
         if precision not in PRECISIONS:
             raise ValueError(f"precision {precision!r}; expected '32' or 'bf16'")
         if batch_tokens < 1:
@@ -86,30 +92,28 @@ class _HuggingFaceScorer(ABC):
         self.vocabulary_size = int(self.model.get_input_embeddings().weight.shape[0])
         self.longest = _longest_input(self.model, self.tokenizer)
         self.plain_text = PlainText(self.tokenizer)
-        self.tokens = 0
-        self.unknown_tokens = 0
-        self.rows_run = 0
+        self._unknown = UnknownCounts(0, 0, "tokens")
         self._digest = ""
 
-    def score_texts(self, seq_tag: str, texts: Sequence[str]) -> list[SequenceScore]:
-        """One score for each text, in order. ValueError naming the utterance for a text that does not fit the model."""
-        return self.score_lists([(seq_tag, texts)])[0]
+    @property
+    def source(self) -> str:
+        return str(self.folder)
 
-    def score_lists(self, lists: Sequence[tuple[str, Sequence[str]]]) -> list[list[SequenceScore]]:
-        """Scores of several utterances' texts, in order; equal network inputs are run once."""
-        places: dict[str, int] = {}
+    def score_group(self, utterances: Sequence[NBestList]) -> list[list[SequenceScore]]:
+        """Equal network inputs are run once. ValueError naming the utterance for a text that does not fit the model."""
+        index_of: dict[str, int] = {}
         rows: dict[Row, int] = {}
         queries: list[Query] = []
         starts: list[int] = []
         passes: list[int] = []
-        for seq_tag, texts in lists:
+        for utterance in utterances:
+            seq_tag, texts = utterance.seq_tag, texts_of(utterance)
             for text, ids, special in zip(texts, *self._encode(seq_tag, texts)):
                 plain = [token for token, is_special in zip(ids, special) if not is_special]
-                self.tokens += len(plain)
-                self.unknown_tokens += plain.count(self.tokenizer.unk_token_id)
-                if text in places:
+                self._unknown += UnknownCounts(plain.count(self.tokenizer.unk_token_id), len(plain), "tokens")
+                if text in index_of:
                     continue
-                places[text] = len(starts)
+                index_of[text] = len(starts)
                 starts.append(len(queries))
                 asked = self._rows(ids, special)
                 for row, position, target in asked:
@@ -123,10 +127,9 @@ class _HuggingFaceScorer(ABC):
             SequenceScore(sum(answers[start:end]), 0.0, count, end - start, kind)
             for start, end, count in zip(starts, starts[1:], passes)
         ]
-        return [[scores[places[text]] for text in texts] for _, texts in lists]
+        return [[scores[index_of[text]] for text in texts_of(utterance)] for utterance in utterances]
 
-    def describe(self) -> dict[str, Any]:
-        """What the scores depend on; always the same for the same model and options (see `counts` for what was met in the texts)."""
+    def describe(self) -> dict[str, object]:
         self._digest = self._digest or fingerprint(self.folder)
         return {
             "kind": f"huggingface {self.kind}",
@@ -137,9 +140,8 @@ class _HuggingFaceScorer(ABC):
             "batch_tokens": self.batch_tokens,
         }
 
-    def counts(self) -> dict[str, int]:
-        """Tokens of all texts so far, and how many of them the vocabulary does not know."""
-        return {"tokens": self.tokens, "oov_tokens": self.unknown_tokens}
+    def unknown(self) -> UnknownCounts:
+        return self._unknown
 
     def _encode(self, seq_tag: str, texts: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
         """Ids and, for each, whether it is a special token that the tokenizer put there."""
@@ -175,18 +177,18 @@ class _HuggingFaceScorer(ABC):
 
         answers = [0.0] * len(queries)
         of_row: list[list[int]] = [[] for _ in rows]
-        for place, (row, _, _) in enumerate(queries):
-            of_row[row].append(place)
+        for index, (row, _, _) in enumerate(queries):
+            of_row[row].append(index)
         for batch in self._batches([len(row) for row in rows]):
-            asked = [place for row in batch for place in of_row[row]]
+            asked = [index for row in batch for index in of_row[row]]
             line_of = {row: line for line, row in enumerate(batch)}
-            lines = torch.tensor([line_of[queries[place][0]] for place in asked], device=self.model.device)
-            positions = torch.tensor([queries[place][1] for place in asked], device=self.model.device)
-            targets = torch.tensor([queries[place][2] for place in asked], device=self.model.device)
+            lines = torch.tensor([line_of[queries[index][0]] for index in asked], device=self.model.device)
+            positions = torch.tensor([queries[index][1] for index in asked], device=self.model.device)
+            targets = torch.tensor([queries[index][2] for index in asked], device=self.model.device)
             log_probs = self._log_probs([rows[row] for row in batch], lines, positions, targets)
-            for place, value in zip(asked, log_probs.tolist()):
-                answers[place] = value
-            self.rows_run += len(batch)
+            for index, value in zip(asked, log_probs.tolist()):
+                answers[index] = value
+            self.passes_run += len(batch)
         return answers
 
     def _log_probs(
@@ -217,7 +219,7 @@ class _HuggingFaceScorer(ABC):
         """Indices sorted by length; rows x longest row of a batch is within the budget, unless one row alone is over it."""
         budget = min(self.batch_tokens, max(1, MOST_LOGITS // self.vocabulary_size))
         batches: list[list[int]] = []
-        for index in sorted(range(len(lengths)), key=lambda place: (lengths[place], place)):
+        for index in sorted(range(len(lengths)), key=lambda index: (lengths[index], index)):
             if not batches or (len(batches[-1]) + 1) * lengths[index] > budget:
                 batches.append([])
             batches[-1].append(index)
@@ -235,8 +237,15 @@ class HuggingFaceCausalScorer(_HuggingFaceScorer):
     endings = CAUSAL_ENDINGS
     add_special = False
 
-    def __init__(self, folder: str | os.PathLike[str], *, score_eos: bool = True, **options: Any):
-        super().__init__(folder, **options)
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        name: str = "",
+        score_eos: bool = True,
+        **options: Unpack[NetworkOptions],
+    ):
+        super().__init__(folder, name=name, **options)
         tokens = self.tokenizer
         starts = [
             token for token in (tokens.bos_token_id, tokens.eos_token_id, tokens.cls_token_id) if token is not None
@@ -251,7 +260,7 @@ class HuggingFaceCausalScorer(_HuggingFaceScorer):
         self._check_own("end", [] if self.end is None else [self.end])
         self._check_causal()
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         start = self.tokenizer.convert_ids_to_tokens(self.start)
         return super().describe() | {"start": start, "scores_eos": self.end is not None}
 
@@ -286,20 +295,20 @@ class HuggingFaceMaskedScorer(_HuggingFaceScorer):
     endings = MASKED_ENDINGS
     add_special = True
 
-    def __init__(self, folder: str | os.PathLike[str], **options: Any):
-        super().__init__(folder, **options)
+    def __init__(self, folder: str | os.PathLike[str], *, name: str = "", **options: Unpack[NetworkOptions]):
+        super().__init__(folder, name=name, **options)
         if self.tokenizer.mask_token_id is None:
             raise ValueError(f"{self.folder}: its tokenizer has no mask token; expected one for a masked model")
         self._check_own("mask", [self.tokenizer.mask_token_id])
         self._check_own("special", self._encode("", [""])[0][0])
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         return super().describe() | {"target": "pll"}
 
     def _rows(self, ids: list[int], special: list[int]) -> list[tuple[Row, int, int]]:
         mask = self.tokenizer.mask_token_id
-        places = [place for place, is_special in enumerate(special) if not is_special]
-        return [((*ids[:place], mask, *ids[place + 1 :]), place, ids[place]) for place in places]
+        scored = [index for index, is_special in enumerate(special) if not is_special]
+        return [((*ids[:index], mask, *ids[index + 1 :]), index, ids[index]) for index in scored]
 
 
 def _longest_input(model: Any, tokenizer: Any) -> int:

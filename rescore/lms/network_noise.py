@@ -1,110 +1,86 @@
-"""Scores by drawn noise (rescore.estimators.drawn_noise): every draw of every hypothesis is a row, rows of many utterances make a batch.
+"""Scores of a family that draws its own noise (uniform, hybrid, block): every draw of every text is a row, rows of many utterances make a batch.
 
-    found, rows = score_drawn(model, build_estimator("draws", passes=16), tags, encoded, seed=1, batches=batches)
-
-`batches` is the caller's rule for what goes through the network at once; scores do not depend on it.
+The numbers of a draw are given by the estimator (rescore.estimators.drawn_noise); scores do not depend on what shares a batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from diffusion_lm.draws import NoiseDraw
-from diffusion_lm.model import LanguageModel
-from rescore.estimators.alignment import Tokens, leader_of, slots_of
+from diffusion_lm.layout import Layout
+from rescore.estimators.alignment import Tokens
+from rescore.estimators.base import Estimate, Estimator, FloatArray
 from rescore.estimators.drawn_noise import Draw, Drawn, Draws, OnePass
-from rescore.estimators.plans import Estimator, FloatArray, Keys
-from rescore.scores import SequenceScore, standard_error
-
-Batches = Callable[[Sequence[int]], list[list[int]]]  # lengths of rows -> places of the rows of each batch
+from rescore.lms.network_runner import Measurement, NetworkRunner
+from rescore.scores import SequenceScore
 
 
-def score_drawn(
-    model: LanguageModel,
-    estimator: Estimator,
-    tags: Sequence[str],
-    encoded: Sequence[Sequence[Tokens]],
-    *,
-    seed: int,
-    batches: Batches,
-) -> tuple[list[list[SequenceScore]], int]:
-    """Scores of every utterance's hypotheses (piece ids), and the rows that went through the network.
+class NoiseMeasurement(Measurement):
+    """Scores by an estimator that draws noise, which asks `bounds` and `one_pass` (rescore.estimators.drawn_noise.NoiseNetwork)."""
 
-    ValueError if the family has no such score.
-    """
-    family, name = model.family, model.family_options["name"]
-    if not isinstance(estimator, Drawn):
-        raise ValueError(
-            f"estimator {estimator.name} is made of masks, a model of family {name} has other noise; expected {Draws.name} or {OnePass.name}"
-        )
-    if not isinstance(estimator, OnePass):
-        assert isinstance(estimator, Draws), "the only other kind"
-        return _draws(model, estimator, tags, encoded, seed, batches)
-    if not family.sees_errors:
-        raise ValueError(
-            f"estimator {OnePass.name} is for models that see errors (uniform, hybrid with p_uniform); family {name} does not"
-        )
-    unique = list(dict.fromkeys(tokens for utterance in encoded for tokens in utterance))
-    values = np.zeros(len(unique))
-    for batch in batches([len(tokens) for tokens in unique]):
-        values[batch] = family.one_pass(model.network, model.frame([unique[place] for place in batch])).tolist()
-    known = {
-        tokens: SequenceScore(value, 0.0, 1 if tokens else 0, len(tokens), estimator.target)
-        for tokens, value in zip(unique, values.tolist())
-    }
-    return [[known[tokens] for tokens in utterance] for utterance in encoded], len(unique)
+    def __init__(self, runner: NetworkRunner, estimator: Estimator | None, seed: int):
+        assert estimator is not None, "a family with noise has a usual estimator"
+        self.runner, self.model, self.seed = runner, runner.model, seed
+        name = self.model.family_options["name"]
+        if not isinstance(estimator, Drawn):
+            raise ValueError(
+                f"estimator {estimator.name} is made of masks, a model of family {name} has other noise; "
+                f"expected {Draws.name} or {OnePass.name}"
+            )
+        if estimator.needs_one_pass and not self.model.family.sees_errors:
+            raise ValueError(
+                f"estimator {estimator.name} is for models that see errors (uniform, hybrid with p_uniform); "
+                f"family {name} does not, expected {Draws.name}"
+            )
+        self.estimator = estimator
 
+    @property
+    def runs_per_draw(self) -> int:
+        return self.model.family.runs_per_draw
 
-def _draws(
-    model: LanguageModel,
-    estimator: Draws,
-    tags: Sequence[str],
-    encoded: Sequence[Sequence[Tokens]],
-    seed: int,
-    batches: Batches,
-) -> tuple[list[list[SequenceScore]], int]:
-    family = model.family
-    texts: list[Tokens] = []
-    rows: list[Draw] = []
-    places: list[dict[Tokens, int]] = []  # of each utterance's distinct texts: the first of its rows
-    for tag, utterance in zip(tags, encoded):
-        leader = leader_of(distinct := list(dict.fromkeys(utterance)))
-        drawn: dict[str, FloatArray] = {}
-        places.append({})
-        for tokens in distinct:
-            places[-1][tokens] = len(rows)
-            # The EOS, which some families noise, has the slot behind the leader's last token.
-            keys = Keys(seed, tag, [*slots_of(leader, tokens), (len(leader), 0)], drawn)
-            rows += estimator.draws(len(tokens) + 1, keys)
-            texts += [tokens] * (len(rows) - len(texts))
-    values, counts = np.zeros(len(rows)), np.zeros(len(rows), dtype=np.int64)
-    for batch in batches([len(tokens) for tokens in texts]):
-        sentences = model.frame([texts[place] for place in batch])
-        draw = _stacked([rows[place] for place in batch], model.device)
-        values[batch] = -family.nelbo(model.network, sentences, draw).double().cpu().numpy()
-        counts[batch] = family.num_scored(sentences.layout).cpu().numpy()
-    replicate = np.array([row.replicate for row in rows[: estimator.passes]])
+    def score(self, seq_tags: Sequence[str], texts: Sequence[Sequence[Tokens]]) -> list[list[SequenceScore]]:
+        """Of a text with nothing to score, no passes are counted."""
+        estimates = self.estimator.estimate(self, seq_tags, texts, seed=self.seed)
+        framed = Layout(torch.tensor([len(tokens) + 2 for own in texts for tokens in own]))  # with BOS and EOS
+        counts = iter(self.model.family.num_scored(framed).tolist())
+        return [[self._score(estimate, next(counts)) for estimate in found] for found in estimates]
 
-    def score(start: int) -> SequenceScore:
-        own = values[start : start + estimator.passes]
-        parts = tuple(float(own[replicate == design].mean()) for design in range(int(replicate.max()) + 1))
-        passes = family.runs_per_draw * estimator.passes if counts[start] else 0
-        return SequenceScore(
-            float(np.mean(parts)), standard_error(parts), passes, int(counts[start]), estimator.target, parts
-        )
+    def _score(self, estimate: Estimate, num_scored: int) -> SequenceScore:
+        passes, target = estimate.passes if num_scored else 0, self.estimator.target
+        return SequenceScore(estimate.value, estimate.standard_error, passes, num_scored, target, estimate.replicates)
 
-    found = [[score(own[tokens]) for tokens in utterance] for utterance, own in zip(encoded, places)]
-    return found, family.runs_per_draw * len(rows)
+    def bounds(self, texts: Sequence[Tokens], draws: Sequence[Draw]) -> FloatArray:
+        """[texts] a lower bound on log p of each text, nats, estimated with its draw."""
+        values = np.zeros(len(texts))
+        for batch in self.runner.batches([len(tokens) for tokens in texts]):
+            sentences = self.model.frame([texts[index] for index in batch])
+            draw = _stacked([draws[index] for index in batch]).to(self.model.device)
+            values[batch] = -self.model.family.nelbo(self.model.network, sentences, draw).double().cpu().numpy()
+            self.runner.passes_run += self.runs_per_draw * len(batch)
+        return values
+
+    def one_pass(self, texts: Sequence[Tokens]) -> FloatArray:
+        """[texts] sum of log p of every token in one run over the clean text, nats."""
+        values = np.zeros(len(texts))
+        for batch in self.runner.batches([len(tokens) for tokens in texts]):
+            sentences = self.model.frame([texts[index] for index in batch])
+            values[batch] = self.model.family.one_pass(self.model.network, sentences).tolist()
+            self.runner.passes_run += len(batch)
+        return values
 
 
-def _stacked(rows: Sequence[Draw], device: torch.device) -> NoiseDraw:
-    """The noise of a batch of framed sentences; BOS is never noised."""
-    time = torch.tensor([row.time for row in rows], dtype=torch.float64)
-    flat = [
-        torch.from_numpy(np.concatenate([np.concatenate([[0.5], getattr(row, name)]) for row in rows]))
-        for name in ("keep", "category")
-    ]
-    return NoiseDraw(time.to(device), flat[0].to(device), flat[1].to(device))
+def _stacked(draws: Sequence[Draw]) -> NoiseDraw:
+    """The noise of a batch of framed sentences. BOS, which is never noised, gets a number that nobody reads."""
+
+    def flat(parts: Sequence[FloatArray]) -> torch.Tensor:
+        return torch.from_numpy(np.concatenate([np.concatenate([[0.5], part]) for part in parts]))
+
+    return NoiseDraw(
+        torch.tensor([draw.time for draw in draws], dtype=torch.float64),
+        flat([draw.keep for draw in draws]),
+        flat([draw.category for draw in draws]),
+    )

@@ -17,11 +17,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from rescore.scores import LOG_P, SequenceScore
+from rescore.lms.base import LanguageModelScorer, texts_of
+from rescore.nbest.types import NBestList
+from rescore.scores import LOG_P, SequenceScore, UnknownCounts
 from returnn_bridge.files import iterate_lines, scratch_folder, write_whole
 
 LOG_10 = math.log(10.0)
@@ -70,7 +71,7 @@ def train_ngram(texts: Sequence[str | os.PathLike[str]], *, order: int, out: str
     return target
 
 
-class NgramScorer:
+class NgramScorer(LanguageModelScorer):
     """Exact log-probabilities of whole sentences, BOS and EOS on. No network passes.
 
     A word that the model does not know gets its <unk> probability, or 100 powers of ten (230 nats) less than 1 where it has none.
@@ -90,9 +91,7 @@ class NgramScorer:
             self.model = kenlm.Model(str(self.path), settings)
         except OSError as error:
             raise ValueError(f"{self.path}: KenLM can not read it ({' '.join(str(error).split())})") from None
-        self.words = 0
-        self.unknown_words = 0
-        self._unknown_types: set[str] = set()
+        self._unknown = UnknownCounts(0, 0, "words")
         number = 0
         while (unheard := f"<word-{number}>") in self.model:
             number += 1
@@ -103,36 +102,42 @@ class NgramScorer:
         """The words of a text as KenLM may see them: sentence marks are words that it does not know."""
         return [self._instead.get(word, word) for word in text.split()]
 
-    def score_texts(self, seq_tag: str, texts: Sequence[str]) -> list[SequenceScore]:
-        """One score for each text, in order."""
-        scores = []
-        for text in texts:
-            words = self.words_of(text)
-            self.words += len(words)
-            unknown = [own for own, word in zip(text.split(), words) if word not in self.model]
-            self.unknown_words += len(unknown)
-            self._unknown_types.update(unknown)
-            log_prob = LOG_10 * float(self.model.score(" ".join(words), bos=True, eos=True))
-            scores.append(SequenceScore(log_prob, 0.0, 0, len(words) + 1, LOG_P))
-        return scores
+    @property
+    def source(self) -> str:
+        return str(self.path)
 
-    def describe(self) -> dict[str, Any]:
-        """What the scores depend on; always the same for the same file (see `counts` for what was met in the texts)."""
+    def score_group(self, utterances: Sequence[NBestList]) -> list[list[SequenceScore]]:
+        """A text that occurs twice in an utterance is scored and counted once."""
+        results = []
+        for utterance in utterances:
+            texts = texts_of(utterance)
+            found = {text: self._score(text) for text in dict.fromkeys(texts)}
+            results.append([found[text] for text in texts])
+        return results
+
+    def _score(self, text: str) -> SequenceScore:
+        words = self.words_of(text)
+        self._unknown += UnknownCounts(sum(word not in self.model for word in words), len(words), "words")
+        log_prob = LOG_10 * float(self.model.score(" ".join(words), bos=True, eos=True))
+        return SequenceScore(log_prob, 0.0, 0, len(words) + 1, LOG_P)
+
+    def describe(self) -> dict[str, object]:
         with open(self.path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
         return {"kind": "ngram", "order": int(self.model.order), "model": digest}
 
-    def counts(self) -> dict[str, int]:
-        """Words of all texts so far, how many of them the model does not know, and how many different ones these are."""
-        return {"tokens": self.words, "oov_tokens": self.unknown_words, "oov_words": len(self._unknown_types)}
+    def unknown(self) -> UnknownCounts:
+        return self._unknown
 
 
 @dataclass(frozen=True)
 class NgramPerplexity:
     """Exact sums over the words of a text that the model knows, and the sentence ends. Unknown ones have no probability to speak of."""
 
-    log_prob: float  # nats
+    log_prob: float
+    """Nats."""
     tokens: int
+    """Known words and sentence ends."""
     unknown_words: int
 
     @property

@@ -1,7 +1,8 @@
 """Find each utterance's winner without scoring every hypothesis to the end.
 
     race = calibrate(dev_lists, "masked", stage_scores, tokens, scales, confidence=0.95)    # from lists that were scored in full
-    racer = RacingScorer(scorer, stages, race)                                              # for score_file
+    run = RaceRun(race, utterance, tokens_of_utterance)
+    run.drop(); run.measured(scores_of_first_stage); run.drop(); run.finish(scores_in_full); run.results("elbo")
 
 A ladder of cheap measurements leads to the dear one. After each rung (the first costs nothing) the final score is predicted from what is
 known: the difference to the best hypothesis is linear in the differences of all known scores, of words and of tokens, with an error
@@ -24,7 +25,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -95,6 +95,7 @@ class Race:
             raise ValueError("scales with a token term can not be raced with; expected a word term")
 
     def save(self, path: PathLike) -> None:
+        """Write it whole, as JSON."""
         values = {
             "format": FORMAT,
             "version": 1,
@@ -143,11 +144,11 @@ def calibrate(
     rungs = []
     for count in range(len(stage_scores) + 1):
         rows, targets = [], []
-        for place, utterance in enumerate(lists):
-            known = _known(utterance, given, [stage[place] for stage in stage_scores[:count]], tokens[place])
+        for index, utterance in enumerate(lists):
+            known = _known(utterance, given, [stage[index] for stage in stage_scores[:count]], tokens[index])
             final = np.array([hypothesis.scores[name] for hypothesis in utterance.hypotheses])
             best = int((_rest(race, utterance) + scales.scores[name] * final).argmax())
-            apart = distances(tokens[place])[best]
+            apart = distances(tokens[index])[best]
             other = apart > 0
             root = np.sqrt(apart[other])
             rows.append((known[other] - known[best]) / root[:, None])
@@ -160,8 +161,8 @@ def calibrate(
     return Race(name, given, scales, confidence, tuple(rungs))
 
 
-class _Run:
-    """One utterance in the race."""
+class RaceRun:
+    """One utterance in the race. `alive` [contenders] are the indices of the hypotheses that can still win."""
 
     def __init__(self, race: Race, utterance: NBestList, tokens: Sequence[Tokens]):
         self.race, self.utterance, self.tokens = race, utterance, tokens
@@ -177,7 +178,7 @@ class _Run:
         self.final: dict[int, SequenceScore] = {}
 
     def drop(self) -> None:
-        """Leave out what can not win any more as far as the present rung can tell."""
+        """Drop the hypotheses that can not win any more as far as the present rung can tell."""
         race, rung = self.race, self.race.rungs[len(self.stages)]
         alive = self.alive
         scale = race.scales.scores[race.name]
@@ -197,106 +198,59 @@ class _Run:
 
     @property
     def settled(self) -> bool:
+        """Whether one hypothesis is left."""
         return len(self.alive) == 1
 
     def measured(self, scores: Sequence[SequenceScore]) -> None:
-        """Those of the hypotheses that are alive, for the next rung."""
+        """Scores of the contenders by the next stage of the ladder."""
         values = np.zeros(len(self.tokens))
         values[self.alive] = [score.log_prob for score in scores]
         self.passes[self.alive] += [score.num_passes for score in scores]
         self.stages.append(values)
 
     def finish(self, scores: Sequence[SequenceScore]) -> None:
+        """Scores of the contenders, measured in full."""
         self.final = dict(zip(self.alive.tolist(), scores, strict=True))
 
     def results(self, target: str) -> list[SequenceScore]:
         """For every hypothesis: measured in full or predicted."""
         scale = self.race.scales.scores[self.race.name]
         values = self.predicted.copy()
-        for place, score in self.final.items():
-            values[place] = score.log_prob
+        for index, score in self.final.items():
+            values[index] = score.log_prob
         totals = self.rest + scale * values
         winner = int(self.alive[totals[self.alive].argmax()])
         gone = np.setdiff1d(np.arange(len(values)), self.alive)
         values[gone] += values[winner] - self.predicted[winner]  # predictions tell differences
         values[gone] = np.minimum(values[gone], (totals[winner] - self.rest[gone]) / scale - 1e-6)
         results = []
-        for place, tokens in enumerate(self.tokens):
-            passes = int(self.passes[place])
-            if place in self.final:
-                full = self.final[place]
+        for index, tokens in enumerate(self.tokens):
+            passes = int(self.passes[index])
+            if index in self.final:
+                full = self.final[index]
                 passes += full.num_passes
                 results.append(dataclasses.replace(full, num_passes=passes))
                 continue
             results.append(
                 SequenceScore(
-                    float(values[place]),
-                    float(self.error[place]),
+                    float(values[index]),
+                    float(self.error[index]),
                     passes,
                     len(tokens),
                     f"predicted {target}",
-                    win_probability=float(self.chance[place]),
+                    win_probability=float(self.chance[index]),
                 )
             )
         return results
-
-
-class RacingScorer:
-    """Scores lists for their winners; the same interface as a scorer that `score_file` takes.
-
-    `scorer` measures in full, `stages` are the same model with cheaper estimators, one fewer than the race has rungs.
-    """
-
-    def __init__(self, scorer: Any, stages: Sequence[Any], race: Race):
-        if len(race.rungs) != len(stages) + 1:
-            raise ValueError(f"a race of {len(race.rungs)} rungs with {len(stages)} stages; expected one rung more")
-        self.scorer, self.stages, self.race, self.name = scorer, list(stages), race, race.name
-        self.folder = getattr(scorer, "folder", race.name)
-
-    @property
-    def rows_run(self) -> int:
-        return sum(scorer.rows_run for scorer in (self.scorer, *self.stages))
-
-    def describe(self) -> dict[str, Any]:
-        ladder = [f"{stage.estimator.name}:{stage.estimator.passes}" for stage in self.stages]
-        facts = {"race": self.race.digest(), "ladder": ladder, "confidence": self.race.confidence}
-        return {**self.scorer.describe(), **facts, "scales": self.race.scales.named()}
-
-    def score_texts(self, seq_tag: str, texts: Sequence[str]) -> list[SequenceScore]:
-        """All of them in full: texts alone, without their other scores, can not race."""
-        return self.scorer.score_texts(seq_tag, texts)
-
-    def score_utterances(self, group: Sequence[NBestList]) -> list[list[SequenceScore]]:
-        """Scores of all hypotheses; ValueError if a list lacks a score that the race was calibrated with."""
-        for utterance in group:
-            for source in self.race.given:
-                if source not in utterance.hypotheses[0].scores:
-                    raise ValueError(
-                        f"{utterance.seq_tag!r} has no score {source!r}; expected those that the race was calibrated with: "
-                        + ", ".join(self.race.given)
-                    )
-        texts = [[hypothesis.text for hypothesis in utterance.hypotheses] for utterance in group]
-        runs = [_Run(self.race, utterance, self.scorer.encode(rows)) for utterance, rows in zip(group, texts)]
-        for stage in [*self.stages, None]:
-            for run in runs:
-                if not run.settled:
-                    run.drop()
-            open_runs = [(run, rows) for run, rows in zip(runs, texts) if not run.settled]
-            measure = self.scorer if stage is None else stage
-            asked = [(run.utterance.seq_tag, [rows[place] for place in run.alive]) for run, rows in open_runs]
-            for (run, _), scores in zip(open_runs, measure.score_lists(asked) if asked else [], strict=True):
-                if stage is None:
-                    run.finish(scores)
-                else:
-                    run.measured(scores)
-        return [run.results(self.scorer.estimator.target) for run in runs]
 
 
 def _known(
     utterance: NBestList, given: Sequence[str], stages: Sequence[Sequence[float] | FloatArray], tokens: Sequence[Tokens]
 ) -> FloatArray:
     """[hypotheses, features] in the order of beta."""
-    columns: list[Any] = [[hypothesis.scores[source] for hypothesis in utterance.hypotheses] for source in given]
+    columns: list[Sequence[float] | FloatArray] = [
+        [hypothesis.scores[source] for hypothesis in utterance.hypotheses] for source in given
+    ]
     columns += stages
     columns += [[len(hypothesis.text.split()) for hypothesis in utterance.hypotheses], [len(row) for row in tokens]]
     return np.array(columns, dtype=np.float64).T

@@ -1,4 +1,4 @@
-"""The WER tables of several sets side by side: one row a system, one column a set.
+"""The WER tables of several sets side by side: one column a set.
 
     overview = read_overview(["dev-other=dev-other.json", "test-other=test-other.json"], tuned_on="dev-other")
     print(overview.to_markdown()); overview.save("overview.csv")
@@ -25,7 +25,7 @@ _TUNED = "*"
 
 @dataclass(frozen=True)
 class Overview:
-    """WER in percent by system and set."""
+    """WER in percent by row and set."""
 
     title: str
     tables: Mapping[str, Mapping[str, Any]]
@@ -34,11 +34,12 @@ class Overview:
     """The set that the scales are from: its WER is a fit."""
 
     @property
-    def systems(self) -> list[str]:
+    def rows(self) -> list[str]:
+        """The names of the rows, which all tables have."""
         return [row["system"] for row in next(iter(self.tables.values()))["rows"]]
 
     def wer_percent(self, name: str) -> list[float | None]:
-        """Of one system, by set."""
+        """Of one row, by set."""
         return [_row(table, name)["wer_percent"] for table in self.tables.values()]
 
     def footnotes(self) -> list[str]:
@@ -57,7 +58,7 @@ class Overview:
     def to_markdown(self) -> str:
         """A pipe table, footnotes below."""
         body = []
-        for name in self.systems:
+        for name in self.rows:
             cells = []
             for table in self.tables.values():
                 row = _row(table, name)
@@ -74,19 +75,17 @@ class Overview:
         return "\n".join([f"### {escape_markdown(self.title)}", "", head, rule, *body, "", *notes, ""])
 
     def to_csv(self) -> str:
-        """All digits, one line a system."""
+        """All digits, one line a row."""
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["system", *self.tables])
-        for name in self.systems:
+        for name in self.rows:
             writer.writerow([name, *("" if value is None else value for value in self.wer_percent(name))])
         return stream.getvalue()
 
     def to_latex(self) -> str:
         """A `tabular` for the booktabs package."""
-        rows = [
-            " & ".join([escape_latex(name), *map(_number, self.wer_percent(name))]) + r" \\" for name in self.systems
-        ]
+        rows = [" & ".join([escape_latex(name), *map(_number, self.wer_percent(name))]) + r" \\" for name in self.rows]
         head = " & ".join(["system", *self._columns(escape_latex, escape_latex(_TUNED))]) + r" \\"
         comments = [latex_comment(note) for note in [self.title, *self.footnotes()]]
         start = [rf"\begin{{tabular}}{{l{'r' * len(self.tables)}}}", r"\toprule", head, r"\midrule"]

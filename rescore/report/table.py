@@ -1,4 +1,4 @@
-"""The table of results: one row a system, as Markdown, CSV, JSON and LaTeX.
+"""The table of results: one row for each set of scales, as Markdown, CSV, JSON and LaTeX.
 
     rows = evaluate(test_lists, {"first pass": first, "+ masked LM": tuned.scales}, baseline="first pass", seed=1)
     table = ResultTable("test", rows, baseline="first pass", scales_from="tuned on dev", metadata={"seed": 1})
@@ -16,24 +16,25 @@ import json
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from enum import Enum
 from math import nan, sqrt
 from typing import Any
 
+from rescore.combination.rows import ORACLE, check_row_name
 from rescore.combination.scales import Scales, winners
 from rescore.nbest.types import NBestList
 from rescore.report.escaping import escape_latex, escape_markdown, latex_comment
-from rescore.scores import ELBO, LOG_P, UnknownWords
-from rescore.wer import BootstrapResult, ErrorCounts, ErrorTable, error_table, paired_bootstrap, wer_interval
+from rescore.scores import Target, UnknownCounts
+from rescore.wer import BootstrapResult, ErrorCounts, ErrorTable, IntArray, error_table, paired_bootstrap, wer_interval
 from returnn_bridge.files import PathLike, write_text
 
-ORACLE = "oracle"
 TABLE_SUFFIXES = (".md", ".csv", ".json", ".tex")
 BOUND_MARK, OTHER_MARK = "†", "‡"
 
 
 @dataclass(frozen=True, slots=True)
-class SystemRow:
-    """One system on one set of lists; None where a number does not exist, never a stand-in."""
+class Row:
+    """One set of scales on one set of lists; None where a number does not exist, never a stand-in."""
 
     name: str
     errors: ErrorCounts
@@ -43,8 +44,8 @@ class SystemRow:
     """Points of percent, from the choice of utterances (bootstrap)."""
     change: BootstrapResult | None = None
     """Against the baseline of the table."""
-    targets: tuple[str, ...] = ()
-    """What its LM scores measure, as far as the lists say: "log p", "elbo", "pll" ..."""
+    targets: tuple[Target, ...] = ()
+    """What its LM scores measure, as far as the lists say."""
     score_standard_error: float | None = None
     """Nats: of the LM scores of a hypothesis (their sum without scales), from the estimation; mean over hypotheses."""
     passes_per_hypothesis: float | None = None
@@ -55,46 +56,46 @@ class SystemRow:
 
 def evaluate(
     lists: Sequence[NBestList],
-    systems: Mapping[str, Scales],
+    rows: Mapping[str, Scales],
     *,
     baseline: str,
     seed: int,
     seconds: Mapping[str, float] | None = None,
     groups: Sequence[Hashable] | None = None,
     table: ErrorTable | None = None,
-) -> list[SystemRow]:
-    """One row for each system, in order, and the oracle as the last row.
+) -> list[Row]:
+    """The rows as measured, in order, and the oracle as the last one.
 
-    `baseline`: the system that the changes are against. `seconds`: by system, as measured by the caller. `groups`: the
-    speaker of each utterance, for the block bootstrap. `table`: the error table of the lists, if it is there already.
+    `rows`: scales by name. `baseline`: the row that the changes are against. `seconds`: by row, as measured by the
+    caller. `groups`: the speaker of each utterance, for the block bootstrap. `table`: the error table of the lists, if it is there already.
     Standard errors and passes are taken from the details of the scores (`standard_error`, `num_passes`, `target`).
-    ValueError for a system with the name of the oracle, and for references without words.
+    ValueError for a row with the name of the oracle, and for references without words.
     """
-    for name in systems:
+    for name in rows:
         check_row_name(name)
-    if baseline not in systems:
-        raise ValueError(f"the baseline {baseline!r} is not among the systems; expected one of {', '.join(systems)}")
+    if baseline not in rows:
+        raise ValueError(f"the baseline {baseline!r} is not among the rows; expected one of {', '.join(rows)}")
     seconds = seconds or {}
-    unknown = [name for name in seconds if name not in systems]
+    unknown = [name for name in seconds if name not in rows]
     if unknown:
-        raise ValueError(f"seconds given for {unknown[0]!r}; expected one of the systems {', '.join(systems)}")
+        raise ValueError(f"seconds given for {unknown[0]!r}; expected one of the rows {', '.join(rows)}")
     table = error_table(lists) if table is None else table
     if not table.reference_words.sum():
         raise ValueError("the references have no words; expected some to count errors against")
-    best = {name: winners(lists, scales) for name, scales in systems.items()}
+    best = {name: winners(lists, scales) for name, scales in rows.items()}
     before = table.errors_of(best[baseline])
 
-    def change(after: Any) -> BootstrapResult:
+    def change(after: IntArray) -> BootstrapResult:
         return paired_bootstrap(before, after, table.reference_words, seed=seed, groups=groups)
 
-    def deviation(errors: Any) -> float:
+    def deviation(errors: IntArray) -> float:
         return wer_interval(errors, table.reference_words, seed=seed, groups=groups).standard_error
 
-    rows = []
-    for name, scales in systems.items():
+    measured = []
+    for name, scales in rows.items():
         errors = table.errors_of(best[name])
-        rows.append(
-            SystemRow(
+        measured.append(
+            Row(
                 name,
                 table.corpus(best[name]),
                 scales,
@@ -105,26 +106,18 @@ def evaluate(
             )
         )
     errors = table.errors_of(table.oracle_winners())
-    rows.append(SystemRow(ORACLE, table.oracle(), None, deviation(errors), change(errors)))
-    return rows
-
-
-def check_row_name(name: str) -> None:
-    """ValueError for a name that a row of the table has anyway: a second row of it would pass for the first."""
-    if name == ORACLE:
-        raise ValueError(
-            f"a row is named {name!r}; expected another name (NAME=...): every table has a row {name!r} of its own"
-        )
+    measured.append(Row(ORACLE, table.oracle(), None, deviation(errors), change(errors)))
+    return measured
 
 
 def _measured(lists: Sequence[NBestList], sources: Sequence[str]) -> dict[str, Any]:
     """targets, score_standard_error, passes_per_hypothesis, from the details of those sources that have any."""
-    targets: dict[str, None] = {}
+    targets: dict[Target, None] = {}
     errors, passes = [], []
     for utterance in lists:
         for hypothesis in utterance.hypotheses:
             details = [hypothesis.details[source] for source in sources if source in hypothesis.details]
-            targets |= dict.fromkeys(str(detail["target"]) for detail in details if "target" in detail)
+            targets |= dict.fromkeys(Target(detail["target"]) for detail in details if "target" in detail)
             squares = [_number(detail["standard_error"]) ** 2 for detail in details if "standard_error" in detail]
             counts = [_number(detail["num_passes"]) for detail in details if "num_passes" in detail]
             errors += [sqrt(sum(squares))] if squares else []
@@ -145,14 +138,14 @@ class ResultTable:
     """Rows on the same lists, and what one has to know about them."""
 
     title: str
-    rows: Sequence[SystemRow]
+    rows: Sequence[Row]
     baseline: str = ""
     """The row that the changes are against."""
     scales_from: str = "as given"
     """Where the scales come from, such as "tuned on dev"."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """What anyone needs to make the table again (files, seed, command, versions); values fit for JSON."""
-    unknown: Mapping[str, UnknownWords] = field(default_factory=dict)
+    unknown: Mapping[str, UnknownCounts] = field(default_factory=dict)
     """By LM: how much of these lists it did not know, where that was recorded."""
 
     def __post_init__(self) -> None:
@@ -188,9 +181,9 @@ class ResultTable:
         if any(row.scales for row in rows):
             notes.append(f"Scales: {self.scales_from}.")
         targets = dict.fromkeys(target for row in rows for target in row.targets)
-        if ELBO in targets:
+        if any(target.is_bound for target in targets):
             notes.append(f"{BOUND_MARK} An LM score is an estimate of a lower bound on the log-probability.")
-        if others := [target for target in targets if target not in (LOG_P, ELBO)]:
+        if others := [target for target in targets if target.is_other]:
             notes.append(
                 f"{OTHER_MARK} An LM score is no log-probability and no bound of one, but: {', '.join(others)}."
             )
@@ -289,14 +282,31 @@ def table_suffix(path: PathLike) -> str:
     return suffix
 
 
+class ColumnKind(Enum):
+    """What a column holds, for those who show some columns in a way of their own."""
+
+    NAME = "name"
+    TEXT = "text"
+    NUMBER = "number"
+    ERROR_RATE = "error rate"
+    """The WER: its lowest value is the best."""
+    CHANGE = "change"
+    """The change of the WER against the baseline, with its interval."""
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column of the printed table."""
 
     title: str
-    is_number: bool
-    text: Callable[[SystemRow], str]
+    text: Callable[[Row], str]
     """The cell of a row, "" if the row has no such number."""
+    kind: ColumnKind = ColumnKind.NUMBER
+
+    @property
+    def is_number(self) -> bool:
+        """Whether its cells are numbers, which stand to the right."""
+        return self.kind not in (ColumnKind.NAME, ColumnKind.TEXT)
 
 
 def format_scales(scales: Scales) -> str:
@@ -308,28 +318,28 @@ def _columns(baseline: str) -> list[Column]:
     def number(value: float | None, digits: int) -> str:
         return "" if value is None else f"{value:.{digits}f}"
 
-    def change(row: SystemRow) -> str:
+    def change(row: Row) -> str:
         found = row.change
         return f"{found.difference_percent:+.2f} [{found.low:+.2f}, {found.high:+.2f}]" if found else ""
 
     return [
-        Column("system", False, lambda row: row.name + _marks(row)),
-        Column("WER %", True, lambda row: number(row.errors.wer_percent, 2)),
-        Column("±", True, lambda row: number(row.wer_standard_error, 2)),
-        Column("S", True, lambda row: str(row.errors.substitutions)),
-        Column("D", True, lambda row: str(row.errors.deletions)),
-        Column("I", True, lambda row: str(row.errors.insertions)),
-        Column(f"change vs {baseline} [95 %]", True, change),
-        Column("scales", False, lambda row: format_scales(row.scales) if row.scales else ""),
-        Column("LM s.e.", True, lambda row: number(row.score_standard_error, 2)),
-        Column("passes", True, lambda row: number(row.passes_per_hypothesis, 1).removesuffix(".0")),
-        Column("time", True, lambda row: "" if row.seconds is None else _format_seconds(row.seconds)),
+        Column("system", lambda row: row.name + _marks(row), ColumnKind.NAME),
+        Column("WER %", lambda row: number(row.errors.wer_percent, 2), ColumnKind.ERROR_RATE),
+        Column("±", lambda row: number(row.wer_standard_error, 2)),
+        Column("S", lambda row: str(row.errors.substitutions)),
+        Column("D", lambda row: str(row.errors.deletions)),
+        Column("I", lambda row: str(row.errors.insertions)),
+        Column(f"change vs {baseline} [95 %]", change, ColumnKind.CHANGE),
+        Column("scales", lambda row: format_scales(row.scales) if row.scales else "", ColumnKind.TEXT),
+        Column("LM s.e.", lambda row: number(row.score_standard_error, 2)),
+        Column("passes", lambda row: number(row.passes_per_hypothesis, 1).removesuffix(".0")),
+        Column("time", lambda row: "" if row.seconds is None else _format_seconds(row.seconds)),
     ]
 
 
-def _marks(row: SystemRow) -> str:
-    bound = f" {BOUND_MARK}" if ELBO in row.targets else ""
-    return bound + (f" {OTHER_MARK}" if any(target not in (LOG_P, ELBO) for target in row.targets) else "")
+def _marks(row: Row) -> str:
+    bound = f" {BOUND_MARK}" if any(target.is_bound for target in row.targets) else ""
+    return bound + (f" {OTHER_MARK}" if any(target.is_other for target in row.targets) else "")
 
 
 def _format_seconds(seconds: float) -> str:
@@ -338,7 +348,7 @@ def _format_seconds(seconds: float) -> str:
     return f"{seconds / 60.0:.1f} min" if seconds < 6000.0 else f"{seconds / 3600.0:.1f} h"
 
 
-def _record(row: SystemRow) -> dict[str, Any]:
+def _record(row: Row) -> dict[str, Any]:
     """The row as one flat dict; the scales stay a dict."""
     change = asdict(row.change) if row.change else dict.fromkeys(BootstrapResult.__slots__)
     return {

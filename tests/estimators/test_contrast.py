@@ -11,8 +11,8 @@ import torch
 
 from rescore.estimators import build_estimator
 from rescore.estimators.alignment import changed_spans, distances, nearest_tree
+from rescore.estimators.common_random_numbers import CommonRandomNumbers
 from rescore.estimators.confidence_order import confident_order
-from rescore.estimators.plans import Keys
 from rescore.lms.network import NetworkScorer
 from rescore.scores import SequenceScore
 from tiny_world import conditionals, inconsistent, markov_joint, random_joint, run
@@ -145,7 +145,7 @@ def test_outside_the_changed_spans_texts_are_equal(around):
 
 
 def control_values(log_probs, sentence, seeds, name="control"):
-    keys = [Keys(seed, "utt", [(place, 0) for place in range(len(sentence))]) for seed in range(seeds)]
+    keys = [CommonRandomNumbers(seed, "utt", [(place, 0) for place in range(len(sentence))]) for seed in range(seeds)]
     plans = [build_estimator(name, passes=11, replicates=5).plan(len(sentence), key) for key in keys]
     return [plan.estimate(run(plan, sentence, log_probs)) for plan in plans]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import random_model
+from conftest import random_model, utterances_of
 from diffusion_lm.draws import draw_noise
 from rescore.commands.race import race
 from rescore.estimators import build_estimator
@@ -53,7 +53,9 @@ def test_mean_over_seeds_is_the_bound(folder, vocab, family):
 def test_scores_do_not_depend_on_order_batch_size_or_other_utterances(folder, family):
     for name in ("draws", "one-pass") if family.get("p_uniform", 1) else ("draws",):
         alone = scorer_of(folder, name).score_texts("utt", TEXTS)
-        turned = scorer_of(folder, name, batch_tokens=40).score_lists([("other", ["a tree"]), ("utt", TEXTS[::-1])])[1]
+        turned = scorer_of(folder, name, batch_tokens=40).score_group(
+            utterances_of({"other": ["a tree"], "utt": TEXTS[::-1]})
+        )[1]
         assert values(turned[::-1]) == pytest.approx(values(alone), abs=1e-3)
         assert alone[0] == alone[-1], "the same text has the same score"
         assert values(alone)[4] == 0 and alone[4].num_passes == 0, "nothing is scored in an empty text"
@@ -75,7 +77,7 @@ def test_one_pass_is_deterministic_and_no_bound(folder, family):
     scorer = scorer_of(folder, "one-pass")
     scores = scorer.score_texts("utt", TEXTS)
     assert (scores[0].standard_error, scores[0].num_passes, scores[0].target) == (0.0, 1, "one-pass pll")
-    assert scorer.rows_run == 5, "the distinct texts"
+    assert scorer.passes_run == 5, "the distinct texts"
     sentences = scorer.model.sentences(TEXTS[:1])
     with torch.no_grad():
         expected = scorer.model.family.one_pass(scorer.model.network, sentences)

@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 
 from rescore.estimators import ESTIMATORS, build_estimator
-from rescore.estimators.plans import Estimate, Keys
+from rescore.estimators.base import Estimate
+from rescore.estimators.common_random_numbers import CommonRandomNumbers
+from rescore.estimators.plans import MaskPlan
 from tiny_world import all_masks, conditionals, inconsistent, markov_joint, random_joint, run
 
 SENTENCE = (2, 0, 1, 2, 1)
 
-OF_MASKS = [name for name, kind in ESTIMATORS.items() if kind.measures == "masks"]
+OF_MASKS = [name for name, kind in ESTIMATORS.items() if issubclass(kind, MaskPlan)]
 
 
-def keys_of(seed: int, length: int, tag: str = "utt") -> Keys:
-    return Keys(seed, tag, [(place, 0) for place in range(length)])
+def keys_of(seed: int, length: int, tag: str = "utt") -> CommonRandomNumbers:
+    return CommonRandomNumbers(seed, tag, [(place, 0) for place in range(length)])
 
 
 def score(name, sentence, log_probs, *, seed=1, passes=9, replicates=3):
@@ -228,9 +230,9 @@ def test_systematic_k_with_l_rows_uses_each_k_once():
 
 def test_keys_depend_on_slot_and_utterance_only():
     whole = keys_of(1, 6)
-    tail = Keys(1, "utt", [(4, 0), (5, 0)])
+    tail = CommonRandomNumbers(1, "utt", [(4, 0), (5, 0)])
     assert whole.tokens("mask", 0)[4:].tolist() == tail.tokens("mask", 0).tolist()
-    inserted = Keys(1, "utt", [(0, 0), (0, 1), (1, 0)])
+    inserted = CommonRandomNumbers(1, "utt", [(0, 0), (0, 1), (1, 0)])
     assert inserted.tokens("mask", 0)[[0, 2]].tolist() == whole.tokens("mask", 0)[:2].tolist()
     assert keys_of(1, 6, "other").tokens("mask", 0).tolist() != whole.tokens("mask", 0).tolist()
     assert len(set(whole.tokens("mask", 0)) | set(whole.tokens("mask", 1)) | set(inserted.tokens("mask", 0))) == 13

@@ -12,9 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import random_text
+from conftest import random_text, utterances_of
 from huggingface_world import SIZE, make_bert, make_gpt2, save_bpe, save_model, save_wordpiece
 from rescore.lms.huggingface import HuggingFaceCausalScorer, HuggingFaceMaskedScorer, load_huggingface
+from rescore.scores import UnknownCounts
 
 transformers = pytest.importorskip("transformers")
 
@@ -130,10 +131,14 @@ def loaded(bert, gpt2):
 
 
 @settings(max_examples=15)
-@given(lists=st.lists(st.lists(st.sampled_from([*TEXTS, "the king went", "Ω </s> [MASK]"]), max_size=4), max_size=3))
+@given(
+    lists=st.lists(
+        st.lists(st.sampled_from([*TEXTS, "the king went", "Ω </s> [MASK]"]), min_size=1, max_size=4), max_size=3
+    )
+)
 def test_pooled_lists_score_as_single_texts(loaded, lists):
     for scorer in loaded:
-        found = scorer.score_lists([(f"u{place}", texts) for place, texts in enumerate(lists)])
+        found = scorer.score_group(utterances_of({f"u{index}": texts for index, texts in enumerate(lists)}))
         assert [len(scores) for scores in found] == [len(texts) for texts in lists]
         for text, score in zip(itertools.chain(*lists), itertools.chain(*found)):
             alone = scorer.score_texts("u", [text])[0]
@@ -150,7 +155,7 @@ def test_a_forward_pass_keeps_to_the_budget_and_uses_it(kind, request):
     )
     scorer.score_texts("u", [" ".join(line.split()[:7]) for line in random_text(90).splitlines()])
     sizes = [rows * width for rows, width in shapes]
-    assert sum(rows for rows, _ in shapes) == scorer.rows_run
+    assert sum(rows for rows, _ in shapes) == scorer.passes_run
     assert all(rows * width <= 200 or rows == 1 for rows, width in shapes)
     assert sum(size > 150 for size in sizes) > 0.8 * len(sizes)
 
@@ -159,18 +164,18 @@ def test_texts_that_differ_in_the_masked_word_share_that_pass(bert):
     scorer = HuggingFaceMaskedScorer(bert)
     scores = scorer.score_texts("u", ["the king said", "the man said", "the king said"])
     assert [score.num_passes for score in scores] == [3, 3, 3]
-    assert scorer.rows_run == 5
+    assert scorer.passes_run == 5
 
 
 def test_unknown_tokens_are_counted_and_the_description_stays_as_it_was(bert, gpt2):
     scorer = HuggingFaceMaskedScorer(bert)
     before = scorer.describe()
     scorer.score_texts("u", ["the child said", "the child said", "stone"])
-    assert scorer.counts() == {"tokens": 7, "oov_tokens": 3}
+    assert scorer.unknown() == UnknownCounts(3, 7, "tokens")
     assert scorer.describe() == before == json.loads(json.dumps(before))
     bytes_know_all = HuggingFaceCausalScorer(gpt2)
     bytes_know_all.score_texts("u", ["Ω child"])
-    assert bytes_know_all.counts()["oov_tokens"] == 0
+    assert bytes_know_all.unknown().count == 0
 
 
 def test_the_architectures_field_chooses_the_class(gpt2, bert, tmp_path):

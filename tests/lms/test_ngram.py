@@ -22,6 +22,7 @@ from rescore.lms.ngram import NgramScorer, ngram_perplexity, train_ngram
 from rescore.nbest import read_nbest
 from rescore.nbest.references import read_references
 from rescore.score_file import with_score
+from rescore.scores import UnknownCounts
 from rescore.wer import count_errors
 
 ROOT = Path(__file__).parents[2]
@@ -103,7 +104,7 @@ def test_unknown_words_are_counted_and_cost_what_the_file_says(tmp_path):
         scores = scorer.score_texts("u", ["a x", "x B a", "<unk> c"])
         expected = [by_hand(text, unknown) for text in ("a x", "x B a", "x c")]
         assert [score.log_prob for score in scores] == pytest.approx(expected, rel=1e-6)
-        assert scorer.counts() == {"tokens": 7, "oov_tokens": 4, "oov_words": 3}
+        assert scorer.unknown() == UnknownCounts(4, 7, "words")
         assert scorer.describe() == before == json.loads(json.dumps(before))
     assert NgramScorer(plain).describe()["model"] != NgramScorer(with_unk).describe()["model"]
     assert NgramScorer(plain).describe()["order"] == 2
@@ -117,7 +118,7 @@ def test_sentence_marks_in_a_text_are_unknown_words(tmp_path):
     scorer, other = NgramScorer(path), NgramScorer(path)
     marked, plain = (one.score_texts("u", rows) for one, rows in ((scorer, texts), (other, unheard)))
     assert [score.log_prob for score in marked] == [score.log_prob for score in plain]
-    assert scorer.counts() == {"tokens": 15, "oov_tokens": 5, "oov_words": 3}
+    assert scorer.unknown() == UnknownCounts(5, 15, "words")
     found = []
     for name, rows in (("marked", texts), ("plain", unheard)):
         (tmp_path / name).write_text("".join(f"{row}\n" for row in rows))
@@ -133,7 +134,7 @@ def test_a_word_that_stands_for_marks_is_surely_unknown(tmp_path):
     )
     scorer = NgramScorer(path)
     scorer.score_texts("u", ["a </s>"])
-    assert scorer.counts()["oov_tokens"] == 1
+    assert scorer.unknown().count == 1
 
 
 def test_a_log_probability_that_is_no_number_names_file_and_line(tmp_path):
@@ -309,4 +310,4 @@ def test_demo_anchors(order, scale, dev, test, tmp_path):
         wrong = sum(count.substitutions + count.deletions + count.insertions for count in errors)
         assert len(found) == len(references)
         assert 100 * wrong / words == pytest.approx(expected, abs=0.005)
-    assert scorer.counts()["oov_tokens"] == 0
+    assert scorer.unknown().count == 0

@@ -10,34 +10,38 @@ from pathlib import Path
 import pytest
 
 from rescore import score_file as module
+from rescore.lms.base import LanguageModelScorer, texts_of
 from rescore.nbest import read_metadata, read_nbest, write_nbest
 from rescore.nbest.types import Hypothesis, NBestList
 from rescore.score_file import GROUP, merge_parts, score_file
-from rescore.scores import LOG_P, SequenceScore
+from rescore.scores import LOG_P, SequenceScore, UnknownCounts
 from returnn_bridge.files import lock
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".py", ".py.gz")
 
 
-class LetterScorer:
+class LetterScorer(LanguageModelScorer):
     """log p of a text: minus its number of letters; words with an x are unknown to it, and "nan" has no score."""
 
     name = "lm"
-    path = "letters.model"
+    source = "letters.model"
 
     def __init__(self) -> None:
-        self.calls = self.words = self.unknown = 0
+        self.calls, self._unknown = 0, UnknownCounts(0, 0, "words")
 
     def describe(self):
         return {"kind": "letters"}
 
-    def counts(self):
-        return {"tokens": self.words, "oov_tokens": self.unknown, "oov_words": 0}
+    def unknown(self):
+        return self._unknown
 
-    def score_texts(self, seq_tag, texts):
+    def score_group(self, utterances):
+        return [self.score_utterance(utterance.seq_tag, texts_of(utterance)) for utterance in utterances]
+
+    def score_utterance(self, seq_tag, texts):
         self.calls += 1
-        self.words += sum(len(text.split()) for text in texts)
-        self.unknown += sum("x" in word for text in texts for word in text.split())
+        words = [word for text in texts for word in text.split()]
+        self._unknown += UnknownCounts(sum("x" in word for word in words), len(words), "words")
         return [SequenceScore(float("nan") if "nan" in text else -float(len(text)), 0.0, 0, 1, LOG_P) for text in texts]
 
 
@@ -116,10 +120,10 @@ def test_a_result_is_never_published_without_its_header(lists, tmp_path):
     out = tmp_path / "out.jsonl"
 
     class Meddler(LetterScorer):
-        def score_texts(self, seq_tag, texts):
+        def score_utterance(self, seq_tag, texts):
             if seq_tag == f"u{2 * GROUP}":
                 partial_of(out).unlink()
-            return super().score_texts(seq_tag, texts)
+            return super().score_utterance(seq_tag, texts)
 
     with pytest.raises(ValueError, match=r"partial: does not hold the utterances that were scored"):
         score_file([lists], Meddler(), out)
@@ -154,10 +158,10 @@ def test_a_file_that_is_not_the_result_is_not_replaced_by_it(lists, tmp_path, un
 
 def test_what_the_model_did_not_know_is_counted_across_interruptions(lists, tmp_path):
     class Killed(LetterScorer):
-        def score_texts(self, seq_tag, texts):
+        def score_utterance(self, seq_tag, texts):
             if seq_tag == f"u{GROUP + 2}":
                 raise KeyboardInterrupt
-            return super().score_texts(seq_tag, texts)
+            return super().score_utterance(seq_tag, texts)
 
     whole = score_file([lists], LetterScorer(), tmp_path / "whole.jsonl").unknown
     with pytest.raises(KeyboardInterrupt):
@@ -295,14 +299,11 @@ def test_merging_onto_a_part_or_onto_something_else_is_refused(lists, tmp_path, 
 # --- scores that are none
 
 
-@pytest.mark.parametrize("pooled", [False, True])
-def test_a_score_that_is_no_number_names_model_utterance_and_rank(tmp_path, pooled):
+def test_a_score_that_is_no_number_names_model_utterance_and_rank(tmp_path):
     texts = [["tom sells bread"], ["tom sells bread", "tom sells nan bread"]]
     lists = [NBestList(f"u{n}", tuple(Hypothesis(text, {"am": 1.0}) for text in own)) for n, own in enumerate(texts)]
     write_nbest(tmp_path / "lists.py", lists)
     scorer = LetterScorer()
-    if pooled:
-        scorer.score_lists = lambda rows: [scorer.score_texts(tag, own) for tag, own in rows]
     with pytest.raises(
         ValueError, match=r"^letters\.model: hypothesis 2 of 'u1', 'tom sells nan bread': a score is nan;"
     ):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import random_model
+from conftest import random_model, utterances_of
 from rescore.estimators import ESTIMATORS, build_estimator
 from rescore.estimators.alignment import leader_of, slots_of
 from rescore.lms.network import NetworkScorer
@@ -120,11 +120,11 @@ def test_scores_do_not_depend_on_order_batch_size_or_other_utterances(model_fold
     assert [first[place] for place in order] == pytest.approx(shuffled, abs=1e-4)
     small = values(scorer_of(model_folder, name, batch_tokens=7).score_texts("utt", short))
     assert small == pytest.approx(first, abs=1e-4)
-    beside = scorer_of(model_folder, name).score_lists([("other", ["a great old house"]), ("utt", short)])[1]
+    beside = scorer_of(model_folder, name).score_group(utterances_of({"other": ["a great old house"], "utt": short}))[1]
     assert values(beside) == pytest.approx(first, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", [name for name, kind in ESTIMATORS.items() if not kind.shares_keys])
+@pytest.mark.parametrize("name", [name for name in OF_MASKS if not getattr(ESTIMATORS[name], "shares_numbers", False)])
 def test_scores_without_shared_numbers_do_not_depend_on_the_list(model_folder, name):
     alone = scorer_of(model_folder, name).score_texts("utt", TEXTS[2:4])
     assert values(alone) == pytest.approx(
@@ -140,7 +140,7 @@ def test_time_of_a_draw_reaches_the_network_as_in_training(vocab, tmp_path):
     uniform = torch.tensor([0.25, 0.75])
     rho, _, level = model.family._training_time(uniform)
     row = np.array([vocab.mask_id, 3], dtype=np.int32)
-    assert scorer._levels([row, row], rho.tolist(), model.family).tolist() == pytest.approx(level.tolist(), abs=1e-3)
+    assert scorer.measurement._levels([row, row], rho.tolist()).tolist() == pytest.approx(level.tolist(), abs=1e-3)
 
 
 @pytest.mark.parametrize("name", OF_MASKS)
@@ -184,9 +184,9 @@ def test_equal_inputs_are_run_once(model_folder):
     """Every row of the strided plan masks the word in which the two differ once: that row is shared."""
     scorer = scorer_of(model_folder, "strided", passes=3)
     scorer.score_texts("utt", ["the king said", "the king said"])
-    once = scorer.rows_run
+    once = scorer.passes_run
     scorer.score_texts("utt", ["the king said"] * 5)
-    assert scorer.rows_run == 2 * once
+    assert scorer.passes_run == 2 * once
 
 
 def test_alignment_slots():
@@ -238,7 +238,7 @@ def test_a_finished_result_is_not_scored_again_and_never_mixed(lists, model_fold
     score_file([str(lists)], scorer_of(model_folder), out)
     again = scorer_of(model_folder)
     run = score_file([str(lists)], again, out)
-    assert again.rows_run == 0
+    assert again.passes_run == 0
     assert run.was_complete and "nothing to do" in run.note()
     with pytest.raises(ValueError, match="other settings"):
         score_file([str(lists)], scorer_of(model_folder, seed=2), out)

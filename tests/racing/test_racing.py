@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from rescore.cli import main
 from rescore.combination.scales import Scales, winners
+from rescore.estimators.plans import MaskPlan
+from rescore.lms.base import EstimatingScorer, texts_of
 from rescore.nbest import read_nbest, write_nbest
 from rescore.nbest.types import Hypothesis, NBestList
-from rescore.racing.race import Race, RacingScorer, calibrate
+from rescore.racing.race import Race, calibrate
+from rescore.racing.scorer import RaceCost, RacingScorer
 from rescore.score_file import with_score
-from rescore.scores import SequenceScore
+from rescore.scores import SequenceScore, UnknownCounts
 
 SCALES = Scales({"am": 1.0, "lm": 0.8}, words=1.5)
 VOCAB = 30
@@ -25,25 +27,44 @@ def value_of(token: int, draw: str) -> float:
     return float(np.random.default_rng([token, sum(map(ord, draw))]).normal()) * (3.0 if draw == "final" else 1.0)
 
 
-class SumScorer:
+class Sum(MaskPlan):
+    """Nothing is asked of a network: see SumScorer."""
+
+    name, target, unbiased = "sum", "sum", True
+
+    def _plan(self, length, numbers):
+        raise AssertionError("the scorer does not ask for a plan")
+
+
+class SumScorer(EstimatingScorer):
     """A language model whose scores are sums over tokens; a stage is the final score and noise that its tokens carry."""
 
     name = "lm"
+    passes_run = 0
 
     def __init__(self, noise: float | None = None):
-        self.noise, self.rows_run, self.asked = noise, 0, []
-        self.estimator = SimpleNamespace(name="sum", passes=6 if noise is None else 2, target="sum")
+        self.noise, self.texts = noise, 0
+        self.estimator = Sum(passes=6 if noise is None else 2)
 
     def describe(self):
         return {"noise": self.noise}
 
+    def unknown(self):
+        return UnknownCounts(0, self.texts, "words")
+
+    def with_estimator(self, estimator, *, name=None):
+        raise AssertionError("a race has its stages")
+
     def encode(self, texts):
+        self.texts += len(texts)
         return [tuple(map(int, text.split())) for text in texts]
 
-    def score_lists(self, lists):
-        self.asked += [(tag, len(texts)) for tag, texts in lists]
-        self.rows_run += sum(len(texts) for _, texts in lists) * self.estimator.passes
-        return [[self._score(tokens) for tokens in self.encode(texts)] for _, texts in lists]
+    def score_group(self, utterances):
+        return self.score_encoded([u.seq_tag for u in utterances], [self.encode(texts_of(u)) for u in utterances])
+
+    def score_encoded(self, seq_tags, encoded):
+        self.passes_run += sum(map(len, encoded)) * self.estimator.passes
+        return [[self._score(tokens) for tokens in own] for own in encoded]
 
     def _score(self, tokens):
         total = sum(value_of(token, "final") + (self.noise or 0) * value_of(token, "noise") for token in tokens)
@@ -71,7 +92,7 @@ def in_full(lists):
 
 
 def full_scores(lists, noise=None):
-    return SumScorer(noise).score_lists([(u.seq_tag, [h.text for h in u.hypotheses]) for u in lists])
+    return SumScorer(noise).score_group(lists)
 
 
 def race_of(confidence=0.95, noise=(0.5, 0.2), seed=1):
@@ -83,7 +104,7 @@ def race_of(confidence=0.95, noise=(0.5, 0.2), seed=1):
 
 def raced(lists, confidence=0.95, noise=(0.5, 0.2)):
     racer = RacingScorer(SumScorer(), [SumScorer(level) for level in noise], race_of(confidence, noise))
-    return racer, [with_score(u, "lm", scores) for u, scores in zip(lists, racer.score_utterances(lists))]
+    return racer, [with_score(u, "lm", scores) for u, scores in zip(lists, racer.score_group(lists))]
 
 
 @pytest.mark.parametrize("confidence", [0.8, 0.95, 0.999])
@@ -92,11 +113,12 @@ def test_a_race_finds_the_winner_of_full_scoring_as_often_as_it_says(confidence)
     racer, found = raced(lists, confidence)
     best = winners(in_full(lists), SCALES)
     changed = int((winners(found, SCALES) != best).sum())
-    doubt = sum(h.details["lm"].get("win_probability", 0.0) for u in found for h in u.hypotheses)
+    doubt = RaceCost.of(found, "lm").changed_winners
     assert doubt <= (1 - confidence) * len(lists), "the promise"
     assert changed <= doubt + 4 * np.sqrt(doubt) + 1
     everything = sum(len(utterance.hypotheses) for utterance in lists) * 6
-    assert racer.rows_run < everything * (0.9 if confidence > 0.99 else 0.75)
+    assert racer.unknown().total == sum(len(utterance.hypotheses) for utterance in lists), "each text is counted once"
+    assert racer.passes_run < everything * (0.9 if confidence > 0.99 else 0.75)
 
 
 def test_what_is_written_has_the_settled_winner_and_full_scores_of_contenders():

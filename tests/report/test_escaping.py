@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 
 from rescore.report.escaping import escape_latex, escape_markdown, latex_comment
 from rescore.report.overview import read_overview
-from rescore.report.table import ResultTable, SystemRow
+from rescore.report.table import ResultTable, Row
 from rescore.wer import ErrorCounts
 
 NASTY = [
@@ -84,7 +84,7 @@ def test_latex_has_no_live_character(name):
 
 @pytest.fixture(params=NASTY)
 def table(request) -> ResultTable:
-    rows = [SystemRow(name, ErrorCounts(1, 0, 0, 4)) for name in ("base", request.param)]
+    rows = [Row(name, ErrorCounts(1, 0, 0, 4)) for name in ("base", request.param)]
     return ResultTable(request.param, rows, baseline=request.param, scales_from=request.param)
 
 

@@ -7,9 +7,9 @@ import json
 
 import pytest
 
+from rescore.combination.rows import RowSpec
 from rescore.combination.scales import Scales
 from rescore.nbest.types import Hypothesis, NBestList
-from rescore.pipeline import System
 from rescore.report.overview import read_overview
 from rescore.report.table import ResultTable, evaluate
 
@@ -30,7 +30,7 @@ def tables(tmp_path):
 
 def test_columns_are_the_sets(tables, tmp_path):
     overview = read_overview(tables, tuned_on="dev")
-    assert overview.systems == ["first | alone", "+ lm", "oracle"]
+    assert overview.rows == ["first | alone", "+ lm", "oracle"]
     assert overview.wer_percent("+ lm") == [50.0, 0.0]
     text = overview.to_markdown()
     assert "| system | dev* | test |" in text
@@ -101,9 +101,9 @@ def test_rows_have_names_of_their_own():
     with pytest.raises(ValueError, match="a row is named 'oracle'; expected another name"):
         evaluate(lists, {"oracle": Scales({"am": 1.0})}, baseline="oracle", seed=1)
     with pytest.raises(ValueError, match="a row is named 'oracle'"):
-        System.parse("oracle=am:1")
+        RowSpec.parse("oracle=am:1")
     with pytest.raises(ValueError, match="row 'x': 'am' is given twice"):
-        System.parse("x=am:1,am:2")
+        RowSpec.parse("x=am:1,am:2")
     rows = evaluate(lists, {"x": Scales({"am": 1.0})}, baseline="x", seed=1)
     with pytest.raises(ValueError, match="two rows named 'x'"):
         ResultTable("t", [rows[0], *rows], baseline="x")

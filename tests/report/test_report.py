@@ -22,9 +22,12 @@ from rescore.combination.tuning import tune
 from rescore.nbest import read_sources
 from rescore.nbest.references import attach_references, read_references
 from rescore.nbest.types import Hypothesis, NBestList
-from rescore.report.changes import Change, changed_winners, mark_words
-from rescore.report.page import render_html, write_html
-from rescore.report.table import ResultTable, SystemRow, evaluate
+from rescore.report.changed_words import Change, changed_winners, mark_words
+from rescore.report.page import render_html, write_report
+from rescore.report.result import RescoreResult
+from rescore.report.sections import SECTIONS
+from rescore.report.sections.base import Section
+from rescore.report.table import ResultTable, Row, evaluate
 from rescore.wer import ErrorCounts, count_errors, error_table, paired_bootstrap
 
 DEMO = Path(__file__).parents[2] / "data" / "demo"
@@ -99,17 +102,17 @@ def test_exact_scores_and_scores_of_scale_zero() -> None:
 
 def test_clear_errors() -> None:
     lists = measured_lists()
-    with pytest.raises(ValueError, match="baseline 'first' is not among the systems; expected one of acoustic"):
+    with pytest.raises(ValueError, match="baseline 'first' is not among the rows; expected one of acoustic"):
         evaluate(lists, {"acoustic": Scales({"am": 1.0})}, baseline="first", seed=1)
     with pytest.raises(ValueError, match="seconds given for 'x'"):
         evaluate(lists, {"acoustic": Scales({"am": 1.0})}, baseline="acoustic", seed=1, seconds={"x": 1.0})
-    row = SystemRow("a", ErrorCounts(0, 0, 0, 4))
+    row = Row("a", ErrorCounts(0, 0, 0, 4))
     with pytest.raises(ValueError, match="no rows"):
         ResultTable("t", [])
     with pytest.raises(ValueError, match="the baseline 'b' is not in the table; expected one of a"):
         ResultTable("t", [row], baseline="b")
     with pytest.raises(ValueError, match=r"\[4, 5\] reference words; expected the same lists"):
-        ResultTable("t", [row, SystemRow("b", ErrorCounts(0, 0, 0, 5))])
+        ResultTable("t", [row, Row("b", ErrorCounts(0, 0, 0, 5))])
     with pytest.raises(ValueError, match="no baseline is named"):
         ResultTable("t", small_table().rows)
     with pytest.raises(ValueError, match=r"out\.pdf: unknown table format; expected a name ending in \.md, \.csv"):
@@ -169,7 +172,7 @@ def test_footnotes_only_where_due() -> None:
         "oracle",
     ):
         assert part in full
-    bare = ResultTable("t", [SystemRow("a", ErrorCounts(1, 0, 0, 4), Scales({"am": 1.0}))]).footnotes()
+    bare = ResultTable("t", [Row("a", ErrorCounts(1, 0, 0, 4), Scales({"am": 1.0}))]).footnotes()
     assert bare == ["WER: all word errors (S, D, I) over all 4 reference words.", "Scales: as given."]
 
 
@@ -190,9 +193,7 @@ def test_marks_agree_with_the_counts(reference: str, before: str, after: str) ->
     change = Change(
         "u", reference, before, after, count_errors(reference, before).errors, count_errors(reference, after).errors
     )
-    for marked, text, errors in zip(
-        mark_words(change), (before, after), (change.baseline_errors, change.system_errors)
-    ):
+    for marked, text, errors in zip(mark_words(change), (before, after), (change.errors_before, change.errors_after)):
         assert [word.text for word in marked if not word.missing] == text.split()
         counts = count_errors(reference, text)
         assert sum(word.right for word in marked) == counts.reference_words - counts.substitutions - counts.deletions
@@ -261,12 +262,12 @@ def nasty_page() -> str:
         )
     ]
     result = tune(lists, free={NASTY: (0, 2)})
-    systems = {f"base {NASTY}": Scales({"am": 1.0}), NASTY: Scales({"am": 1.0, NASTY: 1.0})}
-    rows = evaluate(lists, systems, baseline=f"base {NASTY}", seed=1)
-    table = ResultTable(NASTY, rows, baseline=f"base {NASTY}", scales_from=NASTY, metadata={NASTY: NASTY})
-    changes = changed_winners(lists, *(winners(lists, scales) for scales in systems.values()))
-    assert len(changes) == 1
-    return render_html(table, {NASTY: result.curves}, {NASTY: changes}, {f"more {NASTY}": [NASTY]})
+    rows = {f"base {NASTY}": Scales({"am": 1.0}), NASTY: Scales({"am": 1.0, NASTY: 1.0})}
+    measured = evaluate(lists, rows, baseline=f"base {NASTY}", seed=1)
+    table = ResultTable(NASTY, measured, baseline=f"base {NASTY}", scales_from=NASTY, metadata={NASTY: NASTY})
+    page = render_html(RescoreResult(table, {NASTY: result}, rows, lists, lists))
+    assert page.count("<article") == 1
+    return page
 
 
 def test_hostile_texts_do_not_run() -> None:
@@ -284,14 +285,14 @@ def test_hostile_texts_do_not_run() -> None:
 
 
 def test_page_of_the_demo(tmp_path: Path) -> None:
-    """Tuned on dev, reported on test; every changed utterance is there once, in its system."""
+    """Tuned on dev, reported on test; every changed utterance is there once, in its row."""
     dev, test = demo_lists("dev"), demo_lists("test")
     tuned = tune(dev, free={"bigram": (0.0, 3.0)})
-    systems = {"first pass": FIRST_PASS, "+ bigram": tuned.scales}
-    rows = evaluate(test, systems, baseline="first pass", seed=1)
+    scales = {"first pass": FIRST_PASS, "+ bigram": tuned.scales}
+    rows = evaluate(test, scales, baseline="first pass", seed=1)
     table = ResultTable("demo", rows, baseline="first pass", scales_from="tuned on dev")
     changes = changed_winners(test, winners(test, FIRST_PASS), winners(test, tuned.scales))
-    write_html(tmp_path / "report.html", table, {"+ bigram": tuned.curves}, {"+ bigram": changes})
+    write_report(tmp_path / "report.html", RescoreResult(table, {"+ bigram": tuned}, scales, dev, test))
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"https?:|//|url\(|@import|src=|href=", page)  # works offline
     parsed = Page(page)
@@ -302,6 +303,34 @@ def test_page_of_the_demo(tmp_path: Path) -> None:
 
 
 def test_page_without_extras_has_no_script() -> None:
-    page = render_html(small_table(), {}, {"+ LM": []}, {})
+    lists = measured_lists()
+    page = render_html(RescoreResult(small_table(), {}, {"acoustic": Scales({"am": 1.0})}, lists, lists))
     assert "<script" not in page
     Page(page)
+
+
+def test_a_section_of_ones_own_is_shown() -> None:
+    """With its style and script, which the policy of the page lets run; one with nothing to show leaves no trace."""
+
+    class Count(Section):
+        title, anchor, css, script = "How <many>", "count", "p.count { margin: 0; }\n", 'const list = "of its own";'
+
+        def html(self, result: RescoreResult) -> str:
+            return f'<p class="count">{len(result.test_lists)}</p>' if result.test_lists else ""
+
+    lists = measured_lists()
+    scales = {"acoustic": Scales({"am": 1.0}), "+ LM": Scales({"am": 1.0, "masked": 1.0})}
+    before = render_html(RescoreResult(small_table(), {}, scales, lists, lists))
+    SECTIONS.add(Count.anchor, Count())
+    try:
+        page = render_html(RescoreResult(small_table(), {}, scales, lists, lists))
+        bare = render_html(RescoreResult(small_table(), {}, {"acoustic": scales["acoustic"]}, [], []))
+    finally:
+        SECTIONS.remove(Count.anchor)
+    assert '<section id="count">\n<h2>How &lt;many&gt;</h2>\n<p class="count">2</p>\n</section>' in page
+    assert Count.css in page and Count.css not in before
+    digest = base64.b64encode(hashlib.sha256("".join(Page(page).scripts).encode()).digest()).decode()
+    assert f"'sha256-{digest}'" in page
+    assert Count.css not in bare and "count" not in bare
+    anchors = [attributes["id"] for name, attributes in Page(page).elements if name == "section"]
+    assert anchors == ["results", "provenance", "changed", "count"]

@@ -92,7 +92,8 @@ def test_as_many_validations_are_kept_as_are_asked_for(vocab, vocab_folder, text
     (tmp_path / "kept" / "step.mine").mkdir(parents=True)
     values = [5.0, 1.0, 4.0, 2.0, 6.0, 3.0, 7.0]
     for count in range(1, len(values) + 1):
-        keeper._keep(SimpleNamespace(global_step=count, is_global_zero=True), None, values[count - 1])
+        metrics = {config.trainer.monitor: values[count - 1]}
+        keeper.export_kept(SimpleNamespace(global_step=count, is_global_zero=True, callback_metrics=metrics), None)
         steps = range(1, count + 1)
         best = sorted(steps, key=lambda step: values[step - 1])[:keep_best]
         expected = {step for step in steps if step > count - keep_last} | set(best)

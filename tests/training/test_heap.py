@@ -12,7 +12,7 @@ import pytest
 FAULTS = """
 import resource, sys
 import torch
-from diffusion_lm.training.malloc import keep_heap
+from diffusion_lm.training.process import keep_heap
 if sys.argv[1] == "kept":
     keep_heap()
 def faults():

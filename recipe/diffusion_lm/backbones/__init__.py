@@ -1,7 +1,9 @@
 """Networks: `model.network` names one of `NETWORKS`. A backbone receives a visibility, never a family name.
 
-network = build_network(DiTConfig(), num_inputs=V + 1, num_outputs=V + 1, visibility="bidirectional")
-NETWORKS.add("mine", Network(MyConfig, MyNetwork))      # from a program of your own; base.py says what a network must offer
+    network = build_network(DiTConfig(), num_inputs=V + 1, num_outputs=V + 1, visibility="bidirectional")
+    NETWORKS.add("mine", Network(MyConfig, MyNetwork))      # from a program of your own; base.py says what a network must offer
+
+base.py says what a network must offer.
 """
 
 from __future__ import annotations

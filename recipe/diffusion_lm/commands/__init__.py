@@ -1,6 +1,8 @@
 """The verbs that make and try models, one function each.
 
-commands(Services())        # all of them, for a command line
+    commands(Services())        # all of them, for a command line
+
+Each is a plain function: its signature is its options, and jobs call it as it is.
 """
 
 from __future__ import annotations

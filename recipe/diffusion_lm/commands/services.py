@@ -1,6 +1,8 @@
 """What verbs of this package can use of the rescore package, which this one never imports: handed in by who builds the command line.
 
-commands(Services(rescore=rescore_mode, open_judge=open_judge))     # of the `dlm` command; `python -m diffusion_lm` has neither
+    commands(Services(rescore=rescore_mode, open_judge=open_judge))     # of the `dlm` command; `python -m diffusion_lm` has neither
+
+A verb that needs a service that is not there says so.
 """
 
 from __future__ import annotations

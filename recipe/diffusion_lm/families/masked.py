@@ -236,6 +236,9 @@ class MaskedFamily(ScheduledNoise, Family):
             return (self.noise.mask_probability(t).log() - ends[0]) / (ends[1] - ends[0])
         return self.noise.sigma(t)
 
+    def one_pass(self, network: Denoiser, sentences: Sentences) -> Tensor:
+        raise ValueError("a masked model has never seen a wrong token; expected a family that sees errors")
+
     def nelbo(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> Tensor:
         layout = sentences.layout
         scored = self.num_scored(layout)

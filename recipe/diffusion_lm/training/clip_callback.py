@@ -2,13 +2,12 @@
 
     callbacks.append(ClipTraining({"widths": [0.5, 0.7, 0.9], "delta": 0.05}, model.family, seed=1))
 
-With the averaged weights, on the first batches of the first validation set, the same noise every time and on every rank. The interval is in
-the resume checkpoint, and in the config.json of the models that are written; no bound looks at it.
+The losses are measured with the averaged weights on the first batches of the first validation set, with the same noise every time and on
+every rank. The interval is kept in the resume checkpoint and in the config.json of exported models; no bound depends on it.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import lightning
@@ -17,11 +16,12 @@ from lightning.pytorch.callbacks import Callback
 
 from diffusion_lm.draws import draw_noise, step_seed
 from diffusion_lm.families import Family
+from diffusion_lm.families.base import ClippableFamily
 from diffusion_lm.layout import Sentences
 from diffusion_lm.training.clip_search import search_clip
 from diffusion_lm.training.lightning_module import TrainingModule
 
-BATCHES = 10  # that are looked at
+BATCHES = 10  # number of validation batches that the losses are measured on
 USUAL = {"widths": [0.5, 0.6, 0.7, 0.8, 0.9], "delta": 0.05}
 
 
@@ -65,26 +65,29 @@ class ClipTraining(Callback):
         if dataloader_idx == 0 and len(self.sentences) < BATCHES:
             self.sentences.append(pl_module.framed(batch))
 
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        # Callbacks come before the module, which then puts the training weights back and saves.
+    def search(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
+        """Find the interval anew and train on it from now on. A step of `validation_end`: the averaged weights are in the network."""
         batches = []
         for number, sentences in enumerate(self.sentences):
             generator = torch.Generator().manual_seed(step_seed(self.seed, "clip", number, 0))
             draw = draw_noise(sentences.layout.lengths, generator, stratified=True)
-            batches.append((sentences.to(pl_module.device), draw.to(pl_module.device)))
-        best = search_clip(pl_module.model.family.clippable, pl_module.network, batches, self.widths, self.delta)[0]
+            batches.append((sentences.to(module.device), draw.to(module.device)))
+        best = search_clip(_clippable(module), module.network, batches, self.widths, self.delta)[0]
         self.interval = [best.low, best.high]
-        self._adopt(pl_module)
+        self._adopt(module)
         if trainer.is_global_zero:
             print(f"step {trainer.global_step}  training on times {best.low:g} to {best.high:g}", flush=True)
 
     def _adopt(self, module: TrainingModule) -> None:
         if self.interval:
             low, high = self.interval
-            clippable = module.model.family.clippable
-            assert clippable is not None, "checked at the start"
-            family = clippable.with_interval(low, high, resample=self.resample)
+            family = _clippable(module).with_interval(low, high, resample=self.resample)
             assert family.clippable is not None
-            found = {"sampling_min": low, "sampling_max": high, "resample": family.clippable.resample}
-            options = {**module.model.family_options, **found}
-            module.model = replace(module.model, family=family, family_options=options)
+            resample = family.clippable.resample
+            module.change_family({"sampling_min": low, "sampling_max": high, "resample": resample})
+
+
+def _clippable(module: TrainingModule) -> ClippableFamily:
+    family = module.model.family.clippable
+    assert family is not None  # as `ClipTraining` was told
+    return family

@@ -29,7 +29,10 @@ from returnn_bridge.files import write_text
 
 
 class Keeper(Callback):
-    """Writes the resume checkpoint, the model folders and the scores file, each whole or not at all."""
+    """Writes the resume checkpoint, the model folders and the scores file, each whole or not at all.
+
+    The public methods are steps of `validation_end` (validation.py), which says when they are called and with which weights.
+    """
 
     def __init__(self, folder: Path, config: TrainConfig, stop: StopRequest):
         self.folder, self.config, self.stop = folder, config, stop
@@ -63,32 +66,35 @@ class Keeper(Callback):
             trainer.strategy.reduce_boolean_decision(bool(self.stop.reason), all=False) and step < trainer.max_steps
         )
         if leaving or step % options.save_every == 0:
-            self._save(trainer, pl_module)
+            self.save(trainer, pl_module)
         if leaving:
             raise self.stop.leave(step, say=trainer.is_global_zero)
 
-    def after_validation(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
-        """Called by the module once the training weights are back in place."""
-        self._save(trainer, module)
+    def append_scores(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
+        """One line a validation, in the manner of RETURNN's score file. A step measured again after a resume is replaced."""
+        metrics = self._metrics(trainer)
+        if not trainer.is_global_zero:
+            return
+        names = sorted(key for key in metrics if key.startswith("val_"))
+        position: Position = module.data.position
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        fields = [str(trainer.global_step), str(position.sub_epoch), str(module.tokens_seen), f"{rate:.6g}"]
+        header = ["step", "sub_epoch", "tokens", "learning_rate", *names]
+        _append(self.folder / "scores.tsv", header, fields + [f"{metrics[name]:.6f}" for name in names])
 
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val")}
-        monitor = self.config.trainer.monitor
-        if monitor not in metrics:
-            raise ValueError(f"trainer.monitor {monitor!r} is not measured; known: {', '.join(sorted(metrics))}")
-        if trainer.is_global_zero:
-            self._append_scores(trainer, pl_module, metrics)
-        # The module has the averaged weights in place during validation.
-        if metrics[monitor] < self.best:
-            self.best = metrics[monitor]
-            self._export(trainer, pl_module, "best")
-        self._keep(trainer, pl_module, metrics[monitor])
+    def export_best(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
+        """`best/`, if no validation so far was as good as this one."""
+        value = self._metrics(trainer)[self.config.trainer.monitor]
+        if value < self.best:
+            self.best = value
+            self._export(trainer, module, "best")
 
-    def _keep(self, trainer: lightning.Trainer, module: TrainingModule, value: float) -> None:
+    def export_kept(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
         """Of the models of all validations the last few and the best few, as RETURNN's keep_last_n and keep_best_n."""
         options = self.config.trainer
         if not options.keep_last + options.keep_best:
             return
+        value = self._metrics(trainer)[options.monitor]
         self.kept = {step: old for step, old in self.kept.items() if step < trainer.global_step} | {
             trainer.global_step: value
         }
@@ -122,12 +128,12 @@ class Keeper(Callback):
     def finish(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
         """After the last step: the checkpoint and `model/`."""
         if trainer.global_step != self.saved_step:
-            self._save(trainer, module)
-        if module.ema is not None:
-            module.ema.swap(module.network)
+            self.save(trainer, module)
+        module.swap_average()
         self._export(trainer, module, "model")
 
-    def _save(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
+    def save(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
+        """Write the resume checkpoint. The weights that are trained are in the network."""
         module.check_loss()
         self.saved_step = trainer.global_step
         target = self.folder / "checkpoints" / "last.ckpt"
@@ -140,6 +146,13 @@ class Keeper(Callback):
             os.replace(temporary, target)
             progress = {"step": trainer.global_step, "max_steps": self.config.trainer.max_steps}
             write_text(self.folder / "progress.json", json.dumps(progress) + "\n")
+
+    def _metrics(self, trainer: lightning.Trainer) -> dict[str, float]:
+        """What the validation has measured. ValueError if the monitored value is not among it."""
+        metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val")}
+        if (monitor := self.config.trainer.monitor) not in metrics:
+            raise ValueError(f"trainer.monitor {monitor!r} is not measured; known: {', '.join(sorted(metrics))}")
+        return metrics
 
     def _export(self, trainer: lightning.Trainer, module: TrainingModule, name: str) -> None:
         """A model folder. The caller sees to it that the averaged weights are in place: those are the ones to score with."""
@@ -154,15 +167,6 @@ class Keeper(Callback):
             "torch": torch.__version__,
         }
         module.model.save(self.folder / name, facts=facts, weights=weights, replaces=made_by("trained"))
-
-    def _append_scores(self, trainer: lightning.Trainer, module: TrainingModule, metrics: dict[str, float]) -> None:
-        """One line a validation, in the manner of RETURNN's score file. A step measured again after a resume is replaced."""
-        names = sorted(key for key in metrics if key.startswith("val_"))
-        position: Position = module.data.position
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        fields = [str(trainer.global_step), str(position.sub_epoch), str(module.tokens_seen), f"{rate:.6g}"]
-        header = ["step", "sub_epoch", "tokens", "learning_rate", *names]
-        _append(self.folder / "scores.tsv", header, fields + [f"{metrics[name]:.6f}" for name in names])
 
 
 def kept_models(folder: Path) -> dict[int, Path]:

@@ -11,7 +11,7 @@ waits for the device (but for a policy's scores, which decide what is masked). W
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,30 @@ from diffusion_lm.device import AsyncScalar, to_device
 from diffusion_lm.draws import draw_noise, step_seed
 from diffusion_lm.layout import Sentences
 from diffusion_lm.model import LanguageModel
-from diffusion_lm.training import failures as bad_batch
+from diffusion_lm.training import failures
 from diffusion_lm.training.averaging import ExponentialMovingAverage
 from diffusion_lm.training.sharding import gather_full, scale_gradients, shard
 from returnn_bridge.batching import TokenBatch
 
+ValidationStep = Callable[[lightning.Trainer, "TrainingModule"], None]
+
 
 class TrainingModule(lightning.LightningModule):
-    """Trains `model.network`; `data` is told which batch was consumed so that a resume goes on with the next one."""
+    """Trains `model.network`; `data` is told which batch was consumed so that a resume goes on with the next one.
 
-    def __init__(self, model: LanguageModel, config: TrainConfig, data: Any):
+    folder: where a batch that fails is saved. validation_end: what is done in order at the end of a validation, which includes
+    `swap_average` (validation.py).
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        config: TrainConfig,
+        data: Any,
+        *,
+        folder: Path | None = None,
+        validation_end: Sequence[ValidationStep] = (),
+    ):
         super().__init__()
         self.network = model.network
         self.policy = _policy(model, config)
@@ -46,12 +60,12 @@ class TrainingModule(lightning.LightningModule):
         self._sharded = False
         self._validation: dict[str, list[float]] = {}
         self.batches_done = 0
-        self.current: bad_batch.Current | None = None  # what is worked on
-        self._unchecked: tuple[bad_batch.Current, AsyncScalar] | None = None  # the last loss
+        self.current: failures.Current | None = None  # what is worked on
+        self._unchecked: tuple[failures.Current, AsyncScalar] | None = None  # the last loss
         self._sub_epoch_loss = _nothing(), _nothing()  # sum, where the network is, and weight
         self._weight = _nothing()  # of this optimizer step so far
-        self.folder: Path | None = None  # where a batch that fails is saved
-        self.after_validation: Callable[[lightning.Trainer, TrainingModule], None] | None = None
+        self.folder = folder
+        self.validation_end = validation_end
 
     def configure_model(self) -> None:
         if self.config.trainer.strategy == "fsdp" and not self._sharded:
@@ -68,7 +82,7 @@ class TrainingModule(lightning.LightningModule):
     def training_step(self, batch: TokenBatch, index: int) -> Tensor:
         # The count of micro-batches, not global_step: with accumulation one step has several draws.
         seed = step_seed(self.config.seed, "train", self.batches_done, self.global_rank)
-        self.current = bad_batch.Current(batch, self.global_step, seed)
+        self.current = failures.Current(batch, self.global_step, seed)
         torch.manual_seed(seed)  # dropout
         sentences = self.framed(batch)
         draw = draw_noise(
@@ -147,9 +161,9 @@ class TrainingModule(lightning.LightningModule):
         last, self._unchecked = self._unchecked, None
         self._check(last)
 
-    def _check(self, watched: tuple[bad_batch.Current, AsyncScalar] | None) -> None:
+    def _check(self, watched: tuple[failures.Current, AsyncScalar] | None) -> None:
         if watched is not None and not math.isfinite(float(watched[1])):
-            raise ValueError(bad_batch.not_finite(watched[0], float(watched[1]), self.folder))
+            raise ValueError(failures.not_finite(watched[0], float(watched[1]), self.folder))
 
     def _importance(self, sentences: Sentences) -> Tensor:
         """The policy's scores [N] of clean text. Its gradients end at the network's embedding."""
@@ -186,7 +200,7 @@ class TrainingModule(lightning.LightningModule):
         self._validation = {}
         if self.ema is not None:
             self.ema.to(self.device)
-            self.ema.swap(self.network)
+        self.swap_average()
 
     def validation_step(self, batch: TokenBatch, index: int, dataloader_idx: int = 0) -> None:
         name = self.data.valid_names[dataloader_idx]
@@ -205,10 +219,17 @@ class TrainingModule(lightning.LightningModule):
         sums[3] += float(terms.weight)
 
     def on_validation_end(self) -> None:
+        for step in self.validation_end:
+            step(self.trainer, self)
+
+    def swap_average(self) -> None:
+        """Exchange the network's weights and their average, if there is one; a second call puts both back."""
         if self.ema is not None:
             self.ema.swap(self.network)
-        if self.after_validation is not None:
-            self.after_validation(self.trainer, self)
+
+    def change_family(self, changes: Mapping[str, Any]) -> None:
+        """Go on with these options of the family, for the same network; exported models have them too."""
+        self.model = self.model.with_family_options(changes)
 
     def on_validation_epoch_end(self) -> None:
         for place, name in enumerate(self.data.valid_names):

@@ -1,4 +1,4 @@
-"""How fast a training run is: logged for all runs, and as lines where there is no terminal to draw a bar on."""
+"""How fast a training run is: logged for all runs, and printed where there is no terminal to draw a bar on."""
 
 from __future__ import annotations
 
@@ -12,45 +12,41 @@ from lightning.pytorch.callbacks import Callback
 class Progress(Callback):
     """Every `every` optimizer steps, train/tokens_per_second since the last time: real tokens on all ranks, without time for validation."""
 
-    def __init__(self, every: int, *, say: bool):
-        self.every, self.say = every, say
-        self.last_step = 0
-        self.start = time.monotonic()
-        self.tokens = self.places = 0
+    def __init__(self, every: int, *, print_lines: bool):
+        self.every, self.print_lines = every, print_lines
+        self._begin(0)
+
+    def _begin(self, step: int) -> None:
+        self.last_step, self.start, self.tokens, self.positions = step, time.monotonic(), 0, 0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self._begin(trainer.global_step)
 
-    def _begin(self, step: int) -> None:
-        self.last_step, self.start, self.tokens, self.places = step, time.monotonic(), 0, 0
-
-    def on_validation_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        self.start -= time.monotonic()  # from here to the end of validation no time passes
-
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         self.tokens += int(batch.lengths.sum())
-        self.places += batch.tokens.numel()
+        self.positions += batch.tokens.numel()
         step = trainer.global_step
         if step % self.every or step == self.last_step:
             return
         # On a device this much of the work may still be under way: one step in `every`.
         rate = self.tokens * trainer.world_size / (time.monotonic() - self.start)
         pl_module.log("train/tokens_per_second", rate)
-        if self.say and trainer.is_global_zero:
+        if self.print_lines and trainer.is_global_zero:
             loss = float(trainer.callback_metrics.get("train/loss", float("nan")))
-            filled = self.tokens / self.places
+            filled = self.tokens / self.positions
             print(
                 f"step {step}/{trainer.max_steps}  loss {loss:.3f}  {rate:,.0f} tokens/s, {filled:.0%} of batches filled",
                 flush=True,
             )
         self._begin(step)
 
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        self.start -= time.monotonic()  # no time passes until `end_validation`
+
+    def end_validation(self, trainer: lightning.Trainer, module: Any) -> None:
+        """Print what was measured; time passes again. A step of `validation_end`."""
         self.start += time.monotonic()
-        if self.say and trainer.is_global_zero:
+        if self.print_lines and trainer.is_global_zero:
             values = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
-            print(
-                f"step {trainer.global_step}  "
-                + "  ".join(f"{key} {value:.4f}" for key, value in sorted(values.items())),
-                flush=True,
-            )
+            line = "  ".join(f"{key} {value:.4f}" for key, value in sorted(values.items()))
+            print(f"step {trainer.global_step}  {line}", flush=True)

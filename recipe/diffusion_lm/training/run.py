@@ -10,11 +10,9 @@ What a run leaves: `model/` (averaged weights of the last step), `best/` (of the
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,10 +33,11 @@ from diffusion_lm.training.failures import is_out_of_memory, out_of_memory
 from diffusion_lm.training.interruption import StopRequest
 from diffusion_lm.training.keeper import Keeper
 from diffusion_lm.training.lightning_module import TrainingModule
-from diffusion_lm.training.malloc import keep_heap
 from diffusion_lm.training.preload import preload, start_from
+from diffusion_lm.training.process import prepare_process
 from diffusion_lm.training.progress import Progress
 from diffusion_lm.training.run_folder import claim, describe_inputs, only_writer
+from diffusion_lm.training.validation import validation_end
 from returnn_bridge.datamodule import ReturnnDataModule
 from returnn_bridge.datasets import lm_dataset_dict
 from returnn_bridge.digests import Digests
@@ -71,17 +70,18 @@ def train(
     """
     stop = StopRequest(max_seconds)
     folder = Path(out)
-    parts = _build(config)
+    parts = build(config)
     remembered = Digests(sentence_pieces_file(config.data.vocab).with_name(".inputs.verified"))
     inputs = describe_inputs(parts.vocab, parts.data.train_opts, parts.data.valid_opts, remembered)
     # Last of all that can be wrong: a folder that belongs to another run.
     with only_writer(folder, config.trainer) as writes:
         checkpoint = claim(folder, config, parts.vocab, inputs, write=writes)
-        return _fit(config, folder, parts, stop, checkpoint, stop_after)
+        last_step = min(config.trainer.max_steps, stop_after or config.trainer.max_steps)
+        return finish(fit(config, folder, parts, stop, checkpoint, last_step))
 
 
 @dataclass(frozen=True)
-class _Parts:
+class Parts:
     """What meets in a training, built and checked before its folder is touched."""
 
     vocab: Vocab
@@ -91,17 +91,18 @@ class _Parts:
     clip: ClipTraining | None
 
 
-def _build(config: TrainConfig) -> _Parts:
+def build(config: TrainConfig) -> Parts:
+    """ValueError for what is wrong in the configuration, the vocabulary or the data."""
+    options = config.trainer
     vocab = Vocab.load(_required(config.data.vocab, "data.vocab"))
     train_opts, valid_opts = dataset_dicts(config, vocab)
     store = find_store(train_opts, config.data.vocab, config.data.store)
     torch.manual_seed(config.seed)
     model = LanguageModel.build(config.family, config.model, vocab)
-    if config.trainer.strategy == "fsdp" and model.family.has_policy:
+    if options.strategy == "fsdp" and model.family.has_policy:
         raise ValueError(
             f"family {config.family['name']!r} trains a second network; expected trainer.strategy 'auto' or 'ddp', got 'fsdp'"
         )
-    options = config.trainer
     check_attention(options.attention, head_width=config.model.head_width, accelerator=options.accelerator)
     model.network.configure(attention=options.attention, recompute=options.activation_checkpointing)
     if options.compile:
@@ -121,37 +122,40 @@ def _build(config: TrainConfig) -> _Parts:
         crop=config.seed if config.data.too_long == "crop" else None,
         store=None if store is None else str(store.path),
     )
-    clip = ClipTraining(config.trainer.clip_search, model.family, config.seed) if config.trainer.clip_search else None
-    return _Parts(vocab, model, data, store, clip)
+    clip = ClipTraining(options.clip_search, model.family, config.seed) if options.clip_search else None
+    return Parts(vocab, model, data, store, clip)
 
 
-def _fit(
-    config: TrainConfig,
-    folder: Path,
-    parts: _Parts,
-    stop: StopRequest,
-    checkpoint: Path | None,
-    stop_after: int | None,
-) -> TrainResult:
-    vocab, model, data, store = parts.vocab, parts.model, parts.data, parts.store
-    module = TrainingModule(model, config, data)
+@dataclass(frozen=True)
+class Fitted:
+    """A training that has come to its last step."""
+
+    trainer: lightning.Trainer
+    module: TrainingModule
+    keeper: Keeper
+    start: float
+    """`time.monotonic()` before the first step."""
+
+
+def fit(
+    config: TrainConfig, folder: Path, parts: Parts, stop: StopRequest, checkpoint: Path | None, last_step: int
+) -> Fitted:
+    """Train to `last_step`, from `checkpoint` if there is one. ValueError for a damaged checkpoint, a loss that is no number, or memory."""
+    options, model, store = config.trainer, parts.model, parts.store
+    on_cpu = options.accelerator == "cpu" or not torch.cuda.is_available()
+    prepare_process(on_cpu=on_cpu)
+    terminal = sys.stderr.isatty()
+    keeper, progress = Keeper(folder, config, stop), Progress(options.log_every, print_lines=not terminal)
+    steps = validation_end(keeper, progress, parts.clip)
+    module = TrainingModule(model, config, parts.data, folder=folder, validation_end=steps)
     if checkpoint is not None:
         check_checkpoint(checkpoint, module.state_dict())
-    print_once(f"{config.family['name']}: {model.num_parameters / 1e6:.1f} M parameters, {vocab.num_pieces} pieces")
+    print_once(
+        f"{config.family['name']}: {model.num_parameters / 1e6:.1f} M parameters, {parts.vocab.num_pieces} pieces"
+    )
     if store is not None:
         print_once(f"token store {store.path}: {len(store)} sentences, {len(store.ids)} tokens")
-    keeper = Keeper(folder, config, stop)
-    module.after_validation, module.folder = keeper.after_validation, folder
-    options = config.trainer
-    terminal = sys.stderr.isatty()
-    callbacks = [*([parts.clip] if parts.clip else []), keeper, Progress(options.log_every, say=not terminal)]
-    if terminal:
-        callbacks.append(RichProgressBar(leave=True))
-    _quiet_lightning()
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, tells nothing
-    on_cpu = options.accelerator == "cpu" or not torch.cuda.is_available()
-    if on_cpu:
-        keep_heap()
+    validates = bool(parts.data.valid_opts)
     trainer = lightning.Trainer(
         accelerator=options.accelerator,
         devices=options.devices,
@@ -160,26 +164,31 @@ def _fit(
         # Of several CPU threads that add to one place the order is left to chance otherwise.
         deterministic=on_cpu,
         precision="bf16-mixed" if options.precision == "bf16" else "32-true",
-        max_steps=min(options.max_steps, stop_after or options.max_steps),
+        max_steps=last_step,
         max_epochs=-1,
         accumulate_grad_batches=options.accumulate_grad_batches,
-        val_check_interval=options.val_check_interval * options.accumulate_grad_batches if data.valid_opts else 1.0,
-        check_val_every_n_epoch=None
-        if data.valid_opts
-        else 1,  # count steps over the whole run: a sub-epoch may be shorter than the interval
-        limit_val_batches=options.limit_val_batches if data.valid_opts else 0,
+        val_check_interval=options.val_check_interval * options.accumulate_grad_batches if validates else 1.0,
+        # None: steps are counted over the whole run, because a sub-epoch may be shorter than the interval.
+        check_val_every_n_epoch=None if validates else 1,
+        limit_val_batches=options.limit_val_batches if validates else 0,
         num_sanity_val_steps=0,
         log_every_n_steps=options.log_every,
         enable_checkpointing=False,  # Keeper writes them, whole or not at all
         enable_model_summary=False,
         enable_progress_bar=terminal,
         logger=_logger(config, folder),
-        callbacks=callbacks,
+        # No order between them matters: what follows a validation has its order in `validation_end`.
+        callbacks=[
+            *([parts.clip] if parts.clip else []),
+            keeper,
+            progress,
+            *([RichProgressBar(leave=True)] if terminal else []),
+        ],
         use_distributed_sampler=False,
     )
     start = time.monotonic()
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
+        trainer.fit(module, datamodule=parts.data, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
     except SystemExit:  # of all processes at the same step
         _shut_down_process_group()
         raise
@@ -187,29 +196,33 @@ def _fit(
         if not is_out_of_memory(error):
             raise
         raise ValueError(out_of_memory(module.current, config.data.batch_size, error)) from error
+    return Fitted(trainer, module, keeper, start)
+
+
+def finish(fitted: Fitted) -> TrainResult:
+    """Write the model of the last step, and say what the training cost."""
+    trainer, module, keeper = fitted.trainer, fitted.module, fitted.keeper
     module.check_loss()
     keeper.finish(trainer, module)
     if module.dropped:
-        print_once(
-            f"{module.dropped} training sentences longer than data.max_seq_length {config.data.max_seq_length} were dropped"
-        )
-    result = TrainResult(
-        folder / "model", trainer.global_step, module.total(module.tokens_seen), time.monotonic() - start
-    )
+        limit = module.config.data.max_seq_length
+        print_once(f"{module.dropped} training sentences longer than data.max_seq_length {limit} were dropped")
+    tokens, seconds = module.total(module.tokens_seen), time.monotonic() - fitted.start
+    result = TrainResult(keeper.folder / "model", trainer.global_step, tokens, seconds)
     print_once(f"{result.model}: {result.steps} steps, {result.tokens:,} tokens, {result.seconds:.0f} s")
     _shut_down_process_group()
     return result
 
 
 def _shut_down_process_group() -> None:
-    """Leave the other processes in good order: one that just ends can take another down on its way out."""
+    """Barrier, then destroy_process_group: without it a rank that exits early can crash the others."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 
 
 def print_once(line: str) -> None:
-    """Once, however many processes train together."""
+    """Print in the first process alone, however many train together."""
     if getattr(rank_zero_only, "rank", 0) == 0:  # Lightning hangs it on the function
         print(line, flush=True)
 
@@ -258,15 +271,6 @@ def _logger(config: TrainConfig, folder: Path) -> Logger | bool:
                 "trainer.logger wandb: the package is not installed; pip install wandb, or trainer.logger=tensorboard"
             ) from None
     return TensorBoardLogger(str(folder), name="tensorboard", version="")
-
-
-def _quiet_lightning() -> None:
-    """Lightning's hints about worker counts and hardware; our own lines say what matters."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="lightning")
-    warnings.filterwarnings(
-        "ignore", message=".*returned a view tensor"
-    )  # FSDP, of operations in place that we have none of
 
 
 def _required(value: str, key: str) -> str:

@@ -1,9 +1,11 @@
 """The N-best file formats, and which of them a file has.
 
-FORMATS["json-lines"].read("scores.jsonl", name=None)
-format_of_file("dev.json.gz").name                      # by suffix, and by a look into the file where formats share one
-format_of_file("dev.hyps", "returnn-py")                # by name, whatever the suffix
-format_to_write("scores.jsonl")
+    FORMATS["json-lines"].read("scores.jsonl", name=None)
+    format_of_file("dev.json.gz").name                      # by suffix, and by a look into the file where formats share one
+    format_of_file("dev.hyps", "returnn-py")                # by name, whatever the suffix
+    format_to_write("scores.jsonl")
+
+A format of your own is added to FORMATS by a program of yours.
 """
 
 from __future__ import annotations

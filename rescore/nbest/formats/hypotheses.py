@@ -1,9 +1,10 @@
-"""What holds for hypotheses in JSON whatever the form of the file: each id once, the same score names, finite
-numbers, texts.
+"""What holds for hypotheses in JSON in any form: each id once, the same score names, finite numbers.
 
-checker = UtteranceChecker(rename=None)
-checker.utterance("f.json", "dev/1", [{"text": "a b", "am": -3.4}], "a b", fields)        # an NBestList
-load_json_dict("references.json")                                                         # {utterance: ...}
+    checker = UtteranceChecker(rename=None)
+    checker.utterance("f.json", "dev/1", [{"text": "a b", "am": -3.4}], "a b", fields)        # an NBestList
+    load_json_dict("references.json")                                                         # {utterance: ...}
+
+Errors name file, line, utterance and rank.
 """
 
 from __future__ import annotations

@@ -1,0 +1,18 @@
+"""The sections of the report in the order of the page.
+
+SECTIONS["curves"].html(result)
+"""
+
+from __future__ import annotations
+
+from rescore.report.sections.base import Section
+from rescore.report.sections.changed_winners import ChangedWinners
+from rescore.report.sections.curves import Curves
+from rescore.report.sections.provenance import Provenance
+from rescore.report.sections.results import Results
+from returnn_bridge.registry import Registry
+
+SECTIONS: Registry[Section] = Registry(
+    "section of the report",
+    {section.anchor: section for section in (Results(), Curves(), Provenance(), ChangedWinners())},
+)
