@@ -49,7 +49,7 @@ class Estimator(ABC):
 
     name: ClassVar[str]
     target: ClassVar[str]
-    """The quantity that is estimated: "elbo", "pll", "order" or the name of another functional."""
+    """The quantity that is estimated: ELBO, PLL, ORDER or another of rescore.scores, or one of your own."""
     unbiased: ClassVar[bool]
     """Whether the mean over seeds is the target."""
     usual_passes: ClassVar[int | None] = 16

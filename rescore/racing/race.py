@@ -32,7 +32,7 @@ from rescore.combination.scales import Scales
 from rescore.estimators.alignment import Tokens, distances
 from rescore.estimators.plans import FloatArray
 from rescore.nbest.types import NBestList
-from rescore.scores import SequenceScore
+from rescore.scores import SequenceScore, Target
 from returnn_bridge.files import PathLike, write_whole
 
 FORMAT = "diffusion-lm-race"
@@ -237,7 +237,7 @@ class RaceRun:
                     float(self.error[index]),
                     passes,
                     len(tokens),
-                    f"predicted {target}",
+                    Target(target).predicted(),
                     win_probability=float(self.chance[index]),
                 )
             )
