@@ -90,6 +90,7 @@ def test_the_lists_of_the_page_of_formats_are_read(number: int, tmp_path: Path) 
 def test_tables_have_every_entry_of_their_registry() -> None:
     from diffusion_lm.families import FAMILIES
     from diffusion_lm.presets import PRESETS, SUFFIXES
+    from diffusion_lm.sampling import SAMPLERS
     from rescore.estimators import ESTIMATORS
     from rescore.nbest.formats import FORMATS
     from rescore.nbest.reference_formats import REFERENCE_FORMATS
@@ -98,6 +99,7 @@ def test_tables_have_every_entry_of_their_registry() -> None:
     sizes = {"tiny", "medium", "fp32", "bf16"}
     assert not [name for name in SUFFIXES if name not in sizes and f"`:{name}`" not in families]
     assert not [name for name in FAMILIES if name not in families]
+    assert not [name for kind in SAMPLERS.values() for name in kind if f"`{name}`" not in families]
     assert not [name for name in PRESETS if name not in families]
     for page, registry in (("estimators.md", ESTIMATORS), ("formats.md", FORMATS), ("formats.md", REFERENCE_FORMATS)):
         text = prose(ROOT / "docs" / page)
