@@ -27,19 +27,32 @@ from diffusion_lm.strict import build, plain, unknown_key
 class DataConfig:
     """Text, vocabulary and RETURNN's batching rule."""
 
-    vocab: str = ""  # vocabulary folder or SentencePiece .model file
-    text: tuple[str, ...] = ()  # training text files (plain or .gz); shorthand for an LmDataset
-    valid_text: dict[str, str] = field(default_factory=dict)  # name -> text file; shorthand for validation LmDatasets
-    partition_epoch: int = 1  # for `text`: sub-epochs in one pass over it
-    seq_ordering: str = "laplace:.1000"  # for `text`: RETURNN's ordering of the sentences
-    train: dict[str, Any] = field(default_factory=dict)  # a RETURNN dataset dict instead of `text`
-    store: str = ""  # token store of the training text (`dlm tokenize`), the same batches: "" = if it is there, "none", or a path
-    valid: dict[str, Any] = field(default_factory=dict)  # name -> RETURNN dataset dict instead of `valid_text`
-    batch_size: int = 32768  # most tokens in a batch, padding counted (RETURNN's rule)
-    max_seqs: int = 256  # most sentences in a batch
-    max_seq_length: int = 128  # longer training sentences are dropped and counted; positions of BOS and EOS come on top
-    too_long: str = "drop"  # or "crop": train on a random window of max_seq_length pieces of a longer text, another one each sub-epoch
-    num_workers: int = 0  # 0: data in the training process; 1: in one process beside it
+    vocab: str = ""
+    """Vocabulary folder or SentencePiece .model file."""
+    text: tuple[str, ...] = ()
+    """Training text files (plain or .gz); shorthand for an LmDataset."""
+    valid_text: dict[str, str] = field(default_factory=dict)
+    """Name -> text file; shorthand for validation LmDatasets."""
+    partition_epoch: int = 1
+    """For `text`: sub-epochs in one pass over it."""
+    seq_ordering: str = "laplace:.1000"
+    """For `text`: RETURNN's ordering of the sentences."""
+    train: dict[str, Any] = field(default_factory=dict)
+    """A RETURNN dataset dict instead of `text`."""
+    store: str = ""
+    """Token store of the training text (`dlm tokenize`), the same batches: "" = if it is there, "none", or a path."""
+    valid: dict[str, Any] = field(default_factory=dict)
+    """Name -> RETURNN dataset dict instead of `valid_text`."""
+    batch_size: int = 32768
+    """Most tokens in a batch, padding counted (RETURNN's rule)."""
+    max_seqs: int = 256
+    """Most sentences in a batch."""
+    max_seq_length: int = 128
+    """Longer training sentences are dropped and counted; positions of BOS and EOS come on top."""
+    too_long: str = "drop"
+    """One of "drop" and "crop" (a random window of max_seq_length pieces of a longer text, anew each sub-epoch)."""
+    num_workers: int = 0
+    """0: data are read in the training process; 1: in one process beside it."""
 
     def __post_init__(self) -> None:
         if bool(self.text) == bool(self.train) and self.text:
@@ -64,10 +77,10 @@ class OptimConfig:
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
-    schedule: str = (
-        "constant"  # after the warm-up: "constant" or "cosine" (down to lr * final_factor at trainer.max_steps)
-    )
-    warmup_steps: int = 2500  # linear from 0
+    schedule: str = "constant"
+    """After the warm-up: "constant" or "cosine" (down to lr * final_factor at trainer.max_steps)."""
+    warmup_steps: int = 2500
+    """Number of optimizer steps over which the learning rate rises linearly from 0."""
     final_factor: float = 0.0
 
     def __post_init__(self) -> None:
@@ -84,34 +97,41 @@ class TrainerConfig:
     """How long, on what, and how often to look."""
 
     max_steps: int = 1000
-    val_check_interval: int = 1000  # optimizer steps between validations
-    limit_val_batches: int | float = 1.0  # a number of batches, or a share
-    save_every: int = 500  # optimizer steps between resume checkpoints
+    val_check_interval: int = 1000
+    """Optimizer steps between validations."""
+    limit_val_batches: int | float = 1.0
+    """A number of batches, or a share."""
+    save_every: int = 500
+    """Optimizer steps between resume checkpoints."""
     accumulate_grad_batches: int = 1
-    gradient_clip: float = 1.0  # global norm; 0 = off
-    precision: str = "32"  # "32" or "bf16" (mixed)
-    ema: float = 0.9999  # decay of the weight average; 0 = off
+    gradient_clip: float = 1.0
+    """Largest global norm of the gradients; 0 = no clipping."""
+    precision: str = "32"
+    """One of "32" and "bf16" (mixed)."""
+    ema: float = 0.9999
+    """Decay of the weight average; 0 = off."""
     accelerator: str = "auto"
     devices: int = 1
     num_nodes: int = 1
-    strategy: str = (
-        "auto"  # "auto", "ddp" (a copy of the network in every process) or "fsdp" (its weights cut up over them)
-    )
-    activation_checkpointing: bool = (
-        False  # compute each block again in the backward pass instead of keeping what it needs
-    )
-    compile: bool = (
-        False  # torch.compile of the blocks; no gain on a CPU, where it takes half a minute and is a little slower
-    )
-    attention: str = "sdpa"  # torch's scaled_dot_product_attention, or "flex": flex attention, compiled, without padding; needs a GPU
-    clip_search: dict[str, Any] = field(
-        default_factory=dict
-    )  # of a block model: {widths: [0.5, 0.7, 0.9], delta: 0.05} searches the times to train on at each validation
-    keep_last: int = 0  # models of that many last validations in kept/, beside best/ and model/
-    keep_best: int = 0  # and of that many best ones
+    strategy: str = "auto"
+    """One of "auto", "ddp" (a copy of the network in every process) and "fsdp" (weights sharded over them)."""
+    activation_checkpointing: bool = False
+    """Compute each block again in the backward pass instead of keeping what it needs."""
+    compile: bool = False
+    """torch.compile of the blocks; no gain on a CPU, where it takes half a minute and is a little slower."""
+    attention: str = "sdpa"
+    """One of "sdpa" (torch's scaled_dot_product_attention) and "flex" (compiled, without padding; needs a GPU)."""
+    clip_search: dict[str, Any] = field(default_factory=dict)
+    """For a block model: {widths: [0.5, 0.7, 0.9], delta: 0.05} searches the times to train on at each validation."""
+    keep_last: int = 0
+    """Models of that many last validations in kept/, beside best/ and model/."""
+    keep_best: int = 0
+    """Models of that many best validations, beside those."""
     log_every: int = 50
-    monitor: str = "val/nll"  # what makes a model the best one, lower is better
-    logger: str = "tensorboard"  # "tensorboard", "wandb" or "none"
+    monitor: str = "val/nll"
+    """What makes a model the best one, lower is better."""
+    logger: str = "tensorboard"
+    """One of "tensorboard", "wandb" and "none"."""
 
     def __post_init__(self) -> None:
         if self.precision not in ("32", "bf16"):
@@ -150,10 +170,10 @@ class TrainConfig:
     family: dict[str, Any] = field(default_factory=lambda: {"name": "masked"})
     optim: OptimConfig = OptimConfig()
     trainer: TrainerConfig = TrainerConfig()
-    init_from: str = ""  # model folder whose weights to start from; what it lacks (adaLN, say) keeps its own start
-    preload_from_files: dict[str, Any] = field(
-        default_factory=dict
-    )  # as RETURNN's: parts of other models, see preload.py
+    init_from: str = ""
+    """Model folder whose weights to start from; what it lacks (adaLN, say) keeps its own start."""
+    preload_from_files: dict[str, Any] = field(default_factory=dict)
+    """Parts of other models, with the keys of RETURNN's setting of that name: training/preload.py."""
     seed: int = 1
 
 

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from diffusion_lm.device import to_device
 
+NO_STEP = -1
+
 
 class NoiseDraw(NamedTuple):
     """One draw for a batch of B sentences with N positions in all."""
@@ -28,8 +30,8 @@ class NoiseDraw(NamedTuple):
     """[N] uniform in [0, 1): what decides whether a position is noised."""
     category: Tensor = torch.empty(0)
     """[N] uniform in [0, 1): the symbol that replaces it, for families that have a choice."""
-    step: int = -1
-    """Optimizer step, for a curriculum; -1 outside of training."""
+    step: int = NO_STEP
+    """Optimizer step, for a curriculum; NO_STEP outside of training."""
     seed: int | None = None
     """Of `generator`; None outside of training."""
     device: torch.device | str = "cpu"
@@ -62,7 +64,7 @@ class NoiseDraw(NamedTuple):
 
 
 def draw_noise(
-    lengths: Tensor, generator: torch.Generator, *, stratified: bool, step: int = -1, seed: int | None = None
+    lengths: Tensor, generator: torch.Generator, *, stratified: bool, step: int = NO_STEP, seed: int | None = None
 ) -> NoiseDraw:
     """Fresh noise for sentences of these lengths [B]. Drawn on the CPU, so that a seed means the same on every device."""
     num_rows, total = len(lengths), int(lengths.sum())

@@ -28,15 +28,24 @@ from returnn_bridge.vocab import read_lines
 class Perplexity:
     """Sums over a text. Lower is better; an upper bound on the true perplexity unless `exact`."""
 
-    nelbo: float  # nats, whole text
-    standard_error: float  # nats, of `nelbo`, over masks
-    tokens: int  # scored ones (the end of a sentence is one of them if `ends`)
+    nelbo: float
+    """Sum over the whole text, nats."""
+    standard_error: float
+    """Standard error of `nelbo` over masks, nats."""
+    tokens: int
+    """Number of scored tokens; the end of a sentence is one of them if `ends`."""
     words: int
+    """Number of words."""
     sentences: int
-    unknown: int  # pieces outside the vocabulary
+    """Number of sentences."""
+    unknown: int
+    """Number of pieces that the vocabulary does not have."""
     exact: bool
-    ends: bool  # the ends of sentences are predicted and counted
-    passes: int  # draws per sentence
+    """Whether `nelbo` is -log p itself."""
+    ends: bool
+    """Whether the ends of sentences are predicted and counted."""
+    passes: int
+    """Draws of noise for each sentence."""
 
     @property
     def per_token(self) -> float:

@@ -24,11 +24,16 @@ from diffusion_lm.device import to_device
 class Layout:
     """Where each of N flat positions lies in a batch of B rows."""
 
-    lengths: Tensor  # [B] int64
-    row: Tensor = field(init=False)  # [N] row of each flat position
-    position: Tensor = field(init=False)  # [N] place within its row, from 0
+    lengths: Tensor
+    """[B] int64 tokens of each row."""
+    row: Tensor = field(init=False)
+    """[N] row of each flat position."""
+    position: Tensor = field(init=False)
+    """[N] index of each flat position within its row, from 0."""
     longest: int = field(init=False)
-    equal: bool = field(init=False)  # all rows have the same length: attention needs neither spreading nor a mask
+    """Largest of the lengths, 0 for no row."""
+    equal: bool = field(init=False)
+    """All rows have the same length: attention needs neither spreading nor a mask."""
 
     def __post_init__(self) -> None:
         lengths = self.lengths
@@ -64,8 +69,10 @@ class Layout:
 class Sentences:
     """Framed sentences: BOS, pieces, EOS in each row."""
 
-    ids: Tensor  # [N] int64
+    ids: Tensor
+    """[N] int64 ids of all rows, one row behind the other."""
     layout: Layout
+    """Where each of them lies."""
 
     @classmethod
     def of(cls, tokens: Sequence[Sequence[int]], *, bos_id: int, eos_id: int) -> Sentences:

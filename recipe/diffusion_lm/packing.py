@@ -16,16 +16,22 @@ from dataclasses import dataclass
 class Packing:
     """How rows are made."""
 
-    length: int  # tokens of a row, BOS and EOS counted
-    insert_eos: bool = True  # EOS behind every document
-    insert_special: bool = True  # BOS and EOS around every row
+    length: int
+    """Tokens of a row, BOS and EOS counted."""
+    insert_eos: bool = True
+    """Put EOS behind every document."""
+    insert_special: bool = True
+    """Put BOS and EOS around every row."""
 
 
 @dataclass(frozen=True)
 class Packed:
-    rows: list[list[int]]  # complete: no frame is put around them
+    rows: list[list[int]]
+    """Complete rows: no frame is put around them."""
     documents: int
-    left_over: int  # tokens behind the last whole row
+    """Number of documents that were read."""
+    left_over: int
+    """Tokens behind the last whole row."""
 
 
 def pack(documents: Iterable[Sequence[int]], how: Packing, *, bos_id: int, eos_id: int) -> Packed:

@@ -225,6 +225,8 @@ def whole_file(path: PathLike) -> Iterator[Path]:
     For programs that want a path to write to; see `write_whole` for text.
     """
     target = Path(path)
+    if target.exists() and not target.is_file():  # /dev/null, which root could replace, or a folder
+        raise ValueError(f"{target}: is no regular file; expected the name of a file to write")
     target.parent.mkdir(parents=True, exist_ok=True)
     sweep(target)
     temporary = temporary_path(target)

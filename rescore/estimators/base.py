@@ -21,7 +21,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rescore.scores import standard_error
+from rescore.scores import Target, standard_error
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
@@ -48,8 +48,8 @@ class Estimator(ABC):
     """A way to measure. What `passes` and `replicates` mean is said by the docstring of the class, which `dlm estimators` prints."""
 
     name: ClassVar[str]
-    target: ClassVar[str]
-    """The quantity that is estimated: "elbo", "pll", "order" or the name of another functional."""
+    target: ClassVar[Target]
+    """The quantity that is estimated: ELBO, PLL, ORDER or another functional."""
     unbiased: ClassVar[bool]
     """Whether the mean over seeds is the target."""
     usual_passes: ClassVar[int | None] = 16

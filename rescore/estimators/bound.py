@@ -17,12 +17,13 @@ import numpy as np
 from rescore.estimators.base import BoolArray
 from rescore.estimators.common_random_numbers import CommonRandomNumbers
 from rescore.estimators.plans import MaskPlan, Plan, plan_of_rows, smallest
+from rescore.scores import ELBO, WEIGHTED_PLLS
 
 
 class Bound(MaskPlan):
     """Estimates the bound. Where the budget suffices for every mask, each is run once instead."""
 
-    target, unbiased = "elbo", True
+    target, unbiased = ELBO, True
 
     def plan(self, length: int, numbers: CommonRandomNumbers) -> Plan:
         fits = 0 < 2**length - 1 <= self.passes
@@ -35,7 +36,7 @@ class Plain(MaskPlan):
     Its variance grows without bound as the lower end of t goes to 0; the standard error is not to be trusted.
     """
 
-    name, target, unbiased, shares_numbers = "plain", "elbo", True, False
+    name, target, unbiased, shares_numbers = "plain", ELBO, True, False
     EPS = 1e-3
 
     def _plan(self, length: int, numbers: CommonRandomNumbers) -> Plan:
@@ -47,7 +48,7 @@ class Plain(MaskPlan):
 class SampleNorm(Bound):
     """Sample-level mask normalisation (arXiv 2604.14001) times L: Bernoulli masks, each draw divided by its own number of masked tokens."""
 
-    name, target, unbiased, shares_numbers = "sample-norm", "elbo", True, False
+    name, target, unbiased, shares_numbers = "sample-norm", ELBO, True, False
 
     def _plan(self, length: int, numbers: CommonRandomNumbers) -> Plan:
         masks = _bernoulli_masks(self.passes, length, numbers)
@@ -69,7 +70,7 @@ def _bernoulli_masks(passes: int, length: int, numbers: CommonRandomNumbers) -> 
 class GlobalNorm(MaskPlan):
     """Global mask normalisation (arXiv 2604.14001) times L: all draws' sums divided by all masked tokens. Not the bound."""
 
-    name, target, unbiased, shares_numbers = "global-norm", "sum_k 2k/(L(L+1)) PLL_k", False, False
+    name, target, unbiased, shares_numbers = "global-norm", WEIGHTED_PLLS, False, False
 
     def _plan(self, length: int, numbers: CommonRandomNumbers) -> Plan:
         masks = _bernoulli_masks(self.passes, length, numbers)
@@ -84,7 +85,7 @@ class Coupled(MaskPlan):
     `passes` rows in `passes` / 2 couples.
     """
 
-    name, target, unbiased, shares_numbers = "coupled", "sum_k 2k/(L(L+1)) PLL_k", True, False
+    name, target, unbiased, shares_numbers = "coupled", WEIGHTED_PLLS, True, False
 
     def _plan(self, length: int, numbers: CommonRandomNumbers) -> Plan:
         couples = max(1, self.passes // 2)
@@ -102,7 +103,7 @@ class Coupled(MaskPlan):
 class FixedK(Bound):
     """`passes` draws of k uniform on 1 .. L and a uniform set of k masked tokens, weight L/k."""
 
-    name, target, unbiased = "fixed-k", "elbo", True
+    name, target, unbiased = "fixed-k", ELBO, True
 
     def _plan(self, length: int, numbers: CommonRandomNumbers) -> Plan:
         counts = [int(numbers.scalar("k", draw) * length) + 1 for draw in range(self.passes)]
@@ -113,7 +114,7 @@ class FixedK(Bound):
 class SystematicK(Bound):
     """Fixed k with the k of a replicate spread evenly: k_j = floor(L (j + u) / K) + 1. `passes` rows in `replicates` independent designs."""
 
-    name, target, unbiased, replicated = "systematic-k", "elbo", True, True
+    name, target, unbiased, replicated = "systematic-k", ELBO, True, True
 
     def _plan(self, length: int, numbers: CommonRandomNumbers) -> Plan:
         designs = min(self.replicates, self.passes)
@@ -135,7 +136,7 @@ class Pairs(Bound):
     1 + 2 * pairs rows with pairs = (passes - 1) // 2, at least one; every token is predicted once in a pair.
     """
 
-    name, target, unbiased, replicated = "pairs", "elbo", True, True
+    name, target, unbiased, replicated = "pairs", ELBO, True, True
     usual_passes = 17
 
     def _plan(self, length: int, numbers: CommonRandomNumbers) -> Plan:
@@ -186,7 +187,7 @@ class Control(Pairs):
 class Exact(MaskPlan):
     """Every mask once, weight 1/(k C(L, k)): the bound itself. 2^L - 1 rows, for short hypotheses and tests."""
 
-    name, target, unbiased, usual_passes = "exact", "elbo", True, None
+    name, target, unbiased, usual_passes = "exact", ELBO, True, None
     cost = "one pass per mask"
     LONGEST = 16
 

@@ -17,6 +17,7 @@ import numpy as np
 from rescore.estimators.alignment import Tokens
 from rescore.estimators.base import BoolArray, Estimate, FloatArray
 from rescore.estimators.plans import MaskEstimator, MaskNetwork
+from rescore.scores import ORDER
 
 Confidences = Callable[[Sequence[Tokens], Sequence[BoolArray]], list[tuple[FloatArray, FloatArray]]]
 """`MaskNetwork.confidences`."""
@@ -45,7 +46,7 @@ class ConfidentFirst(Sequential):
     Exact for the model that generates so. Two positions of nearly equal confidence may change places with the rounding of a batch.
     """
 
-    name, target, unbiased = "order:confidence", "order", True
+    name, target, unbiased = "order:confidence", ORDER, True
 
     def log_probs(self, network: MaskNetwork, texts: Sequence[Tokens]) -> list[float]:
         return confident_order(texts, network.confidences)

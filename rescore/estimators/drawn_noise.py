@@ -18,7 +18,7 @@ import numpy as np
 from rescore.estimators.alignment import Tokens, leader_of, slots_of
 from rescore.estimators.base import Estimate, Estimator, FloatArray
 from rescore.estimators.common_random_numbers import CommonRandomNumbers
-from rescore.scores import ELBO
+from rescore.scores import ELBO, ONE_PASS_PLL
 
 
 class Draw(NamedTuple):
@@ -104,7 +104,7 @@ class Draws(Drawn):
 class OnePass(Drawn):
     """For models with uniform noise: log p of every token in one run over the whole text, each as if it were left out. Deterministic, no bound."""
 
-    name, target, unbiased, usual_passes = "one-pass", "one-pass pll", True, None
+    name, target, unbiased, usual_passes = "one-pass", ONE_PASS_PLL, True, None
     cost, fits_race, needs_one_pass = "one", False, True
 
     def estimate(

@@ -17,12 +17,13 @@ from rescore.estimators.alignment import Tokens, changed_spans, leader_of, neare
 from rescore.estimators.base import BoolArray
 from rescore.estimators.common_random_numbers import CommonRandomNumbers
 from rescore.estimators.plans import ListPlan, MaskPlan, Plan, plan_of_rows
+from rescore.scores import CONTRAST_ORDER, CONTRAST_PLL, ORDER, PLL, STRIDED_PLL
 
 
 class PseudoLogLikelihood(MaskPlan):
     """Every token masked alone, L rows, weight 1: deterministic, no bound."""
 
-    name, target, unbiased, usual_passes = "pll", "pll", True, None
+    name, target, unbiased, usual_passes = "pll", PLL, True, None
 
     def _plan(self, length: int, numbers: CommonRandomNumbers) -> Plan:
         return plan_of_rows(list(np.eye(length, dtype=bool)), [1.0] * length, [-1] * length)
@@ -34,7 +35,7 @@ class Strided(MaskPlan):
     A masked token sees its `passes` - 1 neighbours on both sides, so the score is close to PLL; it depends on the text alone.
     """
 
-    name, target, unbiased, shares_numbers = "strided", "strided pll", True, False
+    name, target, unbiased, shares_numbers = "strided", STRIDED_PLL, True, False
     usual_passes = 6
 
     def _plan(self, length: int, numbers: CommonRandomNumbers) -> Plan:
@@ -67,7 +68,7 @@ def _fixed(masks: Sequence[BoolArray], length: int) -> Plan:
 class LeftToRight(MaskPlan):
     """Each token given those before it, all later ones masked: L rows, exact for the model that generates in this order."""
 
-    name, target, unbiased, usual_passes = "order:l2r", "order", True, None
+    name, target, unbiased, usual_passes = "order:l2r", ORDER, True, None
 
     def _plan(self, length: int, numbers: CommonRandomNumbers) -> Plan:
         return chain(np.ones(length, dtype=bool))
@@ -82,7 +83,7 @@ class Contrast(MaskPlan):
     departs by what a change does to tokens farther away, summed along the way to the root. Scores depend on the other hypotheses.
     """
 
-    name, target, unbiased = "contrast", "contrast pll", True
+    name, target, unbiased = "contrast", CONTRAST_PLL, True
     usual_passes: ClassVar[int | None] = 3
     WINDOW: ClassVar[int] = 2
 
@@ -127,7 +128,7 @@ class Chain(Contrast):
     itself, and so the bound. It departs where lengths differ, because the network is told the length, and by the model's inconsistency.
     """
 
-    name, target, usual_passes = "contrast:chain", "contrast order", None
+    name, target, usual_passes = "contrast:chain", CONTRAST_ORDER, None
     WINDOW = 1
 
     def _window(self, wanted: BoolArray) -> Plan:

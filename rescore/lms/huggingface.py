@@ -27,7 +27,7 @@ from rescore.lms.huggingface_folder import (
 )
 from rescore.lms.huggingface_text import PlainText
 from rescore.nbest.types import NBestList
-from rescore.scores import LOG_P, SequenceScore, UnknownCounts
+from rescore.scores import LOG_P, PLL, SequenceScore, UnknownCounts
 
 if TYPE_CHECKING:
     import torch
@@ -122,7 +122,7 @@ class _HuggingFaceScorer(LanguageModelScorer):
                 passes.append(len({row for row, _, _ in asked}))
         starts.append(len(queries))
         answers = self._answer(list(rows), queries)
-        kind = LOG_P if self.kind == "causal" else "pll"
+        kind = LOG_P if self.kind == "causal" else PLL
         scores = [
             SequenceScore(sum(answers[start:end]), 0.0, count, end - start, kind)
             for start, end, count in zip(starts, starts[1:], passes)
@@ -303,7 +303,7 @@ class HuggingFaceMaskedScorer(_HuggingFaceScorer):
         self._check_own("special", self._encode("", [""])[0][0])
 
     def describe(self) -> dict[str, object]:
-        return super().describe() | {"target": "pll"}
+        return super().describe() | {"target": PLL}
 
     def _rows(self, ids: list[int], special: list[int]) -> list[tuple[Row, int, int]]:
         mask = self.tokenizer.mask_token_id

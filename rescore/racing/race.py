@@ -2,7 +2,7 @@
 
     race = calibrate(dev_lists, "masked", stage_scores, tokens, scales, confidence=0.95)    # from lists that were scored in full
     run = RaceRun(race, utterance, tokens_of_utterance)
-    run.drop(); run.measured(scores_of_first_stage); run.drop(); run.finish(scores_in_full); run.results("elbo")
+    run.drop(); run.measured(scores_of_first_stage); run.drop(); run.finish(scores_in_full); run.results(ELBO)
 
 A ladder of cheap measurements leads to the dear one. After each rung (the first costs nothing) the final score is predicted from what is
 known: the difference to the best hypothesis is linear in the differences of all known scores, of words and of tokens, with an error
@@ -32,7 +32,7 @@ from rescore.combination.scales import Scales
 from rescore.estimators.alignment import Tokens, distances
 from rescore.estimators.plans import FloatArray
 from rescore.nbest.types import NBestList
-from rescore.scores import SequenceScore
+from rescore.scores import SequenceScore, Target
 from returnn_bridge.files import PathLike, write_whole
 
 FORMAT = "diffusion-lm-race"
@@ -212,7 +212,7 @@ class RaceRun:
         """Scores of the contenders, measured in full."""
         self.final = dict(zip(self.alive.tolist(), scores, strict=True))
 
-    def results(self, target: str) -> list[SequenceScore]:
+    def results(self, target: Target) -> list[SequenceScore]:
         """For every hypothesis: measured in full or predicted."""
         scale = self.race.scales.scores[self.race.name]
         values = self.predicted.copy()
@@ -237,7 +237,7 @@ class RaceRun:
                     float(self.error[index]),
                     passes,
                     len(tokens),
-                    f"predicted {target}",
+                    target.predicted(),
                     win_probability=float(self.chance[index]),
                 )
             )

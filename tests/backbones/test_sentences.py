@@ -44,7 +44,7 @@ def batch_of(lengths, visibility, *, filling=0):
 @pytest.mark.parametrize("lengths", BATCHES, ids=str)
 @pytest.mark.parametrize("visibility", VISIBILITIES, ids=str)
 def test_it_is_torch_attention_of_each_row(visibility, lengths, places, monkeypatch):
-    monkeypatch.setattr(sentences, "PLACES", places)
+    monkeypatch.setattr(sentences, "SLOTS", places)
     layout, qkv, rotation = batch_of(lengths, visibility)
     seen = GroupedRows.of(layout, visibility)
     assert (len(seen.groups) == len(lengths)) or places > 1
@@ -80,13 +80,13 @@ def test_each_position_has_its_place_and_shapes_of_groups_repeat(visibility):
     for _ in range(30):
         layout = Layout(torch.randint(1, 61, (200,), generator=generator))
         seen = GroupedRows.of(layout, visibility)
-        source = torch.full((seen.num_places,), -1)
-        source[seen.place] = torch.arange(len(seen.place))
+        source = torch.full((seen.num_slots,), -1)
+        source[seen.slot] = torch.arange(len(seen.slot))
         taken = torch.cat([group.take for group in seen.groups])
         assert torch.equal(source[source >= 0].sort().values, torch.arange(copies * len(layout.row)))
         assert torch.equal(taken[source >= 0], source[source >= 0])
-        assert all(group.rows * group.width <= sentences.PLACES for group in seen.groups)
-        assert seen.num_places < 1.2 * len(source[source >= 0])
+        assert all(group.rows * group.width <= sentences.SLOTS for group in seen.groups)
+        assert seen.num_slots < 1.2 * len(source[source >= 0])
         shapes |= {(group.rows, group.width) for group in seen.groups[:-1]}
     assert len(shapes) <= 60 / sentences.STEP
 

@@ -52,6 +52,15 @@ def test_a_failed_block_leaves_what_was_there(tmp_path):
     assert [path.name for path in target.parent.iterdir()] == ["text.gz"]
 
 
+def test_a_device_or_a_folder_is_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(ValueError, match=f"{name}: is no regular file"):
+            write_text(tmp_path / name, "text")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "pipe"]
+
+
 def test_a_folder_of_something_else_is_not_replaced(tmp_path):
     target = tmp_path / "run"
     target.mkdir()

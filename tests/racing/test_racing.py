@@ -17,7 +17,7 @@ from rescore.nbest.types import Hypothesis, NBestList
 from rescore.racing.race import Race, calibrate
 from rescore.racing.scorer import RaceCost, RacingScorer
 from rescore.score_file import with_score
-from rescore.scores import SequenceScore, UnknownCounts
+from rescore.scores import SequenceScore, Target, UnknownCounts
 
 SCALES = Scales({"am": 1.0, "lm": 0.8}, words=1.5)
 VOCAB = 30
@@ -30,7 +30,7 @@ def value_of(token: int, draw: str) -> float:
 class Sum(MaskPlan):
     """Nothing is asked of a network: see SumScorer."""
 
-    name, target, unbiased = "sum", "sum", True
+    name, target, unbiased = "sum", Target("sum"), True
 
     def _plan(self, length, numbers):
         raise AssertionError("the scorer does not ask for a plan")

@@ -1,9 +1,9 @@
-"""Attention of padding-free rows: how they are spread, who sees whom, rotary positions, keys and values of what is finished.
+"""Attention of padding-free rows: spreading over a padded batch, masks, rotary positions, the key-value cache.
 
-    seen = PaddedAttention.of(layout, "causal")
-    out, key_value = seen.attend(qkv, rotation)         # qkv [N, 3, heads, width of a head] -> [N, width]
+    attention = PaddedAttention.of(layout, "causal")
+    out, key_value = attention.attend(qkv, rotation)     # qkv [N, 3, heads, width of a head] -> [N, width]
 
-flex.py and sentences.py have other ways to do it, with the same two calls.
+`FlexAttention` (flex.py) and `GroupedRows` (cpu_attention.py) compute the same function with the same two calls.
 """
 
 from __future__ import annotations

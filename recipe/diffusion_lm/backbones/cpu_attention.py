@@ -1,11 +1,12 @@
-"""Attention of sentences on a CPU: a few rows of like length at a time, so that what comes between stays in the processor's cache.
+"""Attention of sentences on a CPU: groups of rows of similar length, small enough to stay in the processor's cache.
 
-    if by_sentences(layout, visibility): seen = GroupedRows.of(layout, visibility)
-    out, key_value = seen.attend(qkv, rotation)              # as that of attention.PaddedAttention, written out
+    if by_sentences(layout, visibility): attention = GroupedRows.of(layout, visibility)
+    out, key_value = attention.attend(qkv, rotation)        # as `PaddedAttention.attend`
 
-Spread over [rows, longest], half of the places of a batch of sentences are padding, and every step of attention goes to memory and back;
-torch's CPU kernel has a backward pass besides that takes 2 to 7 times as long as matrix products at these lengths. Here rows are sorted by
-length and worked on in groups that are nearly without padding, rotation included, and the backward pass goes the same way.
+Spread over [rows, longest], half of the positions of a batch of sentences are padding, and every step of attention goes through memory.
+The backward pass of torch's CPU kernel also takes 2 to 7 times as long as matrix products at these lengths. Here rows are sorted by length
+and processed in groups with nearly no padding, rotation included, in the forward pass and in a backward pass of their own. A slot is a
+position of the spread form of a group, padding included.
 """
 
 from __future__ import annotations
@@ -22,24 +23,24 @@ from diffusion_lm.backbones.attention import KeyValue, apply_rotary
 from diffusion_lm.layout import Layout
 from diffusion_lm.visibility import Blocks, Visibility, doubled_mask
 
-LONGEST = 256  # places of a row (for blocks noisy and clean ones), whose probabilities are kept for the backward pass
-PLACES = 512  # of a group at a width of 768, and as many more as the network is narrower
+LONGEST = 256  # slots of a row (for blocks noisy and clean ones), whose probabilities are kept for the backward pass
+SLOTS = 512  # of a group at a width of 768, and as many more as the network is narrower
 STEP = 4  # of the widths: oneDNN compiles and keeps a kernel for every new shape
 
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that are worked on together, spread over [rows, width] places."""
+    """Rows that are worked on together, spread over [rows, width] slots."""
 
     rows: int
     width: int
-    take: Tensor  # [rows * width] flat position at each place; in the padding the last one of the row
-    padding: Tensor | None  # places that are padding, None if none
+    take: Tensor  # [rows * width] flat position at each slot; in the padding the last one of the row
+    padding: Tensor | None  # slots that are padding, None if none
     bias: Tensor | None  # [rows or 1, 1, width or 1, width] 0 where a key is seen, -inf elsewhere; None: all are seen
-    start: int  # its first place among those of all groups
+    start: int  # its first slot among those of all groups
 
     @property
-    def places(self) -> slice:
+    def slots(self) -> slice:
         return slice(self.start, self.start + self.rows * self.width)
 
 
@@ -54,8 +55,8 @@ class GroupedRows:
     """All rows of a batch; who sees whom is as in `PaddedAttention.of`."""
 
     groups: tuple[Group, ...]
-    place: Tensor  # [N] place of each flat position among those of all groups
-    num_places: int
+    slot: Tensor  # [N] slot of each flat position among those of all groups
+    num_slots: int
 
     @classmethod
     def of(cls, layout: Layout, visibility: Visibility, hidden_size: int = 768) -> GroupedRows:
@@ -63,18 +64,18 @@ class GroupedRows:
         order = layout.lengths.argsort(descending=True, stable=True)
         lengths, starts = layout.lengths[order], (layout.lengths.cumsum(0) - layout.lengths)[order]
         copies = 2 if isinstance(visibility, Blocks) else 1
-        place = torch.empty(copies * len(layout.row), dtype=torch.int64)
+        slot = torch.empty(copies * len(layout.row), dtype=torch.int64)
         groups: list[Group] = []
         first = start = 0
         while first < len(order):
             width = -(-int(lengths[first]) // STEP) * STEP
-            rows = max(PLACES * 768 // hidden_size // (copies * width), 1)
+            rows = max(SLOTS * 768 // hidden_size // (copies * width), 1)
             own = slice(first, first + rows)
             rows = min(rows, 1 << (len(order) - first - 1).bit_length())
             real, take = _spread(lengths[own], starts[own], width)
             if copies == 2:
                 take, real = torch.cat([take, take + len(layout.row)], dim=1), real.repeat(1, 2)
-            place[take[real]] = start + real.flatten().nonzero()[:, 0]
+            slot[take[real]] = start + real.flatten().nonzero()[:, 0]
             # Rows that fill up the last group are its last one again, and no position is theirs.
             take, real = (torch.cat([part, part[-1:].expand(rows - len(part), -1)]) for part in (take, real))
             padded = not real.all()
@@ -87,9 +88,9 @@ class GroupedRows:
                 start=start,
             )
             groups.append(group)
-            start = group.places.stop
+            start = group.slots.stop
             first = own.stop
-        return cls(tuple(groups), place, start)
+        return cls(tuple(groups), slot, start)
 
     def attend(
         self, qkv: Tensor, rotation: tuple[Tensor, Tensor], past: KeyValue | None = None, chosen: Tensor | None = None
@@ -106,7 +107,7 @@ class _Attended(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, seen: GroupedRows) -> Tensor:
         count, _, heads, head_width = qkv.shape
-        spread = qkv.new_empty(seen.num_places, heads, head_width)
+        spread = qkv.new_empty(seen.num_slots, heads, head_width)
         kept: list[Tensor] = []
         for group in seen.groups:
             shape = group.rows, group.width
@@ -120,13 +121,13 @@ class _Attended(torch.autograd.Function):
                 scores.view(group.rows, heads, group.width, group.width).add_(group.bias)
             probability = scores.softmax(-1)
             attended = probability.to(value.dtype) @ value
-            spread[group.places].view(*shape, heads, head_width).copy_(_by_place(attended, group))
+            spread[group.slots].view(*shape, heads, head_width).copy_(_by_slot(attended, group))
             if ctx.needs_input_grad[0]:
                 kept += [rotated, value, probability]
         ctx.save_for_backward(cos, sin, *kept)
         ctx.seen = seen
-        # What fills up gets some value, from which nothing follows.
-        return spread.flatten(1).index_select(0, F.pad(seen.place, (0, count - len(seen.place))))
+        # Padding positions get an arbitrary value; it is never read.
+        return spread.flatten(1).index_select(0, F.pad(seen.slot, (0, count - len(seen.slot))))
 
     @staticmethod
     @once_differentiable
@@ -134,7 +135,7 @@ class _Attended(torch.autograd.Function):
         seen: GroupedRows = ctx.seen
         cos, sin, *kept = ctx.saved_tensors
         heads, _, head_width = kept[0].shape[2:]
-        spread = gradient.new_empty(seen.num_places, 3, heads, head_width)
+        spread = gradient.new_empty(seen.num_slots, 3, heads, head_width)
         for number, group in enumerate(seen.groups):
             rotated, value, probability = kept[3 * number : 3 * number + 3]
             shape = group.rows, group.width
@@ -143,7 +144,7 @@ class _Attended(torch.autograd.Function):
             if group.padding is not None:
                 of_out.index_fill_(0, group.padding, 0)
             of_out = of_out.view(*shape, heads, head_width).transpose(1, 2).flatten(0, 1)
-            part = spread[group.places].view(*shape, 3, heads, head_width).permute(2, 0, 3, 1, 4)
+            part = spread[group.slots].view(*shape, 3, heads, head_width).permute(2, 0, 3, 1, 4)
             part[2] = (probability.to(value.dtype).mT @ of_out).view(part[2].shape)
             of_scores = (of_out @ value.mT).float()
             of_scores = (of_scores - (of_scores * probability).sum(-1, keepdim=True)).mul_(probability)
@@ -151,8 +152,8 @@ class _Attended(torch.autograd.Function):
             cosine, sine = _angles(group, cos, sin)
             apply_rotary((of_scores @ key).view(part[0].shape), cosine, -sine, out=part[0])
             apply_rotary((of_scores.mT @ query).view(part[1].shape), cosine, -sine, out=part[1])
-        count = len(seen.place)
-        of_qkv = spread.index_select(0, F.pad(seen.place, (0, len(gradient) - count)))
+        count = len(seen.slot)
+        of_qkv = spread.index_select(0, F.pad(seen.slot, (0, len(gradient) - count)))
         of_qkv[count:] = 0
         return of_qkv, None, None, None
 
@@ -163,7 +164,7 @@ def _spread(lengths: Tensor, starts: Tensor, width: int) -> tuple[Tensor, Tensor
     return slot < lengths, starts[:, None] + torch.minimum(slot, lengths - 1)
 
 
-def _by_place(x: Tensor, group: Group) -> Tensor:
+def _by_slot(x: Tensor, group: Group) -> Tensor:
     """[rows * heads, width, w] -> [rows, width, heads, w]"""
     return x.unflatten(0, (group.rows, -1)).transpose(1, 2)
 

@@ -138,7 +138,10 @@ def _tiles(intervals: Sequence[Interval], count: int) -> tuple[Tensor, Tensor]:
 
 
 def _add(steps: Tensor, row: Tensor, first: Tensor, behind: Tensor, real: Tensor) -> None:
-    """One more from `first` to before `behind` in these rows of what the sums over `steps` [T, T + 1] count, where `real`."""
+    """Difference array: add 1 at column `first` and -1 at column `behind` of row `row` of `steps` [T, T + 1], for entries with `real`.
+
+    A cumulative sum over the columns then counts, for each tile, the intervals from `first` to before `behind` that it is in.
+    """
     for column, step in ((first, real.long()), (behind, -real.long())):
         steps.view(-1).index_add_(0, row * steps.shape[1] + column, step)
 

@@ -51,15 +51,24 @@ BANDS = {"easy": (0.0, 0.3), "medium": (0.3, 0.7), "hard": (0.7, 1.0)}  # of sco
 class AdaptiveFamily(MaskedFamily):
     """The masked family with a policy for training."""
 
-    policy: str = "losses"  # or "curriculum", "tilted"
-    pi_min: float = 0.25  # losses: least probability that a masked token's loss is computed
-    curriculum_steps: int = 0  # curriculum: its length in optimizer steps; the last stage goes on after it
-    easy_until: float = 0.3  # curriculum: share of curriculum_steps at which "medium" begins
-    medium_until: float = 0.7  # curriculum: and "hard"
-    focus: float = 2.0  # curriculum: how often a loss in the stage's band counts
-    beta: float = 1.0  # tilted: largest difference of log-odds of being masked, nats
-    policy_width: int = 256  # of the network that predicts difficulty
+    policy: str = "losses"
+    """What the scores are used for: "losses", "curriculum" or "tilted"."""
+    pi_min: float = 0.25
+    """Of "losses": the least probability that a masked token's loss is computed."""
+    curriculum_steps: int = 0
+    """Of "curriculum": its length in optimizer steps; the last stage goes on after it."""
+    easy_until: float = 0.3
+    """Of "curriculum": the share of curriculum_steps at which the stage "medium" begins."""
+    medium_until: float = 0.7
+    """Of "curriculum": the share at which the stage "hard" begins."""
+    focus: float = 2.0
+    """Of "curriculum": how often a loss in the band of the stage counts."""
+    beta: float = 1.0
+    """Of "tilted": the largest difference of the log-odds of being masked, nats."""
+    policy_width: int = 256
+    """Width of the network that predicts difficulty."""
     policy_layers: int = 2
+    """Its number of layers."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -40,19 +40,30 @@ from diffusion_lm.families.masked import smallest_keys
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.visibility import Blocks
 
+LARGEST_WEIGHTED = 0.5
+"""With a larger `sampling_min` nearly everything is masked, and the original drops the weight of the loss."""
+
 
 @dataclass(frozen=True)
 class BlockFamily(ScheduledNoise, Family):
     """BOS is always visible. The score bounds log p(pieces, EOS): no length term is needed."""
 
     block_size: int = 4
-    fill_last: bool = True  # the last block is filled up with EOS (see above)
-    antithetic_sampling: bool = True  # training times spread evenly over the blocks of a row and over the batch
-    sampling_eps: float = 1e-3  # training times lie in [max(sampling_eps, sampling_min), sampling_max] ...
-    sampling_min: float = 0.0  # ... where these two are the clip interval: narrower is less variance and no bound (diffusion_lm.training.clip_search)
+    """Positions of a block."""
+    fill_last: bool = True
+    """Fill the last block up with EOS (see above)."""
+    antithetic_sampling: bool = True
+    """Training times are spread evenly over the blocks of a row and over the batch."""
+    sampling_eps: float = 1e-3
+    """Training times lie in [max(sampling_eps, sampling_min), sampling_max]."""
+    sampling_min: float = 0.0
+    """Lower end of the interval of training times: a narrower one is less variance and no bound (training/clip_search.py)."""
     sampling_max: float = 1.0
-    resample: bool = False  # the masked share of a block lies in the clip interval too
-    time_conditioning: bool = False  # must be False: each block has its own time, a network is told one level a row
+    """Upper end of the interval."""
+    resample: bool = False
+    """The masked share of a block lies in the interval too."""
+    time_conditioning: bool = False
+    """Must be False: each block has its own time, and a network is told one level a row."""
 
     scores_end: ClassVar[bool] = True
     sampler_kind: ClassVar[str] = "blocks"
@@ -169,10 +180,10 @@ class BlockFamily(ScheduledNoise, Family):
         sentences, draw = self.filled(sentences, draw)
         maskable, blocks = ~sentences.is_bos, self.blocks(sentences.layout)
         scored = sum_over_rows(maskable, blocks.row, len(blocks.lengths)).long()
-        place = sentences.layout.position[blocks.position == 0] // self.block_size
+        number = sentences.layout.position[blocks.position == 0] // self.block_size
         if self.exact:
             loss = -self.token_log_probs(network, sentences, maskable)
-            return BlockTerms(loss, blocks.row[maskable], scored, place)
+            return BlockTerms(loss, blocks.row[maskable], scored, number)
         uniform = self.block_uniforms(sentences.layout, blocks, draw, stratified=self.antithetic_sampling)
         low = max(self.sampling_eps, self.sampling_min)
         t = low + (self.sampling_max - low) * uniform
@@ -180,12 +191,11 @@ class BlockFamily(ScheduledNoise, Family):
         masked = (draw.keep < rho[blocks.row]) & maskable
         if self.resample:
             masked = self._resampled(masked, rho, sentences, blocks, scored, draw)
-        # Nearly everything is masked above one half, and the original drops the weight there.
-        weight = self.noise.weight(t) if self.sampling_min <= 0.5 else torch.ones_like(t)
+        weight = self.noise.weight(t) if self.sampling_min <= LARGEST_WEIGHTED else torch.ones_like(t)
         block = blocks.row[masked]
         log_probs = self.token_log_probs(network, sentences, masked)
         loss = -on_device_of(weight[block], log_probs) * log_probs
-        return BlockTerms(loss, block, scored, place)
+        return BlockTerms(loss, block, scored, number)
 
     def _resampled(
         self, masked: Tensor, rho: Tensor, sentences: Sentences, blocks: Layout, scored: Tensor, draw: NoiseDraw

@@ -26,10 +26,15 @@ class HybridFamily(MixtureFamily):
     """Conditioned on t itself. `p_uniform` above 0 lets a model see errors, and one run tell how likely each token of a text is."""
 
     p_uniform: float = 0.1
+    """Share of uniform noise where it is largest, at t = 1/2."""
     gamma: float = 1.0
+    """Power of the share over time: c is proportional to (t (1 - t))^(gamma/2)."""
     weighting: str = "dynamic"
-    min_weight: float = 0.0  # for "clip" and "dynamic"
+    """Training weights: "nelbo", "clip" or "dynamic" (see above)."""
+    min_weight: float = 0.0
+    """Smallest weight of "clip" and "dynamic"."""
     max_weight: float = 2.0
+    """Largest weight of "clip" and "dynamic"."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

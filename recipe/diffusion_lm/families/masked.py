@@ -43,18 +43,30 @@ WEIGHTINGS = ("nelbo", "masked_mean")
 class MaskedFamily(ScheduledNoise, Family):
     """BOS is always visible; EOS too, unless `score_eos`. The score is p(pieces | their number): tune a length term beside it."""
 
-    T: int = 0  # 0: continuous time
-    parameterization: str = "subs"  # or "d3pm" (needs T; two network runs a step), "sedd": another training loss
-    subs_masking: bool = False  # for d3pm: the mask is never the answer
-    time_conditioning: bool = False  # tell the network the noise level
-    antithetic_sampling: bool = True  # training times spread evenly over the batch
-    importance_sampling: bool = False  # training times with ln(1 - alpha) uniform: constant weight
-    change_of_variables: bool = False  # the same masks, the network conditioned on the uniform variate itself
-    sampling_eps: float = 1e-3  # training times lie in [sampling_eps, sampling_max]
-    sampling_max: float = 1.0  # below 1 the training loss is no bound: it specialises the network to light masking
-    weighting: str = "nelbo"  # or "masked_mean": plain mean cross-entropy of the masked tokens
-    score_eos: bool = False  # EOS can be masked and counts in the score
-    shift: bool = False  # read the prediction of a token off the position before it, as an autoregressive network does (see below)
+    T: int = 0
+    """Number of steps of discrete time; 0 is continuous time."""
+    parameterization: str = "subs"
+    """Training loss: "subs", "d3pm" (needs T; two network runs a step) or "sedd"."""
+    subs_masking: bool = False
+    """Of "d3pm": the mask is never the answer."""
+    time_conditioning: bool = False
+    """Tell the network the noise level."""
+    antithetic_sampling: bool = True
+    """Training times are spread evenly over the batch."""
+    importance_sampling: bool = False
+    """Training times with ln(1 - alpha) uniform, whose weight is constant."""
+    change_of_variables: bool = False
+    """The same masks, with the network conditioned on the uniform variate itself."""
+    sampling_eps: float = 1e-3
+    """Training times lie in [sampling_eps, sampling_max]."""
+    sampling_max: float = 1.0
+    """Below 1 the training loss is no bound: it specialises the network to light masking."""
+    weighting: str = "nelbo"
+    """The bound (nelbo), or "masked_mean": the plain mean cross-entropy of the masked tokens."""
+    score_eos: bool = False
+    """EOS can be masked and counts in the score."""
+    shift: bool = False
+    """Read the prediction of a token off the position before it, as an autoregressive network does (see above)."""
 
     scoring: ClassVar[Scoring] = "masks"
     sampler_kind: ClassVar[str] = "masks"
@@ -223,9 +235,6 @@ class MaskedFamily(ScheduledNoise, Family):
             ends = self.noise.mask_probability(torch.tensor([self.sampling_eps, 1.0])).log().to(t)
             return (self.noise.mask_probability(t).log() - ends[0]) / (ends[1] - ends[0])
         return self.noise.sigma(t)
-
-    def one_pass(self, network: Denoiser, sentences: Sentences) -> Tensor:
-        raise ValueError("a masked model has never seen a wrong token; expected a family that sees errors")
 
     def nelbo(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> Tensor:
         layout = sentences.layout

@@ -67,8 +67,8 @@ class MixtureFamily(ProcessFamily):
         now = mixture.at(sentences.layout.row)
         symbols = torch.tensor(self.symbols, device=sentences.ids.device)
         share = now.mask / (1 - now.alpha)  # of the mask in the noise
-        place = ((draw.category - share) / (1 - share).clamp(min=1e-30) * len(symbols)).long()
-        noise = symbols[place.clamp(0, len(symbols) - 1)].masked_fill(draw.category < share, self.special.mask_id)
+        index = ((draw.category - share) / (1 - share).clamp(min=1e-30) * len(symbols)).long()
+        noise = symbols[index.clamp(0, len(symbols) - 1)].masked_fill(draw.category < share, self.special.mask_id)
         return torch.where(self.scored(sentences) & (draw.keep >= now.alpha), noise, sentences.ids)
 
     def token_terms(

@@ -28,10 +28,14 @@ LARGEST_LOG_MASS = 20.0  # nats; above it e^a is continued by its tangent
 class Step(NamedTuple):
     """A step of the reverse process from t to s < t for each of M tokens; rho = 1 - alpha, kept apart because one of them is tiny."""
 
-    alpha_s: Tensor  # [M]
-    rho_s: Tensor  # [M], 0 where s is the clean end
-    alpha_t: Tensor  # [M]
-    rho_t: Tensor  # [M], above 0
+    alpha_s: Tensor
+    """[M] probability that a token is kept until s."""
+    rho_s: Tensor
+    """[M] 1 - alpha_s; 0 where s is the clean end."""
+    alpha_t: Tensor
+    """[M] probability that a token is kept until t."""
+    rho_t: Tensor
+    """[M] 1 - alpha_t, above 0."""
 
     def at(self, row: Tensor) -> Step:
         return Step(*(part[row] for part in self))

@@ -29,9 +29,13 @@ class UniformFamily(ScheduledNoise, MixtureFamily):
     """Every position is always a real token, so one run predicts all of them."""
 
     time_eps: float = 1e-3
-    curriculum_steps: int = 0  # optimizer steps with Gaussian inputs; 0: none
-    gamma_min: float = -3.5  # the Gaussian's log noise-to-signal ratio at the smallest time of the curriculum
+    """Times lie in [time_eps, 1 - time_eps]."""
+    curriculum_steps: int = 0
+    """Optimizer steps with Gaussian inputs; 0 is no curriculum."""
+    gamma_min: float = -3.5
+    """The Gaussian's log noise-to-signal ratio at the smallest time of the curriculum."""
     gamma_max: float = -1.75
+    """The same at the largest time."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,9 +77,9 @@ class UniformFamily(ScheduledNoise, MixtureFamily):
             rate_uniform=-width * slope / (alpha * count),
             rate_mask=torch.zeros_like(alpha),
         )
-        place = torch.zeros(self.special.num_pieces, dtype=torch.int64)
-        place[symbols] = torch.arange(count)
-        w = noised_onehot(place[x.cpu()].to(draw.device), gamma[row].to(draw.device), count, draw.generator())
+        index_of = torch.zeros(self.special.num_pieces, dtype=torch.int64)
+        index_of[symbols] = torch.arange(count)
+        w = noised_onehot(index_of[x.cpu()].to(draw.device), gamma[row].to(draw.device), count, draw.generator())
         symbols = on_device_of(symbols, w)
         temperature = 10 ** (-1 - draw.step / self.curriculum_steps)
         weights = w.new_zeros(len(x), self.special.num_pieces)

@@ -24,9 +24,13 @@ class Corrected:
     """Texts after self-correction, and what it took."""
 
     tokens: list[list[int]]
-    changed: int  # tokens that differ from the input
-    agreement: float  # share of the tokens that are the network's first choice, all texts together
-    passes: int  # texts that went through the network, summed over rounds
+    """Corrected texts, piece ids."""
+    changed: int
+    """Number of tokens that differ from the input."""
+    agreement: float
+    """Share of the tokens that are the network's first choice, all texts together."""
+    passes: int
+    """Texts that went through the network, summed over rounds."""
 
 
 def self_correct(
