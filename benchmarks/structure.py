@@ -9,9 +9,9 @@ text; a circle is a set of modules that all reach each other by arrows.
 
 from __future__ import annotations
 
+import argparse
 import ast
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -121,8 +121,10 @@ def code_lines(text: str) -> int:
     return sum(bool(line.strip()) and not line.strip().startswith("#") and n not in docstrings for n, line in lines)
 
 
-def main(roots: list[str]) -> None:
-    trees = [Path(root) for root in roots or ["."]]
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("trees", nargs="*", type=Path, default=[Path(".")], metavar="TREE", help="checkouts to compare")
+    trees = parser.parse_args().trees
     for tree in trees:
         print(f"{tree}:")
         folders: dict[str, int] = {}
@@ -139,4 +141,4 @@ def main(roots: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

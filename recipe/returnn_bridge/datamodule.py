@@ -95,7 +95,7 @@ class ReturnnDataModule(lightning.LightningDataModule):
             num_workers=1,
             multiprocessing_context="spawn",
             prefetch_factor=8,
-            worker_init_fn=_leave_sigterm_to_training,
+            worker_init_fn=_leave_signals_to_training,
         )
 
     def val_dataloader(self) -> list[DataLoader[TokenBatch]]:
@@ -127,9 +127,10 @@ class ReturnnDataModule(lightning.LightningDataModule):
         self.position = Position(*positions[rank])
 
 
-def _leave_sigterm_to_training(_: int) -> None:
-    """Slurm signals every process of a job: a reader that dies of it would look like a failure of the training that is saving itself."""
+def _leave_signals_to_training(_: int) -> None:
+    """Slurm and a terminal signal every process: a reader that dies of it would look like a failure of the training that is saving."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _rank_and_world() -> tuple[int, int]:

@@ -35,6 +35,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 PathLike = str | os.PathLike[str]
+JsonObject = dict[str, Any]
+"""An object of a JSON file; its values are checked where they are read."""
 
 MOST_YAML_NODES = 100_000
 """A YAML file may not expand to more values than this: a few aliases of aliases can stand for billions."""

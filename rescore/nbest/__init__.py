@@ -123,7 +123,7 @@ def write_nbest(
     try:
         head = next(checked)
         chosen = "" if form.many_scores else _choose_score(head, score, where)
-        form.write(path, itertools.chain([head], checked), score=chosen, metadata=metadata or {})
+        form.write(path, itertools.chain([head], checked), score=chosen, metadata=dict(metadata or {}))
     except UnicodeEncodeError as error:
         raise ValueError(
             f"{where}: {error.object[:40]!r}... holds a lone surrogate ({error.reason}); expected text"

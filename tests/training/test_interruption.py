@@ -1,4 +1,4 @@
-"""SIGTERM and a time limit end a training with its state saved; going on gives the weights of an undisturbed run, bit for bit."""
+"""SIGTERM, Ctrl-C and a time limit end a training with its state saved; going on gives the weights of an undisturbed run, bit for bit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from diffusion_lm import presets
 from diffusion_lm.config import apply_overrides
-from diffusion_lm.training.interruption import TERMINATED, TIME_IS_UP, StopRequest
+from diffusion_lm.training.interruption import INTERRUPTED, TERMINATED, TIME_IS_UP, StopRequest
 from diffusion_lm.training.run import Keeper, train
 
 
@@ -36,15 +36,24 @@ def weights(folder):
 
 @pytest.fixture(autouse=True)
 def _keep_handler():
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 # 3: between validations; 4: at one, which is waited for; with accumulation, the rest of the step is waited for.
-@pytest.mark.parametrize("step, accumulate", [(3, 1), (4, 1), (3, 2)])
-def test_sigterm_saves_and_the_run_goes_on_to_the_same_weights(
-    tmp_path, vocab_folder, text_file, monkeypatch, step, accumulate
+@pytest.mark.parametrize(
+    "step, accumulate, number, status",
+    [
+        (3, 1, signal.SIGTERM, TERMINATED),
+        (4, 1, signal.SIGTERM, TERMINATED),
+        (3, 2, signal.SIGTERM, TERMINATED),
+        (3, 1, signal.SIGINT, INTERRUPTED),
+    ],
+)
+def test_a_signal_saves_and_the_run_goes_on_to_the_same_weights(
+    tmp_path, vocab_folder, text_file, monkeypatch, step, accumulate, number, status
 ):
     config = config_of(vocab_folder, text_file, f"trainer.accumulate_grad_batches={accumulate}")
     train(config, tmp_path / "whole")
@@ -54,13 +63,13 @@ def test_sigterm_saves_and_the_run_goes_on_to_the_same_weights(
     def interrupted(self, trainer, module, *rest):
         # The last micro-batch before the step is complete, where there are several.
         if not sent and module.batches_done == step * accumulate - (accumulate - 1):
-            sent.append(os.kill(os.getpid(), signal.SIGTERM))
+            sent.append(os.kill(os.getpid(), number))
         original(self, trainer, module, *rest)
 
     monkeypatch.setattr(Keeper, "on_train_batch_end", interrupted)
     with pytest.raises(SystemExit) as left:
         train(config, tmp_path / "stopped")
-    assert left.value.code == TERMINATED
+    assert left.value.code == status
     assert (tmp_path / "stopped/checkpoints/last.ckpt").is_file()
     assert not (tmp_path / "stopped/model").exists()
     train(config, tmp_path / "stopped")

@@ -12,13 +12,14 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from diffusion_lm.backbones.attention import KeyValueCache
 from diffusion_lm.layout import Layout
 from diffusion_lm.visibility import Visibility
+from returnn_bridge.files import JsonObject
 
 DEFAULT = "dit"
 
@@ -43,7 +44,7 @@ class NetworkConfig:
         """Width of an attention head, None for a network without attention heads."""
         return None
 
-    def section(self) -> dict[str, Any]:
+    def section(self) -> JsonObject:
         """The section `model` of a model folder. `network` is left out for the default, as folders of earlier versions do."""
         values = dataclasses.asdict(self)
         if self.network == DEFAULT:

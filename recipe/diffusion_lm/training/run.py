@@ -64,7 +64,8 @@ def train(
 ) -> TrainResult:
     """Train to `trainer.max_steps`, or continue the run in `out`. `stop_after` ends this call early, with a model, at that step.
 
-    On SIGTERM, and `max_seconds` after the call, the run is saved and SystemExit raised (status 143 and 75): the same call goes on.
+    On SIGTERM, on SIGINT, and `max_seconds` after the call, the run is saved and SystemExit raised (status 143, 130 and 75): the same
+    call goes on.
     Raises ValueError when `out` holds a run of another configuration or of other data, when another process trains in it, and for what is
     wrong in the configuration or the data.
     """
@@ -189,8 +190,10 @@ def fit(
     start = time.monotonic()
     try:
         trainer.fit(module, datamodule=parts.data, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
-    except SystemExit:  # of all processes at the same step
-        _shut_down_process_group()
+    except SystemExit as stopped:
+        if isinstance(stopped.__context__, KeyboardInterrupt):  # Lightning turns a second Ctrl-C into status 1
+            raise KeyboardInterrupt from None
+        _shut_down_process_group()  # all processes leave at the same step
         raise
     except RuntimeError as error:
         if not is_out_of_memory(error):

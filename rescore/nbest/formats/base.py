@@ -14,11 +14,11 @@ what was expected.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from typing import ClassVar
 
 from rescore.nbest.types import NBestList
-from returnn_bridge.files import PathLike
+from returnn_bridge.files import JsonObject, PathLike
 
 
 class Format(ABC):
@@ -53,13 +53,13 @@ class Format(ABC):
         that can not hold them.
         """
 
-    def write(self, path: PathLike, lists: Iterator[NBestList], *, score: str, metadata: Mapping[str, Any]) -> None:
+    def write(self, path: PathLike, lists: Iterator[NBestList], *, score: str, metadata: JsonObject) -> None:
         """Write the lists, which have been checked, in order; the file appears whole or not at all.
 
         `score`: the one to be written, "" where the format holds them all. `metadata`: empty where it holds none.
         """
         raise NotImplementedError(f"{type(self).__name__} has no writer; expected writes = False")
 
-    def read_metadata(self, path: PathLike) -> dict[str, Any]:
+    def read_metadata(self, path: PathLike) -> JsonObject:
         """Facts about the whole file; {} where there are none."""
         return {}
