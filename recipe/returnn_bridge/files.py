@@ -238,8 +238,9 @@ def whole_file(path: PathLike) -> Iterator[Path]:
         yield temporary
         _flush_to_disk(temporary)
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        _name_file(error, target)
         raise
 
 
@@ -269,8 +270,9 @@ def whole_folder(path: PathLike, *, replaces: Callable[[Path], bool] | None = No
             shutil.rmtree(old)
         else:
             os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        _name_file(error, target)
         raise
 
 
@@ -390,6 +392,12 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys)
+
+
+def _name_file(error: BaseException, target: Path) -> None:
+    """A full disk is an OSError of `write`, which knows no file: say which one was being written."""
+    if isinstance(error, OSError) and error.strerror and error.filename is None:
+        error.filename = os.fspath(target)
 
 
 def _host() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import subprocess
@@ -59,6 +60,12 @@ def test_a_device_or_a_folder_is_not_replaced_by_a_file(tmp_path):
         with pytest.raises(ValueError, match=f"{name}: is no regular file"):
             write_text(tmp_path / name, "text")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "pipe"]
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    with pytest.raises(OSError, match="No space left") as caught, whole_file(tmp_path / "text"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.filename == str(tmp_path / "text")
 
 
 def test_a_folder_of_something_else_is_not_replaced(tmp_path):

@@ -208,6 +208,15 @@ def test_samples_and_perplexity_of_networks_are_written_first(files, ar_folder, 
     assert json.loads(Path("p.json").read_text())["exact"] is True
 
 
+def test_a_training_goes_on_when_nobody_reads_its_lines(tmp_path, vocab_folder, text_file, monkeypatch):
+    settings = [f"data.vocab={vocab_folder}", f"data.text=[{text_file}]", "data.num_workers=0", "data.batch_size=300"]
+    settings += ["trainer.max_steps=2", "trainer.log_every=1", "trainer.logger=none"]
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", Closed())
+        assert run("train", "--preset", "demo_ar:tiny", "--out", tmp_path / "run", *settings) == 141
+    assert (tmp_path / "run" / "model" / "config.json").is_file()
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_pipe_that_is_closed_ends_quietly(files, unbuffered):
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'recipe'}:{ROOT}", "PYTHONUNBUFFERED": unbuffered}

@@ -12,7 +12,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -70,13 +70,15 @@ def run_commands(name: str, commands: Sequence[Command], help_text: str, argv: S
     # Threads that wait must not spin: on cores shared with others that made training 10 times as slow, alone it gains 4 %.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported, which no command has done yet
     app = application(name, commands, help_text)
+    output = _Output(sys.stdout)
+    sys.stdout = output
     try:
         result = app(args=None if argv is None else list(argv), prog_name=name, standalone_mode=False)
         if result == 130:  # typer turns KeyboardInterrupt into this status
             raise KeyboardInterrupt
-        sys.stdout.flush()  # a reader that has gone is noticed here, not in the interpreter's last moments
-    except BrokenPipeError:
-        return _without_reader()
+        output.flush()  # a reader that has gone is noticed here, not in the interpreter's last moments
+        if output.reader_is_gone:
+            return 141  # the status of SIGPIPE in a shell
     except (ValueError, OSError) as error:
         print(f"{name}: {_one_line(error)}", file=sys.stderr)
         return 1
@@ -89,6 +91,8 @@ def run_commands(name: str, commands: Sequence[Command], help_text: str, argv: S
             error.show()
             return int(error.exit_code)
         raise
+    finally:
+        sys.stdout = output.stream
     return result if isinstance(result, int) else 0
 
 
@@ -100,10 +104,32 @@ def _version(wanted: bool) -> None:
         raise typer.Exit()
 
 
-def _without_reader() -> int:
-    """The reader of the output, such as `head`, has what it wanted: no fault, nothing to say. The status is that of SIGPIPE in a shell."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 141
+class _Output:
+    """The standard output, whose reader may go away, as `head` does: what is written then is lost, and the work goes on."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+        self.reader_is_gone = False
+
+    def write(self, text: str) -> int:
+        try:
+            return self.stream.write(text)
+        except BrokenPipeError:
+            self._lose_reader()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self.stream.flush()
+        except BrokenPipeError:
+            self._lose_reader()
+
+    def _lose_reader(self) -> None:
+        self.reader_is_gone = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 def _one_line(error: Exception) -> str:
