@@ -1,7 +1,8 @@
 """Sisyphus settings for a clone of this repository; `sis` reads this file in the folder where it is started.
 
-Jobs run on Slurm if `sbatch` exists, otherwise on this machine; `DLM_ENGINE=local` in the environment selects this machine
-too. If Slurm rejects a request, its job ends in the error state with Slurm's message in the log, and is not resubmitted.
+Jobs run on Slurm if `sbatch` exists, otherwise on this machine; `DLM_ENGINE=local` in the environment selects this
+machine too. If Slurm rejects a request, its job ends in the error state with Slurm's message in the log, and is not
+resubmitted.
 """
 
 import logging
@@ -91,7 +92,7 @@ def _slurm_engine():
     )
 
     class Slurm(SimpleLinuxUtilityForResourceManagementEngine):
-        """Turns a rejected submission into an error of the job. Sisyphus' engine would resubmit it at once, for ever."""
+        """Makes a rejected submission an error of the job; Sisyphus' engine would resubmit it at once, for ever."""
 
         message = ""
 
@@ -121,8 +122,7 @@ def _refuse(call, task_name, task_ids, rqmt, why):
         log = f"{folder}/log.{task_name}.{task_id}"
         with open(log, "a") as file:
             file.write(
-                f"Not started: {why}\nRequested: {rqmt}\n"
-                f"Change the job's rqmt, remove {folder}/error.*, start again.\n"
+                f"Not started: {why}\nRequested: {rqmt}\nChange the job's rqmt, remove {folder}/error.*, start again.\n"
             )
         if not os.path.exists(f"{folder}/error.{task_name}.{task_id}"):
             os.link(log, f"{folder}/error.{task_name}.{task_id}")

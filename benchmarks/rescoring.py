@@ -1,12 +1,12 @@
-"""WER and noise of diffusion scores against network passes, and the speed of the scorer against loops over the same network.
+"""Measures WER and noise of diffusion scores against network passes, and the scorer's speed against plain loops.
 
-    python benchmarks/rescoring.py scores --model masked/model --tune tune.json.gz --eval eval.json.gz --out bench [--top 8] [--seeds 5]
-    python benchmarks/rescoring.py plot --ar ar/model --out bench ...      # the table and the plot, when all scores are there
+    python benchmarks/rescoring.py scores --model masked/model --tune tune.json.gz --eval eval.json.gz --out bench
+    python benchmarks/rescoring.py plot --ar ar/model --out bench ...      # table and plot of all scores
     python benchmarks/rescoring.py speed --model masked/model --eval eval.json.gz [--utterances 12]
 
-`scores` measures the `--top` first hypotheses of every list (for mask-sampling estimators this is what costs) and can be stopped and
-started again; `--part 1/2` and `--part 2/2` side by side share the work. Scales (LM, words) of every estimator and number of passes are
-tuned on `--tune` with one seed of its own; the WER is that of `--eval`, mean and standard deviation over the seeds.
+`scores` scores the first `--top` hypotheses of every list and continues after an interruption; two processes with
+`--part 1/2` and `--part 2/2` share the work. Scales (LM, words) of every estimator and number of passes are tuned on
+`--tune` with a separate seed; the WER on `--eval` is given as mean and standard deviation over `--seeds` seeds.
 """
 
 from __future__ import annotations
@@ -267,7 +267,7 @@ def padded_log_probs(scorer: NetworkScorer, rows: Sequence[Sequence[int]], longe
 
 
 def reference_loop(scorer: NetworkScorer, tag: str, encoded: Sequence[tuple[int, ...]], passes: int) -> None:
-    """As the reference run scores: hypotheses 16 at a time, padded to 128, one mask each a pass, all positions projected."""
+    """The loop of the reference run: 16 hypotheses padded to 128, one mask each per pass, all positions projected."""
     how = plan_estimator("plain", passes)
     plans = how.plan_list(tag, encoded, seed=1).plans
     for start in range(0, len(encoded), 16):
@@ -304,7 +304,8 @@ def speed(options: argparse.Namespace) -> None:
     pll = (perf_counter() - began) / sum(map(len, few))
     print(f"{hypotheses} hypotheses, {torch.get_num_threads()} threads")
     print(
-        f"loop like the reference run: {hypotheses / per_pass:.1f} hypotheses a second for one pass, {hypotheses / per_pass / 10:.2f} for 10"
+        f"loop like the reference run: {hypotheses / per_pass:.1f} hypotheses a second for one pass,"
+        f" {hypotheses / per_pass / 10:.2f} for 10"
     )
     print(f"PLL one mask at a time: {1 / pll:.2f} hypotheses a second")
     for precision in ("32", "bf16"):

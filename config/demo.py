@@ -2,7 +2,8 @@
 
     sis manager config/demo.py
 
-Results: output/demo/wer.md, output/demo/report.html. Settings and seeds are those of the Makefile, so the scores are equal.
+Results: output/demo/wer.md, output/demo/report.html. Settings and seeds are those of the Makefile, so the scores are
+equal.
 """
 
 from __future__ import annotations

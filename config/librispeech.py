@@ -2,8 +2,9 @@
 
     sis manager config/librispeech.py           # after setting the paths below
 
-Results: output/librispeech/wer.md (all sets), output/librispeech/wer/SET.md, output/librispeech/perplexity/. Scales are tuned
-on TUNE_ON only. All texts must have LibriSpeech's normal form (upper case, no punctuation), and N-best lists hold words.
+Results: output/librispeech/wer.md (all sets), output/librispeech/wer/SET.md, output/librispeech/perplexity/. Scales are
+tuned on TUNE_ON only. All texts must have LibriSpeech's normal form (upper case, no punctuation), and N-best lists hold
+words.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""Small inputs for every command, made of the demo's data and by `dlm` itself.
+"""Creates small inputs for every command from the demo data and with `dlm` itself.
 
-made = prepare(Path("dlm"), Path("data/demo"), Path("out/inputs"))
-made.text, made.lists, made.masked ...          # files and folders
+    made = prepare(Path("dlm"), Path("data/demo"), Path("out/inputs"))
+    made.text, made.lists, made.masked          # files and folders
+
+This takes some ten commands and half a minute.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-PIECES = 200  # of the vocabulary
+PIECES = 200  # size of the vocabulary
 UTTERANCES, HYPOTHESES = 40, 8  # scoring takes 8 utterances at a time: five places to be interrupted at
 SMALL_TRAINING = (
     "trainer.max_steps=24",

@@ -1,10 +1,11 @@
-"""One run of `dlm`: started in a folder, perhaps sent a signal, waited for.
+"""Runs `dlm` once in a folder, optionally sends it a signal, and waits for it.
 
-runner = Runner(Path(".venv/bin/dlm"), Path("out"))
-done = runner.run(command, folder)
-done = runner.run(command, folder, kill=Kill(signal.SIGKILL, seconds=0.8))     # at a time
-done = runner.run(command, folder, kill=Kill(signal.SIGKILL, change=7))        # before its change number 7 of a file
-done.status, done.stderr, done.seconds
+    runner = Runner(Path(".venv/bin/dlm"), Path("out"))
+    done = runner.run(command, folder)
+    done = runner.run(command, folder, kill=Kill(signal.SIGKILL, seconds=0.8))     # at a time
+    done = runner.run(command, folder, kill=Kill(signal.SIGKILL, change=7))        # before the change 7 of a file
+
+The result has the exit status, the standard error and the seconds: `done.status`, `done.stderr`, `done.seconds`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _HOOK = Path(__file__).parent / "kill_point"
 
 @dataclass(frozen=True)
 class Kill:
-    """A signal, at a time after the start or at a change of a file. SIGINT goes to the whole group, as from a terminal."""
+    """A signal and its moment: a time or a change of a file. SIGINT goes to the process group, as from a terminal."""
 
     signal: signal.Signals
     seconds: float | None = None
@@ -65,7 +66,7 @@ class Done:
 
 @dataclass
 class Started:
-    """A process under way."""
+    """A running process."""
 
     process: subprocess.Popen[bytes]
     files: tuple[Path, Path, Path]

@@ -1,10 +1,11 @@
-"""Loads the public code of MDLM, GIDD, Duo and BD3-LM from checkouts of yours, for parity.py. None of that code is part of this project.
+"""Imports the public code of MDLM, GIDD, Duo and BD3-LM from your checkouts, for parity.py.
 
     with imported(path, "diffusion", "noise_schedule") as (diffusion, noise_schedule):
         ...
 
-What those modules import but do not need for a loss (data loading, tokenizers, samplers, state-space models) is replaced by empty stand-ins
-while they are imported; flash_attn by the two functions that they call, done with torch. Everything else is theirs, unchanged.
+None of that code is part of this project. Imports that a loss does not need (data loading, tokenizers, samplers,
+state-space models) are replaced by empty stand-ins, and flash_attn by the two functions that are called, in torch.
+Everything else is the original code, unchanged.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class _EmptyFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 @contextmanager
 def imported(path: Path, *names: str, flash: bool = True) -> Iterator[list[ModuleType]]:
-    """Modules `names` of the checkout `path`; its other modules are forgotten afterwards, because the checkouts share names.
+    """Import the modules `names` of a checkout, and forget all its modules after the block: checkouts share names.
 
     Without `flash` there is no flash_attn, for code that then attends with torch by itself.
     """
@@ -104,7 +105,7 @@ def _not_compiled(*_: Any, **__: Any) -> Any:
 
 
 def _flash_attn() -> dict[str, ModuleType]:
-    """The functions of flash_attn that the originals call: rotary in the half-split convention, and attention within rows."""
+    """The functions of flash_attn that the originals call: half-split rotary embedding, and attention within rows."""
     names = ("flash_attn", "flash_attn.layers", "flash_attn.layers.rotary", "flash_attn.flash_attn_interface")
     modules = {name: ModuleType(name) for name in names}
     root, layers, rotary, interface = modules.values()
@@ -187,7 +188,7 @@ class Fixed(nn.Module):
 
 
 def randomise(network: nn.Module, seed: int) -> None:
-    """Weights with which every part of the network matters and logits are of order 1; theirs start with zeros in half of the layers."""
+    """Set weights that make every layer matter, with logits of order 1; the original initialisation has zero layers."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in network.named_parameters():

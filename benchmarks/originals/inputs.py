@@ -37,7 +37,7 @@ class Line(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """One input for all: ids, and the uniform numbers of which both sides make their noise. First and last position stay clean."""
+    """The shared input: ids, and uniform numbers for the noise of both sides. First and last position stay clean."""
 
     ids: Tensor  # [ROWS, LENGTH]
     time: Tensor  # [ROWS] uniform in (0, 1), small to large
@@ -74,7 +74,7 @@ def of_largest(theirs: Tensor, ours: Tensor) -> float:
 
 
 def special() -> SpecialIds:
-    """All ids but the mask are pieces: the originals have no symbol that can not be predicted, so BOS and EOS are none of the ids."""
+    """All ids except the mask are pieces, because the originals can predict every other symbol; no BOS or EOS."""
     return SpecialIds(PIECES, MASK, bos_id=PIECES + 2, eos_id=PIECES + 3, num_inputs=PIECES + 1)
 
 
@@ -104,10 +104,10 @@ def saying(logits: Tensor) -> Callable[..., Tensor]:
 
 
 def costly(values: Tensor) -> Tensor:
-    """The tokens that cost anything: the originals give exactly 0 to what is visible."""
+    """The losses of masked tokens, because the originals give exactly 0 to visible tokens."""
     return values.flatten()[values.flatten() != 0]
 
 
 def squeezed(time: Tensor) -> Tensor:
-    """Times of MDLM, Duo and BD3-LM from uniform numbers; with importance sampling too, where the exact start is another."""
+    """Times of MDLM, Duo and BD3-LM from uniform numbers, also with importance sampling, where ours differ."""
     return EPS + (1 - EPS) * time

@@ -1,4 +1,4 @@
-"""What becomes of scores: scales, tables, races, shards, other forms; and files of the old tree taken up."""
+"""The items that use scores: scales, tables, races, shards and conversions, also starting from old files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ GROUP = 8  # utterances that `dlm score` appends at once
 
 
 def table_items(places: Places) -> list[Item]:
-    """Those of both trees, and those that begin with files of the old one."""
+    """All items of this module."""
     return [*_tables(places), *_rescoring(places), *_parts(places), *_stores(places)]
 
 

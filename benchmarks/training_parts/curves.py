@@ -1,4 +1,4 @@
-"""`training.py curves`: the loss of padding-free training beside that of a padded network written down here, on the same data and noise."""
+"""`training.py curves`: losses of padding-free training and of an independent padded network, with equal noise."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def curves(options: argparse.Namespace) -> None:
 
 
 class PaddedStep:
-    """Training on rows padded to the longest, of a copy of the weights, by an optimiser of its own. Shares no code with ours but the noise."""
+    """Train a copy of the weights on padded rows. Only the noise shares code with the padding-free path."""
 
     def __init__(self, ours: OurStep, *, heads: int, lr: float):
         self.heads, self.vocab = heads, ours.vocab

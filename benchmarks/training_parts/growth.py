@@ -1,4 +1,4 @@
-"""`training.py grow`: seconds and memory of a training step of the tiny, small and medium network, each in a process of its own."""
+"""`training.py grow`: seconds and memory of a training step by network size, each in a separate process."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def grow(options: argparse.Namespace) -> None:
         entry = json.loads(done.stdout.splitlines()[-1])
         found.append(entry)
         print(
-            f"| {name} | {entry['parameters'] / 1e6:,.1f} M | {entry['tokens']:,} | {entry['seconds']:.2f} | {entry['memory']:.2f} |",
+            f"| {name} | {entry['parameters'] / 1e6:,.1f} M | {entry['tokens']:,} |"
+            f" {entry['seconds']:.2f} | {entry['memory']:.2f} |",
             flush=True,
         )
     draw(found, options.network, options.plot)
@@ -62,7 +63,7 @@ def draw(found: Sequence[dict[str, Any]], names: Sequence[str], out: Path) -> No
 
 
 def grow_one(options: argparse.Namespace) -> None:
-    """One line of JSON. Memory is that of the process: PyTorch, weights, gradients, two moments, average, activations."""
+    """One line of JSON. Memory is that of the process: PyTorch, weights, gradients, moments, average, activations."""
     torch.manual_seed(1)
     vocab = Vocab.load(options.vocab)
     batch = first_rows(some_batches(options.text, options.vocab, count=8)[4], options.tokens)

@@ -1,4 +1,4 @@
-"""`training.py profile`: which share of the measured bf16 matrix rate a training step reaches, and where the rest of its time goes."""
+"""`training.py profile`: share of the measured bf16 matrix rate that a training step reaches, and time by operator."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def share(options: argparse.Namespace) -> None:
     batches = asked_batches(options, options.batches)
     tables: list[dict[str, float]] = []
     print(
-        "| network | GFLOP a step | seconds a step | GFLOP/s | matrix rate, GFLOP/s | share |\n|---|---:|---:|---:|---:|---:|"
+        "| network | GFLOP a step | seconds a step | GFLOP/s | matrix rate, GFLOP/s | share |\n"
+        "|---|---:|---:|---:|---:|---:|"
     )
     for name in options.size:
         step = OurStep(network_size(name), vocab)
@@ -68,10 +69,10 @@ def matrix_rate() -> float:
 
 
 def step_flops(step: OurStep, batch: TokenBatch) -> float:
-    """What a step must compute: products of matrices forwards and twice backwards, 6 for each weight and token that meet.
+    """FLOP that a step needs: matrix products forward and twice backward, 6 per weight and token.
 
-    Every framed token meets the matrices of the blocks, a masked one (half of the pieces, on average) that of the vocabulary; what follows
-    the last attention is asked for at masked ones only. Attention within rows: 12 d for each pair of tokens and block.
+    Every framed token counts for the weights of the blocks; only masked tokens (half of the pieces on average) count
+    for the layers after the last attention and for the head. Attention within rows: 12 d per pair of tokens and block.
     """
     network, layout = step.network, Layout(batch.lengths + 2)
     first, width, blocks = network.blocks[0], network.head.in_features, len(network.blocks)

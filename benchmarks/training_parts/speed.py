@@ -1,4 +1,4 @@
-"""`training.py speed`: tokens a second of our training step beside that of MDLM's own code, on the same batches, in turn."""
+"""`training.py speed`: tokens per second of our training step and of MDLM's code, on the same batches, in turn."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def speed(options: argparse.Namespace) -> None:
                 ratios = [a / b for a, b in zip(seconds, own)]
                 peer = num_tokens(batches) / sum(seconds)
                 lines.append(
-                    f"| {name} | {place} | {peer:,.0f} | {rate:,.0f} | {rate / peer:.2f} | {min(ratios):.2f} to {max(ratios):.2f} |"
+                    f"| {name} | {place} | {peer:,.0f} | {rate:,.0f} | {rate / peer:.2f} |"
+                    f" {min(ratios):.2f} to {max(ratios):.2f} |"
                 )
     print("\n" + "\n".join(lines))
 

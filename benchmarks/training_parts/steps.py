@@ -97,7 +97,7 @@ class OurStep:
             return terms.loss.sum() / terms.weight
 
     def __call__(self, batch: TokenBatch, draw: NoiseDraw | None = None, *, rows: int = 0) -> float:
-        """One optimiser step; with `rows`, as many sentences at a time as fit the places of so many padded ones, their gradients added up."""
+        """One optimiser step, with gradients accumulated over the `token_slices` of the batch."""
         self.optimizer.zero_grad()
         total, parts = 0.0, token_slices(batch, rows)
         for part in parts:
@@ -119,7 +119,7 @@ def row_slices(batch: TokenBatch, rows: int) -> list[slice]:
 
 
 def token_slices(batch: TokenBatch, rows: int) -> list[slice]:
-    """A batch in parts of as many places as `rows` padded sentences have, or whole for 0: what a step without padding takes in that memory."""
+    """Split a batch into parts with as many positions as `rows` padded sentences have; 0 does not split."""
     if not rows:
         return row_slices(batch, 0)
     ends = torch.cumsum(batch.lengths + 2, 0)

@@ -8,8 +8,8 @@
 
 The rule: sentences come in dataset order, and a batch is closed before a sentence with which it would hold more than
 `max_seqs` sentences or more than `batch_size` tokens, padding included. The batches are bit-equal to those of RETURNN's
-length filter, batching and collation pipes (tested) at a quarter of their cost (benchmarks/data.py), because those pipes
-build dicts of numbers for each sentence.
+length filter, batching and collation pipes (tested) at a quarter of their cost (benchmarks/data.py), because those
+pipes build dicts of numbers for each sentence.
 """
 
 from __future__ import annotations

@@ -64,7 +64,8 @@ def read_bliss(path: str | os.PathLike[str]) -> Iterator[Segment]:
                     names.append(element_name)
                 elif kind == "include":
                     raise ValueError(
-                        f"{name}: <include {element.get('file')!r}>; expected a corpus in one file, or the included files"
+                        f"{name}: <include {element.get('file')!r}>;"
+                        " expected a corpus in one file, or the included files"
                     )
                 continue
             if kind == "segment":
@@ -118,8 +119,8 @@ def build_bliss_ogg_zip(
 def write_bliss_text(path: str | os.PathLike[str], out: str | os.PathLike[str], *, lower: bool = False) -> int:
     """Write the texts of a corpus atomically and return their number.
 
-    `out` named .py or .py.gz gets `{seq_tag: text}`, any other name one text per line. ValueError for an empty text among
-    lines (it would be lost there; a .py keeps it) and for an `out` that is the corpus itself.
+    `out` named .py or .py.gz gets `{seq_tag: text}`, any other name one text per line. ValueError for an empty text
+    among lines (it would be lost there; a .py keeps it) and for an `out` that is the corpus itself.
     """
     target = Path(out)
     if target.exists() and target.samefile(path):

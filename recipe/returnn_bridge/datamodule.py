@@ -1,11 +1,12 @@
 """The Lightning data module: an endless training stream with a resumable position, and named validation sets.
 
-    data = ReturnnDataModule(train_opts, {"dev": dev_opts, "devtrain": devtrain_opts}, num_tokens=10240, max_seq_length=128)
+    data = ReturnnDataModule(train_opts, {"dev": dev_opts, "devtrain": devtrain_opts}, num_tokens=10240)
     trainer.fit(module, datamodule=data)                # the module calls data.consumed(batch) after each step
     data.valid_names[dataloader_idx]                    # "dev", "devtrain"
 
-The stream never ends, so Lightning sees one epoch. Therefore a validation interval may be longer than a RETURNN sub-epoch,
-and the ranks of a DDP run cannot differ in their number of batches. Set Lightning's check_val_every_n_epoch to None.
+The stream never ends, so Lightning sees one epoch. Therefore a validation interval may be longer than a RETURNN
+sub-epoch, and the ranks of a DDP run cannot differ in their number of batches. Set Lightning's check_val_every_n_epoch
+to None.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ class ReturnnDataModule(lightning.LightningDataModule):
         return [DataLoader(ReturnnBatches(opts, **self.rule), batch_size=None) for opts in self.valid_opts.values()]
 
     def consumed(self, batch: TokenBatch) -> None:
-        """Record that training has used `batch`: later checkpoints continue after it. Prefetched batches do not count."""
+        """Record that training has used `batch`: later checkpoints continue after it, not after prefetched batches."""
         self.position = batch.position
 
     def state_dict(self) -> dict[str, Any]:
@@ -140,8 +141,8 @@ class ReturnnDataModule(lightning.LightningDataModule):
 def _leave_sigterm_to_training(_: int) -> None:
     """Ignore SIGTERM in the data loader process.
 
-    Slurm signals every process of a job. If the reader ended, Lightning would report a failure while the training process
-    saves its checkpoint.
+    Slurm signals every process of a job. If the reader ended, Lightning would report a failure while the training
+    process saves its checkpoint.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 

@@ -6,8 +6,8 @@
     dataset.init_seq_order(epoch=1)                     # RETURNN counts sub-epochs from 1
     check_corpus("transcripts.txt")                     # ValueError for lines that RETURNN would silently lose or empty
 
-RETURNN's trainer accepts these dicts unchanged. A dict from a configuration file can use only the classes and options that
-are listed here, because RETURNN itself would import any class and evaluate strings.
+RETURNN's trainer accepts these dicts unchanged. A dict from a configuration file can use only the classes and options
+that are listed here, because RETURNN itself would import any class and evaluate strings.
 """
 
 from __future__ import annotations
@@ -26,13 +26,16 @@ from returnn_bridge.native_cache import use_private_cache
 from returnn_bridge.oggzip import check_ogg_zip
 from returnn_bridge.vocab import MODEL_FILE, sentence_pieces_file
 
-_ORDER = "seq_ordering partition_epoch repeat_epoch fixed_random_seed random_seed_offset seq_list_filter_file unique_seq_tags"
+_ORDER = (
+    "seq_ordering partition_epoch repeat_epoch fixed_random_seed random_seed_offset seq_list_filter_file"
+    " unique_seq_tags"
+)
 # Options by class. Not allowed: options that take code (post-processors) or unpickle, and audio features.
 _OPTIONS = {
     "LmDataset": "corpus_file use_cache_manager skip_empty_lines orth_vocab seq_end_symbol unknown_symbol tag_prefix"
     " seq_list_file",
-    "OggZipDataset": "path content_name audio targets use_cache_manager segment_file zip_audio_files_have_name_as_prefix"
-    " resolve_symlink_for_name fixed_random_subset fixed_random_subset_seed",
+    "OggZipDataset": "path content_name audio targets use_cache_manager segment_file"
+    " zip_audio_files_have_name_as_prefix resolve_symlink_for_name fixed_random_subset fixed_random_subset_seed",
     "MetaDataset": "datasets data_map seq_order_control_dataset seq_list_file",
     "HDFDataset": "files cache_byte_size use_cache_manager",
     "SentencePieces": "model_file add_bos add_eos reverse enable_sampling nbest_size alpha",
@@ -52,8 +55,8 @@ def lm_dataset_dict(
     """The dict of an LmDataset over text files (plain or .gz, one sentence per line).
 
     spm_model: SentencePiece .model file or a vocabulary folder. partition_epoch: sub-epochs in one pass over the text.
-    seq_ordering: "laplace:.1000" sorts bins of about 1000 shuffled sentences by their length in bytes. The order depends
-    on the sub-epoch only, so runs with different seeds see the same order.
+    seq_ordering: "laplace:.1000" sorts bins of about 1000 shuffled sentences by their length in bytes. The order
+    depends on the sub-epoch only, so runs with different seeds see the same order.
     """
     if isinstance(corpus_files, (str, os.PathLike)):
         raise ValueError(f"corpus_files {str(corpus_files)!r}: expected a list of files")
@@ -119,8 +122,9 @@ def _file(path: str | os.PathLike[str]) -> Any:
 def init_dataset(opts: Mapping[str, Any], *, num_tokens: int, data_key: str = "data") -> Any:
     """Open the RETURNN dataset of a dict (checked by `plain_opts`); its index is read at the first `init_seq_order`.
 
-    num_tokens: V, the number of pieces of the model's vocabulary. ValueError for a dataset with another number of pieces,
-    FileNotFoundError for a missing file, ModuleNotFoundError for a package that RETURNN imports but does not install.
+    num_tokens: V, the number of pieces of the model's vocabulary. ValueError for a dataset with another number of
+    pieces, FileNotFoundError for a missing file, ModuleNotFoundError for a package that RETURNN imports but does not
+    install.
     """
     opts = plain_opts(opts)
     _check_files(opts)
@@ -160,8 +164,8 @@ def init_dataset(opts: Mapping[str, Any], *, num_tokens: int, data_key: str = "d
 def plain_opts(opts: Mapping[str, Any]) -> dict[str, Any]:
     """A checked deep copy of a RETURNN dataset dict, with OmegaConf containers converted to plain ones.
 
-    ValueError with the key for classes and options outside the lists above, values that are not plain data, pickle files,
-    and vocabulary options that would change the ids (BOS, EOS, reversal, sampling).
+    ValueError with the key for classes and options outside the lists above, values that are not plain data, pickle
+    files, and vocabulary options that would change the ids (BOS, EOS, reversal, sampling).
     """
     omegaconf = sys.modules.get("omegaconf")
     if omegaconf is not None and omegaconf.OmegaConf.is_config(opts):
@@ -296,7 +300,8 @@ def _check_files(opts: dict[str, Any]) -> None:
 
 def _check_zips(opts: dict[str, Any]) -> None:
     for _, node in _walk(opts):
-        named = node.get("content_name") or node.get("resolve_symlink_for_name")  # RETURNN finds the index under another name
+        # With these options RETURNN finds the index under another name.
+        named = node.get("content_name") or node.get("resolve_symlink_for_name")
         if node["class"] == "OggZipDataset" and not named:
             paths = _file_list(node["path"])
             # Names of indexes that are files outside the zips.
@@ -321,9 +326,9 @@ class CorpusReport:
 def check_corpus(path: str | os.PathLike[str]) -> CorpusReport:
     """Read a text file (plain or .gz) and check that LmDataset would neither lose nor change a line of it.
 
-    ValueError with file:line for text that is not UTF-8, a broken .gz, a file without any sentence, and two kinds of lines
-    of plain files: a last line without a line end, which RETURNN loses (a .gz keeps it), and a line of blanks only, which
-    becomes an empty sentence (a .gz skips it). Empty lines are skipped in both and counted.
+    ValueError with file:line for text that is not UTF-8, a broken .gz, a file without any sentence, and two kinds of
+    lines of plain files: a last line without a line end, which RETURNN loses (a .gz keeps it), and a line of blanks
+    only, which becomes an empty sentence (a .gz skips it). Empty lines are skipped in both and counted.
     """
     name = os.fspath(path)
     zipped = name.endswith(".gz")

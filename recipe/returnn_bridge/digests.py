@@ -3,8 +3,8 @@
     digests = Digests("vocab/.tokens.hdf.verified")
     digests.of("train.txt.gz")                  # the digest of all its bytes
 
-The digest of a file of `LARGE` bytes or more is cached, and is valid as long as inode, size, mtime and ctime are equal to
-the nanosecond. Smaller files are read every time, which takes half a second at most.
+The digest of a file of `LARGE` bytes or more is cached, and is valid as long as inode, size, mtime and ctime are equal
+to the nanosecond. Smaller files are read every time, which takes half a second at most.
 """
 
 from __future__ import annotations

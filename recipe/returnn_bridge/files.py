@@ -10,9 +10,9 @@ r"""Reading and writing files: gzip, encodings, atomic writes, temporary names a
     with lock("scores.jsonl"): ...                                  # one process at a time; the error names the other
     check_outputs(["out.jsonl"], ["in.jsonl"])                      # refuses to overwrite an input, before any work
 
-Every error names the file and, where possible, the line. Temporary names contain the host and process that write them, so
-that the next writer of the same file can remove those of killed processes.
-This module imports nothing heavy and nothing of this project.
+Every error names the file and, where possible, the line. Temporary names contain the host and process that write them,
+so that the next writer of the same file can remove those of killed processes. This module imports nothing heavy and
+nothing of this project.
 """
 
 from __future__ import annotations
@@ -355,8 +355,8 @@ def sweep(target: Path) -> None:
 def lock(path: PathLike) -> Iterator[None]:
     """Hold an exclusive lock for writing `path`. ValueError with the process that holds it already.
 
-    The kernel releases the lock when its process ends, however it ends; the file `.NAME.lock` beside `path` only names the
-    holder. On a file system without locks a warning is printed to the standard error and the block runs unlocked.
+    The kernel releases the lock when its process ends, however it ends; the file `.NAME.lock` beside `path` only names
+    the holder. On a file system without locks a warning is printed to the standard error and the block runs unlocked.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)

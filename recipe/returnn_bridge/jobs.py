@@ -3,9 +3,9 @@
     vocab = TrainVocabJob([tk.Path("train.txt.gz")], size=10240).out_model
     train = lm_dataset_dict([tk.Path("train.txt.gz")], vocab, partition_epoch=20)       # not a job, a dict with paths
 
-Each job runs one function that is also a `dlm` command. Inputs may be any tk.Path, also an output of an i6_core job. The
-attribute `rqmt` (time, memory, GPUs) may be changed and is not part of the hash. The names of these modules and classes are
-part of the ids of finished jobs and must not change.
+Each job runs one function that is also a `dlm` command. Inputs may be any tk.Path, also an output of an i6_core job.
+The attribute `rqmt` (time, memory, GPUs) may be changed and is not part of the hash. The names of these modules and
+classes are part of the ids of finished jobs and must not change.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ def resolved(value: Any) -> Any:
 def prepare_process(cpus: int) -> None:
     """Set the number of threads to the requested CPUs and put the recipe folder on `sys.path`.
 
-    Call this before torch is imported, because torch reads the number of threads once: with Sisyphus' setting it would be
-    1, without any setting all cores of the node. Data loader processes inherit `sys.path` but not Sisyphus' import hook.
+    Call this before torch is imported, because torch reads the number of threads once: with Sisyphus' setting it would
+    be 1, without any setting all cores of the node. Data loader processes inherit `sys.path` but not Sisyphus' import
+    hook.
     """
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(min(cpus, len(os.sched_getaffinity(0))))

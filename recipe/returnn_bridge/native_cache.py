@@ -2,10 +2,10 @@
 
     use_private_cache()                             # before RETURNN compiles or loads native code
 
-RETURNN's OggZipDataset compiles the reader of its index and reuses a compiled one: it evaluates a file beside the library and
-loads the library. RETURNN's default folder is in /var/tmp, where any user of the machine could have placed one. Here it is the
-folder in the environment variable RETURNN_CACHE_DIR or, if that is unset, `diffusion-lm/returnn` in the user's cache folder.
-Child processes inherit the choice.
+RETURNN's OggZipDataset compiles the reader of its index and reuses a compiled one: it evaluates a file beside the
+library and loads the library. RETURNN's default folder is in /var/tmp, where any user of the machine could have placed
+one. Here it is the folder in the environment variable RETURNN_CACHE_DIR or, if that is unset, `diffusion-lm/returnn` in
+the user's cache folder. Child processes inherit the choice.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ VARIABLE = "RETURNN_CACHE_DIR"
 def use_private_cache() -> Path:
     """Make RETURNN use a private folder, and return the folder.
 
-    ValueError for a folder that another user owns, can write to or can replace. Where no cache folder can be created (no
-    home folder), a temporary one serves this process and its children, with a warning on the standard error.
+    ValueError for a folder that another user owns, can write to or can replace. Where no cache folder can be created
+    (no home folder), a temporary one serves this process and its children, with a warning on the standard error.
     """
     if given := os.environ.get(VARIABLE):
         folder = _private(Path(given))

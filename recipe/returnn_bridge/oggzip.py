@@ -6,9 +6,9 @@
     build_folder_ogg_zip("flac", "train.trans.txt.gz", "dev.zip")               # the same for all audio of a folder
     opts = ogg_zip_dataset_dict(["dev.zip"], "vocab")
 
-Layout of a zip named NAME.zip: `NAME.txt` holds the repr of a list of dicts (text, duration in seconds, file, seq_name), and
-the audio is in the folder `NAME/`. RETURNN derives NAME from the name of the zip file, so do not rename it. The comment of
-the zip holds the number of utterances and the sha256 of the index.
+Layout of a zip named NAME.zip: `NAME.txt` holds the repr of a list of dicts (text, duration in seconds, file,
+seq_name), and the audio is in the folder `NAME/`. RETURNN derives NAME from the name of the zip file, so do not rename
+it. The comment of the zip holds the number of utterances and the sha256 of the index.
 """
 
 from __future__ import annotations
@@ -53,11 +53,12 @@ class Entry:
 def build_ogg_zip(out_zip: str | os.PathLike[str], entries: Iterable[Entry]) -> int:
     """Write `out_zip` atomically and return the number of utterances.
 
-    Complete Ogg Vorbis files are copied; other audio and parts of files are encoded to Ogg Vorbis at the original sampling
-    rate. The duration in seconds is that of the audio, or without audio end - start, or else 0.4 s per word.
+    Complete Ogg Vorbis files are copied; other audio and parts of files are encoded to Ogg Vorbis at the original
+    sampling rate. The duration in seconds is that of the audio, or without audio end - start, or else 0.4 s per word.
 
-    FileNotFoundError for missing audio. ValueError for audio that cannot be read, is empty or ends before the utterance, a
-    repeated tag, an empty text, no entries, a name that does not end in .zip, and an existing file that is not an OggZip.
+    FileNotFoundError for missing audio. ValueError for audio that cannot be read, is empty or ends before the
+    utterance, a repeated tag, an empty text, no entries, a name that does not end in .zip, and an existing file that is
+    not an OggZip.
     """
     target = Path(out_zip)
     if target.suffix != ".zip":
@@ -136,8 +137,8 @@ def check_ogg_zip(path: str | os.PathLike[str]) -> None:
 def read_transcripts(path: str | os.PathLike[str]) -> dict[str, str]:
     """{utterance id: text} of a file (plain or .gz) with lines `utterance-id TEXT` (Kaldi, LibriSpeech), in file order.
 
-    Empty lines are skipped. ValueError with file:line for an id without text, a repeated id, text that is not UTF-8 and a
-    broken .gz, and with the file if it has no transcript.
+    Empty lines are skipped. ValueError with file:line for an id without text, a repeated id, text that is not UTF-8 and
+    a broken .gz, and with the file if it has no transcript.
     """
     name = os.fspath(path)
     transcripts: dict[str, str] = {}

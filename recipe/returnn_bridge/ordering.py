@@ -2,8 +2,9 @@
 
     sub_epoch_order(lm_dataset_opts, lengths, sub_epoch=3, shard=(0, 1))        # [n] sentence indices, int64
 
-RETURNN sorts the complete epoch at the start of every sub-epoch and then takes a part of it. For the order "laplace" (sorted
-by length within shuffled bins) only the bins of that part are sorted here, so that 40 million sentences start in seconds.
+RETURNN sorts the complete epoch at the start of every sub-epoch and then takes a part of it. For the order "laplace"
+(sorted by length within shuffled bins) only the bins of that part are sorted here, so that 40 million sentences start
+in seconds.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def _empty_dataset(opts: Mapping[str, Any], shard: tuple[int, int]) -> Any:
 
 
 def _laplace_part(empty: Any, lengths: NDArray[Any], sub_epoch: int, shard: tuple[int, int]) -> NDArray[np.int64]:
-    """RETURNN's "laplace[:BINS|:.SIZE[:FIXED]]": shuffle, cut into bins, sort bins by length in alternating direction."""
+    """RETURNN's "laplace[:BINS|:.SIZE[:FIXED]]": shuffle, cut into bins, sort each by length, alternating direction."""
     size = len(lengths)
     arguments = str(empty.seq_ordering).split(":")[1:]
     if not arguments:
@@ -79,7 +80,7 @@ def _laplace_part(empty: Any, lengths: NDArray[Any], sub_epoch: int, shard: tupl
 
 
 def _sorted_bins(members: NDArray[Any], lengths: NDArray[Any], bins: int, first: int, last: int) -> NDArray[np.int64]:
-    """The members at indices first .. last - 1 of the order with sorted bins; only bins that overlap them are sorted."""
+    """The members at indices first .. last - 1 of the final order; only bins that overlap these are sorted."""
     size = len(members)
     # Bin b begins at index b * size // bins; an index is in the last bin that begins there or before.
     numbers = range(((first + 1) * bins - 1) // size, (last * bins - 1) // size + 1)

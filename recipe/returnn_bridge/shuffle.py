@@ -2,8 +2,9 @@
 
     shuffled(seed, 40_000_000)          # int32, equal to np.random.RandomState(seed).permutation(40_000_000)
 
-numpy swaps one pair at a time and waits for the memory each time. Here thousands of swaps are done at once. The result is
-the same unless two swaps share an index, and those few are repeated one by one. The stream of RandomState is frozen (NEP 19).
+numpy swaps one pair at a time and waits for the memory each time. Here thousands of swaps are done at once. The result
+is the same unless two swaps share an index, and those few are repeated one by one. The stream of RandomState is frozen
+(NEP 19).
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ def shuffled(seed: int, size: int, *, small: int = SMALL, block: int = BLOCK) ->
     numbers = np.arange(size, dtype=np.int32)
     end = size  # steps size - 1 down to `end` are done; step i swaps the indices i and j <= i
     while end > small:
-        # Candidates for j have as many bits as i, and numpy rejects those above i. All i of a block have equally many bits.
+        # Candidates for j have as many bits as i, and numpy rejects those above i. All i of a block have equally many
+        # bits.
         low = 1 << ((end - 1).bit_length() - 1)
         count = min(block, end - low)
         drawn = random.randint(0, 1 << 32, size=count, dtype=np.uint32) & np.uint32(2 * low - 1)
@@ -50,7 +52,8 @@ def _swap(numbers: NDArray[Any], end: int, others: NDArray[np.intp]) -> None:
     upper, lower = numbers[start:end][::-1].copy(), numbers[others]
     numbers[others] = upper
     within = others >= start
-    clashes = (numbers[others] != upper) | within  # swaps that share an index with another, except the last of each index
+    # Swaps that share an index with another one, except the last of each index.
+    clashes = (numbers[others] != upper) | within
     numbers[start:end] = lower[::-1]
     if not clashes.any():
         return

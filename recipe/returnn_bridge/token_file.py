@@ -5,10 +5,10 @@
     ids, starts, line_bytes = found.map("tokens.hdf")       # memory-mapped
     check_content("tokens.hdf", found, ids, starts, line_bytes)
 
-Layout: inputs [tokens] uint16 or int32, seqLengths [sentences, 2] int32, seqTags [sentences] and the attributes of RETURNN's
-format; in addition starts [sentences + 1] int64, lineBytes [sentences] int32, the source files, and digests of inputs, starts
-and lineBytes. The arrays are not chunked, so that each is contiguous in the file and can be memory-mapped. Stores of format 1
-have no digest of starts and lineBytes.
+Layout: inputs [tokens] uint16 or int32, seqLengths [sentences, 2] int32, seqTags [sentences] and the attributes of
+RETURNN's format; in addition starts [sentences + 1] int64, lineBytes [sentences] int32, the source files, and digests
+of inputs, starts and lineBytes. The arrays are not chunked, so that each is contiguous in the file and can be
+memory-mapped. Stores of format 1 have no digest of starts and lineBytes.
 """
 
 from __future__ import annotations

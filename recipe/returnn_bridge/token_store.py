@@ -6,8 +6,9 @@
     order = store.order(sub_epoch, lm_dataset_opts, shard=(0, 1))       # RETURNN's order, from the stored line lengths
     ids, lengths = store.gather(order[:256]), store.lengths(order[:256])
 
-All processes of a machine share the memory pages of a store. Its sentences and their numbers are those of RETURNN's LmDataset
-on the same files; the length of each line in bytes, by which LmDataset sorts, is stored too. The layout is in token_file.py.
+All processes of a machine share the memory pages of a store. Its sentences and their numbers are those of RETURNN's
+LmDataset on the same files; the length of each line in bytes, by which LmDataset sorts, is stored too. The layout is in
+token_file.py.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ class TokenStore:
         """Map a store. If corpus files and a SentencePiece model are given, check that it was built from them.
 
         ValueError that names the difference. All arrays are read once, to check the starts, the range and the sha256 of
-        the ids. For stores and corpus files of 256 MB or more the result is cached in `.NAME.verified` (see digests.py),
-        so that later starts check sizes and times only.
+        the ids. For stores and corpus files of 256 MB or more the result is cached in `.NAME.verified` (see
+        digests.py), so that later starts check sizes and times only.
         """
         file = Path(path)
         if not file.is_file():
@@ -141,7 +142,7 @@ def check_kind(opts: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
         )
 
 
-_CHOOSING = ("seq_list_file", "seq_list_filter_file", "unique_seq_tags")  # options that select sentences or need their tags
+_CHOOSING = ("seq_list_file", "seq_list_filter_file", "unique_seq_tags")  # select sentences or need their tags
 
 
 def _stands_for(opts: Mapping[str, Any]) -> bool:
@@ -243,7 +244,7 @@ def describe_sources(
 def _difference(
     then: list[dict[str, Any]], corpus_files: Sequence[str], spm_model: str | os.PathLike[str], digests: Digests
 ) -> str:
-    """The first difference between the recorded sources and the current files, or "". Renamed files are no difference."""
+    """The first difference between recorded sources and current files, or "". Names of files may differ."""
     paths = [sentence_pieces_file(spm_model), *map(Path, corpus_files)]
     for number, (old, path) in enumerate(zip(then, paths)):
         size = path.stat().st_size

@@ -1,12 +1,12 @@
 """Vocabularies convert between text and ids, and define the special ids of all models of this project.
 
-    vocab = train_vocab(["train.txt.gz"], size=10240, out="vocab")       # or Vocab.load("vocab") / Vocab.load("some/spm.model")
+    vocab = train_vocab(["train.txt.gz"], size=10240, out="vocab")       # or Vocab.load("vocab")
     ids = vocab.encode("he hoped there would be stew")
     vocab.decode(ids); vocab.count_unknown(ids)
 
-Ids 0 .. V-1 are the tokenizer's pieces (V = `num_pieces`) and the mask id is m = V. BOS and EOS are pieces if the tokenizer
-has them, otherwise they follow the mask. The padding id comes last and is never embedded, so that PAD and MASK cannot
-coincide, as they do with some tokenizers that have neither.
+Ids 0 .. V-1 are the tokenizer's pieces (V = `num_pieces`) and the mask id is m = V. BOS and EOS are pieces if the
+tokenizer has them, otherwise they follow the mask. The padding id comes last and is never embedded, so that PAD and
+MASK cannot coincide, as they do with some tokenizers that have neither.
 
 `Vocab` is a SentencePiece model, which is used for training; vocab/bpe.py has the tokenizer of published weights, and
 vocab/open.py opens either.
@@ -106,7 +106,7 @@ class Vocabulary(ABC):
         return self.separator.join(parts)
 
     def join_pieces(self, text: str) -> str:
-        """Words of a text of space-separated pieces (i6 label level): '▁AS ▁I ▁APPROACH ED' -> 'AS I APPROACHED'."""
+        """Words of space-separated pieces (i6 label level): '▁AS ▁I ▁APPROACH ED' -> 'AS I APPROACHED'."""
         return text.replace(" ", "").replace("▁", " ").strip()
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
@@ -186,7 +186,7 @@ class Vocab(Vocabulary):
 
 
 def sentence_pieces_file(path: str | os.PathLike[str]) -> Path:
-    """The SentencePiece model file at a path, which is the file or its folder. ValueError for a byte-level BPE tokenizer."""
+    """The SentencePiece model file at a path (file or folder). ValueError for a byte-level BPE tokenizer."""
     given = Path(path)
     file = given / MODEL_FILE if given.is_dir() else given
     others = [name for name in (TOKENIZER_FILE, *PAIR) if (given / name).is_file()]
@@ -203,9 +203,9 @@ def train_vocab(
 ) -> Vocab:
     """Train a SentencePiece model of `size` pieces on text files (plain or .gz) and save it in the folder `out`.
 
-    Lines of any length are used; of more than 500,000 lines that many are sampled. Training uses one thread, so that the
-    same text gives the same bytes. ValueError if the text is too small for `size` or not readable, and if `out` has a
-    different vocabulary; FileNotFoundError for a missing text.
+    Lines of any length are used; of more than 500,000 lines that many are sampled. Training uses one thread, so that
+    the same text gives the same bytes. ValueError if the text is too small for `size` or not readable, and if `out` has
+    a different vocabulary; FileNotFoundError for a missing text.
     """
     if model_type not in ("unigram", "bpe"):
         raise ValueError(f"model type {model_type!r}; expected 'unigram' or 'bpe'")

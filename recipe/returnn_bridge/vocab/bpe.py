@@ -4,12 +4,13 @@
     ids = vocab.encode("he hoped there would be stew")
     assert vocab.decode(ids) == "he hoped there would be stew"
 
-<|endoftext|> is both BOS and EOS (id 50256 of GPT-2's 50257 pieces) and the mask follows the pieces (50257), as in the code
-of MDLM and BD3-LM. Their padding id, which coincides with their mask, is not used.
+<|endoftext|> is both BOS and EOS (id 50256 of GPT-2's 50257 pieces) and the mask follows the pieces (50257), as in the
+code of MDLM and BD3-LM. Their padding id, which coincides with their mask, is not used.
 
-Every byte is a piece, so there is no unknown text, and `decode` inverts `encode`. "<|endoftext|>" within a text is encoded as
-characters. Whether a blank is inserted before the first word depends on the tokenizer's `add_prefix_space`. GPT-2 inserts
-none, so the first word of a sentence is "the" and not " the", as published models saw it after <|endoftext|>.
+Every byte is a piece, so there is no unknown text, and `decode` inverts `encode`. "<|endoftext|>" within a text is
+encoded as characters. Whether a blank is inserted before the first word depends on the tokenizer's `add_prefix_space`.
+GPT-2 inserts none, so the first word of a sentence is "the" and not " the", as published models saw it after
+<|endoftext|>.
 
 A tokenizer file is data and cannot name other files or code. Its truncation and padding settings are switched off.
 """

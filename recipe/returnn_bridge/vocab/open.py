@@ -15,7 +15,7 @@ from returnn_bridge.vocab.bpe import BpeVocab
 
 
 def load_vocab(path: str | os.PathLike[str]) -> Vocabulary:
-    """The vocabulary in a folder or file. FileNotFoundError if there is none, ValueError if it is invalid or ambiguous."""
+    """The vocabulary in a folder or file. FileNotFoundError if it is missing, ValueError if invalid or ambiguous."""
     given = Path(path)
     file = vocab_file(given) if given.is_dir() else given
     if not file.is_file():
