@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def show(lines: list[Line]) -> None:
-    """A Markdown table of the differences, then the figures that have no counterpart."""
+    """Print a Markdown table of the differences, then the figures without counterpart."""
     print("\n| original | what | whole, float32 | formula, float64 |\n|---|---|---:|---:|")
     for line in lines:
         if line.figure is None:

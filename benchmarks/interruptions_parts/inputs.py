@@ -36,7 +36,7 @@ SMALL_TRAINING = (
 
 
 class Inputs:
-    """Where things are, by what they are."""
+    """The paths of the inputs."""
 
     def __init__(self, folder: Path, demo: Path):
         self.folder = folder
@@ -61,7 +61,7 @@ class Inputs:
 
 
 def prepare(dlm: Path, demo: Path, folder: Path) -> Inputs:
-    """Make them; some ten commands, half a minute."""
+    """Create the inputs."""
     folder.mkdir(parents=True)
     made = Inputs(folder, demo)
     with gzip.open(made.corpus, "rt") as file:
@@ -113,7 +113,7 @@ def _write_bliss(made: Inputs) -> None:
 
 
 def _write_audio(made: Inputs) -> None:
-    """Twelve tones of two seconds: something that has to be encoded."""
+    """Write twelve tones of two seconds, as audio that has to be encoded."""
     made.audio.mkdir()
     for number in range(12):
         pitch = 200 + 50 * number
@@ -161,5 +161,5 @@ def _publish(folder: Path, width: int = 24, condition: int = 8, heads: int = 2) 
 
 
 def seeded(*parts: object) -> random.Random:
-    """A generator of its own for every place that draws: one trial alone draws what it drew among the others."""
+    """A separate random generator for each trial, so that a single trial repeats what it drew among the others."""
     return random.Random("/".join(map(str, parts)))

@@ -23,7 +23,7 @@ from typing import Any
 from interruptions_parts.commands import Command
 
 HIDDEN = re.compile(r"(^|/)\.|\.(tmp|lock|partial|writing|old)(/|$)")
-"""A name, or a folder's name in a path, of what a command works on and removes."""
+"""Pattern of names of temporary files and folders that a command removes."""
 
 
 def _without_seconds(data: bytes) -> bytes:
@@ -45,7 +45,7 @@ def _without_last_column(data: bytes) -> bytes:
 
 
 def _values(data: bytes) -> bytes:
-    """All tensors and other values of a file of torch.save, in an order of their own."""
+    """All tensors and other values of a torch.save file, in a canonical order."""
     import torch  # by this alone
 
     def flat(value: Any) -> Iterator[bytes]:
@@ -112,7 +112,7 @@ class Snapshot:
 
     @property
     def pages(self) -> int:
-        """How many blocks of 4,096 bytes its files fill."""
+        """The number of blocks of 4,096 bytes that the files fill."""
         return sum(-(-size // 4096) for size in self.sizes.values())
 
 

@@ -24,7 +24,7 @@ from typing import Any
 from interruptions_parts.commands import Command
 
 DROP_RIGHTS = ["setpriv", "--bounding-set", "-dac_override"]
-"""Root may write anywhere; a program started by this only where its files' modes say so."""
+"""Root may write anywhere; programs started with this prefix obey the file modes."""
 _LINGER = 10.0  # seconds that worker processes may take to see that their parent is gone
 _HOOK = Path(__file__).parent / "kill_point"
 
@@ -60,7 +60,7 @@ class Done:
 
     @property
     def complaint(self) -> list[str]:
-        """What it wrote to the standard error, warnings left out."""
+        """The standard error without warnings."""
         return [line for line in self.stderr.splitlines() if line.strip() and not line.startswith("warning: ")]
 
 
@@ -102,7 +102,7 @@ class Started:
             self.process.send_signal(number)
 
     def _group_ends(self) -> bool:
-        """Whether all processes of the group, which is ours alone, end by themselves."""
+        """Whether all processes of the group end without a further signal."""
         until = time.monotonic() + _LINGER
         while time.monotonic() < until:
             try:
@@ -121,7 +121,7 @@ class Started:
 
 
 class Runner:
-    """Starts commands; keeps what they print in a folder of its own."""
+    """Starts commands and keeps their output in a folder."""
 
     def __init__(self, dlm: Path, scratch: Path, limit: float = 180.0):
         self.dlm, self.scratch, self.limit = dlm.absolute(), scratch, limit

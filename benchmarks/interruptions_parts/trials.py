@@ -71,7 +71,7 @@ class Report:
 
 
 class Trials:
-    """Everything that is done to one command."""
+    """All trials of one command."""
 
     def __init__(self, command: Command, runner: Runner, folder: Path, seed: int):
         self.command, self.runner, self.folder, self.seed = command, runner, folder, seed
@@ -243,7 +243,7 @@ class Trials:
     # ---------------------------------------------------------------------------------------------- what is demanded
 
     def _check_killed(self, trial: str, done: Done, kill: Kill, work: Path, plan: list[str]) -> bool:
-        """Whether the signal ended it, so that there is something to go on with."""
+        """Whether the signal ended the command, so that it can be continued."""
         self._check_health(trial, done, plan)
         ended = (-kill.signal, 128 + kill.signal, 75)
         if done.status not in (0, *ended):
@@ -300,7 +300,7 @@ class Trials:
 
     @contextmanager
     def _fresh(self, name: str) -> Iterator[Path]:
-        """A new folder; it stays where something was found in it."""
+        """A new folder, removed after the block unless there were findings."""
         work = self.folder / f"{self.command.name}.{name}"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)

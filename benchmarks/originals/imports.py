@@ -61,7 +61,7 @@ class _EmptyModule(ModuleType):
 
 
 class _EmptyFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Answers the import of an EMPTY module or of anything below one."""
+    """Finds the modules in EMPTY and all their submodules."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
         if any(fullname == name or fullname.startswith(f"{name}.") for name in EMPTY):
@@ -141,7 +141,7 @@ def _flash_attn() -> dict[str, ModuleType]:
 
 
 class Settings(dict[str, Any]):
-    """What their configuration files give: nested values as attributes."""
+    """A configuration with nested values as attributes, like those of the originals."""
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -151,7 +151,7 @@ class Settings(dict[str, Any]):
 
 
 class Tokenizer:
-    """All that a loss asks of a tokenizer: how many ids there are, and which is the mask."""
+    """A tokenizer with only what the losses need: the number of ids and the mask id."""
 
     def __init__(self, vocab_size: int, mask_id: int | None):
         self.vocab_size, self.mask_token_id, self.pad_token_id = vocab_size, mask_id, 0
@@ -163,7 +163,7 @@ class Tokenizer:
 
 @contextmanager
 def drawing(*values: Tensor) -> Iterator[None]:
-    """torch.rand gives out these tensors, one after the other, and must be asked for exactly them."""
+    """Make torch.rand return these tensors in order. It has to be called for exactly their shapes."""
     left = list(values)
 
     def rand(*shape: Any, **_: Any) -> Tensor:
@@ -177,7 +177,7 @@ def drawing(*values: Tensor) -> Iterator[None]:
 
 
 class Fixed(nn.Module):
-    """A network of theirs that says `logits` whatever it is asked."""
+    """A network of the originals that returns `logits` for any input."""
 
     def __init__(self, logits: Tensor):
         super().__init__()
@@ -200,7 +200,7 @@ def randomise(network: nn.Module, seed: int) -> None:
 
 
 def shared_weights(network: nn.Module, names: Mapping[str, str]) -> dict[str, Tensor]:
-    """Their parameters under our names."""
+    """The originals' parameters under our names."""
     theirs = dict(network.named_parameters())
     assert list(theirs) == list(names), f"parameters differ: {theirs.keys() ^ names.keys()}"
     return {ours: theirs[name].detach().clone() for name, ours in names.items()}

@@ -27,7 +27,7 @@ MODEL |= {"scale_by_sigma": True, "tie_word_embeddings": False, "attn_backend": 
 
 
 class Line(NamedTuple):
-    """One comparison, or a `figure` for the record where there is nothing of ours to compare."""
+    """One comparison, or a `figure` where we have nothing to compare with."""
 
     original: str
     what: str
@@ -79,7 +79,7 @@ def special() -> SpecialIds:
 
 
 def our_network(theirs: nn.Module, *, visibility: Visibility = "bidirectional") -> dit.DiT:
-    """Our network with their weights."""
+    """Our network with the originals' weights."""
     weights = shared_weights(theirs, parameter_names(BLOCKS, conditioned=visibility != "causal"))
     symbols = len(weights["embedding.weight"])
     network = dit.DiT(
@@ -93,12 +93,12 @@ def our_network(theirs: nn.Module, *, visibility: Visibility = "bidirectional") 
 
 
 def some_logits(symbols: int) -> Tensor:
-    """[ROWS, LENGTH, symbols] what both networks say where only the formulas are compared."""
+    """[ROWS, LENGTH, symbols] logits of both networks in comparisons of the formulas only."""
     return torch.randn(ROWS, LENGTH, symbols, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 2
 
 
 def saying(logits: Tensor) -> Callable[..., Tensor]:
-    """A network of ours that says `logits` whatever it is asked."""
+    """A network of ours that returns `logits` for any input."""
     flat = logits.flatten(0, 1)
     return lambda ids, layout, level=None, select=None: flat if select is None else flat[select]
 

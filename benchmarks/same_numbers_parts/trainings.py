@@ -83,7 +83,7 @@ LEFT = (*WEIGHTS, "run/scores.tsv", "run/sub_epochs.tsv")
 
 
 def training_items(places: Places) -> list[Item]:
-    """All of them, and a vocabulary, with what is continued by the new tree from where the old one was interrupted."""
+    """All trainings, a vocabulary, and runs that the new tree continues after an interruption of the old one."""
     vocab = Run(("vocab", places.text("train.txt"), "--size", "200", "--out", "vocab"))
     items = [Item("vocab", (vocab,), ("vocab/spm.model",), quick=True)]
     commands: dict[str, Run] = {}
@@ -111,13 +111,13 @@ def training_items(places: Places) -> list[Item]:
 
 
 def train_command(places: Places, preset: str, *settings: str) -> Run:
-    """`dlm train` with the common settings, then these."""
+    """The `dlm train` command with the common settings, then these."""
     chosen = [f"data.vocab={places.vocab}", *COMMON, *settings]
     return Run(("train", "--preset", preset, "--out", "run", *(_filled(places, item) for item in chosen)))
 
 
 def uses(places: Places) -> tuple[Run, Run]:
-    """Perplexity and samples of the model in run/."""
+    """The commands for perplexity and samples of the model in run/."""
     measure = ("perplexity", "run/model", places.text("dev.txt"), "--passes", "2", "--out", "perplexity.json")
     draw = ("sample", "run/model", "--length", "7", "--count", "3", "--steps", "6", "--out", "samples.txt")
     return Run(measure), Run(draw)

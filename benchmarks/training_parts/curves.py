@@ -19,7 +19,7 @@ Weights = Mapping[str, Tensor]
 
 
 def curves(options: argparse.Namespace) -> None:
-    """Both trained in turn, float32, without dropout; prints the largest difference and writes the plot."""
+    """Train both in turn, in float32 without dropout; print the largest difference and write the plot."""
     from matplotlib import pyplot
 
     torch.manual_seed(1)
@@ -84,7 +84,7 @@ class PaddedStep:
 
 
 def dense_logits(weights: Weights, ids: Tensor, valid: Tensor, sigma: Tensor, heads: int) -> Tensor:
-    """ids, valid [B, L], sigma [B] -> logits [B, L, outputs]; padding is seen by no token."""
+    """Logits [B, L, outputs] from ids, valid [B, L] and sigma [B]; no token attends to padding."""
     rows, longest = ids.shape
     x = weights["embedding.weight"][ids]
     width = x.shape[-1]

@@ -26,7 +26,7 @@ PRESETS = {
 
 
 def grow(options: argparse.Namespace) -> None:
-    """A Markdown table, and the plot."""
+    """Print a Markdown table and write the plot."""
     print(
         "| network | parameters | tokens a step | seconds a 1,000 tokens | peak memory, GB |\n|---|---:|---:|---:|---:|"
     )
@@ -47,7 +47,7 @@ def grow(options: argparse.Namespace) -> None:
 
 
 def draw(found: Sequence[dict[str, Any]], names: Sequence[str], out: Path) -> None:
-    """Seconds and memory against parameters."""
+    """Plot seconds and memory against the number of parameters."""
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
@@ -77,7 +77,7 @@ def grow_one(options: argparse.Namespace) -> None:
 
 
 def first_rows(batch: TokenBatch, tokens: int) -> TokenBatch:
-    """The first sentences of a batch, of so many tokens in all as far as they fit."""
+    """The first sentences of a batch, up to a total number of tokens."""
     count = max(1, int((batch.lengths.cumsum(0) <= tokens).sum()))
     lengths = batch.lengths[:count]
     return TokenBatch(batch.tokens[:count, : int(lengths.max())], lengths, batch.seq_tags[:count], Position(1, 0), 0)

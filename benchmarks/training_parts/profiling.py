@@ -30,7 +30,7 @@ GROUPS = {
 
 
 def share(options: argparse.Namespace) -> None:
-    """Two Markdown tables: the share of each size, then the groups."""
+    """Print two Markdown tables: the share of each network size, then the time of each operator group."""
     torch.manual_seed(1)
     vocab = Vocab.load(options.vocab)
     batches = asked_batches(options, options.batches)
@@ -58,7 +58,7 @@ def share(options: argparse.Namespace) -> None:
 
 
 def matrix_rate() -> float:
-    """FLOP/s of the best of some products of two large bf16 matrices."""
+    """The highest FLOP/s of several products of two large bf16 matrices."""
     size, best = 2048, float("inf")
     a, b = torch.randn(2, size, size).bfloat16()
     for _ in range(8):
