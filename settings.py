@@ -1,7 +1,8 @@
-"""Settings of Sisyphus for a clone of this repository; `sis` reads this file in the folder it is started in.
+"""Sisyphus settings for a clone of this repository; `sis` reads this file in the folder where it is started.
 
-Slurm where there is `sbatch`, else this machine; `DLM_ENGINE=local` in the environment chooses this machine too. A request that the
-cluster can not meet ends as an error of its job, with Slurm's own words in the log, and is not sent again.
+Jobs run on Slurm if `sbatch` exists, otherwise on this machine; `DLM_ENGINE=local` in the environment selects this
+machine too. If Slurm rejects a request, its job ends in the error state with Slurm's message in the log, and is not
+resubmitted.
 """
 
 import logging
@@ -10,39 +11,40 @@ import shutil
 import subprocess
 import sys
 
-# ---- what a site may want to change ---------------------------------------------------------------------------------------------
+# ---- settings that a site may want to change ---------------------------------------------------------------
 
-# The most a task may ask for; more is cut to this (but never GPUs: their number changes what is computed). None: as Slurm says.
+# Largest request of a task; larger ones are reduced to it. GPUs are never reduced, because their number changes the
+# result. None: the limit that Slurm reports.
 MOST = {"cpu": None, "mem": None, "time": None}  # CPUs, GB, hours
 DEFAULT_RQMT = {"cpu": 1, "mem": 2, "gpu": 0, "time": 1}
-LOCAL_GPUS = int(os.environ.get("DLM_LOCAL_GPUS", "0"))  # that jobs on this machine may use
+LOCAL_GPUS = int(os.environ.get("DLM_LOCAL_GPUS", "0"))  # GPUs that jobs on this machine may use
 
-# ---- where things are -----------------------------------------------------------------------------------------------------------
+# ---- paths -------------------------------------------------------------------------------------------------
 
-ROOT = os.getcwd()  # not __file__: Sisyphus runs this text inside its own module
-# Absolute, because tasks run in folders of their own. The last entry holds rescore/.
+ROOT = os.getcwd()  # not __file__, because Sisyphus executes this text inside its settings module
+# Absolute paths, because each task runs in another folder. The last entry contains rescore/.
 IMPORT_PATHS = [f"{ROOT}/config", f"{ROOT}/recipe", f"{ROOT}/recipe/", f"{ROOT}/"]
 WORK_DIR = "work"
 JOB_AUTO_CLEANUP = True
 JOB_CLEANUP_KEEP_WORK = False
 WARNING_ABSPATH = False
-USE_VERBOSE_TRACEBACK = False  # a job's error is to be read in ten lines
+USE_VERBOSE_TRACEBACK = False  # so that a job's error fits into ten lines
 SHOW_JOB_TARGETS = False
 
-# ---- environment of the jobs ----------------------------------------------------------------------------------------------------
+# ---- environment of the jobs -------------------------------------------------------------------------------
 
-# `DEFAULT_ENVIRONMENT_*` are there already. Threads are set by the jobs, to the CPUs that they asked for.
+# Sisyphus defines `DEFAULT_ENVIRONMENT_*`. Jobs set the number of threads to the number of CPUs that they request.
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     DEFAULT_ENVIRONMENT_SET.pop(_name, None)  # noqa: F821
 DEFAULT_ENVIRONMENT_SET["PATH"] = os.path.dirname(sys.executable) + ":" + DEFAULT_ENVIRONMENT_SET["PATH"]  # noqa: F821
 DEFAULT_ENVIRONMENT_SET["LANG"] = "C.UTF-8"  # noqa: F821
 DEFAULT_ENVIRONMENT_KEEP |= {"LD_LIBRARY_PATH", "HF_HOME"}  # noqa: F821
 
-# ---- errors ---------------------------------------------------------------------------------------------------------------------
+# ---- errors ------------------------------------------------------------------------------------------------
 
 
 def _say_first(kind, error, trace):
-    """In the log of a job, what is wrong stands above the traceback, in one line."""
+    """Print the error in one line above the traceback in the log of a job."""
     if issubclass(kind, (ValueError, OSError)):
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     sys.__excepthook__(kind, error, trace)
@@ -50,14 +52,14 @@ def _say_first(kind, error, trace):
 
 sys.excepthook = _say_first
 
-# ---- engines --------------------------------------------------------------------------------------------------------------------
+# ---- engines -----------------------------------------------------------------------------------------------
 
 
 def engine():
-    """Short tasks here, the rest on Slurm, or all here."""
+    """The engine: short tasks run on this machine, all others on Slurm if there is Slurm."""
     from sisyphus.engine import EngineSelector
 
-    # A compute node may lack sbatch; a worker there has to know its engine nevertheless.
+    # A compute node may lack sbatch, but a worker there still has to select the Slurm engine.
     slurm = shutil.which("sbatch") or "SLURM_JOB_ID" in os.environ
     if os.environ.get("DLM_ENGINE", "slurm" if slurm else "local") == "local":
         here = _local_engine(os.cpu_count(), LOCAL_GPUS)
@@ -72,9 +74,12 @@ def _local_engine(cpus, gpus):
     class Local(LocalEngine):
         def submit_call(self, call, logpath, rqmt, name, task_name, task_ids):
             if rqmt.get("gpu", 0) > self.max_resources["gpu"]:
-                told = f"it asks for {rqmt['gpu']} GPUs, this machine gives {self.max_resources['gpu']} (LOCAL_GPUS in settings.py)"
-                _refuse(call, task_name, task_ids, rqmt, told)
-                raise DeferSubmission(told)
+                reason = (
+                    f"it asks for {rqmt['gpu']} GPUs, this machine gives {self.max_resources['gpu']}"
+                    " (LOCAL_GPUS in settings.py)"
+                )
+                _refuse(call, task_name, task_ids, rqmt, reason)
+                raise DeferSubmission(reason)
             return super().submit_call(call, logpath, rqmt, name, task_name, task_ids)
 
     return Local(cpus=cpus, gpus=gpus, available_gpus=",".join(map(str, range(gpus))))
@@ -87,14 +92,14 @@ def _slurm_engine():
     )
 
     class Slurm(SimpleLinuxUtilityForResourceManagementEngine):
-        """Sisyphus' engine sends what sbatch has refused again at once, for ever. Here a refusal is an error of the job."""
+        """Makes a rejected submission an error of the job; Sisyphus' engine would resubmit it at once, for ever."""
 
-        told = ""
+        message = ""
 
         def system_call(self, command, send_to_stdin=None):
             out, err, status = super().system_call(command, send_to_stdin)
             if command[0] == "sbatch":
-                self.told = "" if status == 0 else b" ".join(err).decode("utf-8", "replace")
+                self.message = "" if status == 0 else b" ".join(err).decode("utf-8", "replace")
             return out, err, status
 
         def submit_call(self, call, logpath, rqmt, name, task_name, task_ids):
@@ -102,16 +107,16 @@ def _slurm_engine():
             if all(job_id is not None for _, job_id in submitted):
                 return engine, submitted
             busy = ("timed out", "Unable to contact", "temporarily", "Connection refused", "QOSMaxSubmit")
-            if not any(word in self.told for word in busy):
+            if not any(word in self.message for word in busy):
                 refused = [task_id for ids, job_id in submitted if job_id is None for task_id in ids]
-                _refuse(call, task_name, refused, rqmt, f"Slurm refuses it: {self.told}")
-            raise DeferSubmission(self.told)
+                _refuse(call, task_name, refused, rqmt, f"Slurm refuses it: {self.message}")
+            raise DeferSubmission(self.message)
 
     return Slurm(default_rqmt=DEFAULT_RQMT)
 
 
 def _refuse(call, task_name, task_ids, rqmt, why):
-    """The task is in error, with the reason in its log."""
+    """Put the tasks into the error state, with the reason in their logs."""
     folder = call[call.index(task_name, call.index("worker")) - 1]
     for task_id in task_ids:
         log = f"{folder}/log.{task_name}.{task_id}"
@@ -124,7 +129,7 @@ def _refuse(call, task_name, task_ids, rqmt, why):
 
 
 def _slurm_limits():
-    """CPUs, GB and hours of the largest node and the most patient partition; {} where sinfo does not say."""
+    """The largest CPUs, GB and hours of any node and partition; {} if sinfo fails."""
     limits = {}
     try:
         call = ["sinfo", "--noheader", "--format=%c %m %l"]
@@ -138,26 +143,26 @@ def _slurm_limits():
         hours = (
             float("inf") if not parts else int(days or 0) * 24 + parts[0] if days or len(parts) == 3 else parts[0] / 60
         )
-        found = {"cpu": int(cpus), "mem": int(megabytes) // 1024, "time": hours}
-        limits = {key: max(value, limits.get(key, 0)) for key, value in found.items()}
+        offered = {"cpu": int(cpus), "mem": int(megabytes) // 1024, "time": hours}
+        limits = {key: max(value, limits.get(key, 0)) for key, value in offered.items()}
     return limits
 
 
 def check_engine_limits(current_rqmt, task):
-    """Cut what is more than there is. GPUs are not cut: fewer of them would be another experiment."""
-    if active_engine is not None:  # noqa: F821  in a worker: it runs already
+    """Reduce requests that exceed the limits, except GPUs, because their number changes the experiment."""
+    if active_engine is not None:  # noqa: F821  in a worker, whose task runs already
         return current_rqmt
     local = (
         current_rqmt.get("engine") == "short" or os.environ.get("DLM_ENGINE") == "local" or not shutil.which("sbatch")
     )
     if local:
-        there = {"cpu": os.cpu_count()}
+        limits = {"cpu": os.cpu_count()}
     else:
         global _LIMITS
         if _LIMITS is None:
             _LIMITS = {**_slurm_limits(), **{key: value for key, value in MOST.items() if value is not None}}
-        there = _LIMITS
-    for key, most in there.items():
+        limits = _LIMITS
+    for key, most in limits.items():
         if current_rqmt.get(key, 0) > most:
             logging.warning("%s: %s %s cut to %s, the most there is", task, key, current_rqmt[key], most)
             current_rqmt[key] = most
@@ -168,9 +173,9 @@ _LIMITS = None
 
 
 def on_job_failure(job):
-    """On this machine a killed task counts as failed, on Slurm as interrupted. Make it interrupted here too: it goes on from its checkpoint.
+    """Treat a killed task of the local engine as interrupted, as on Slurm, so that it continues from its checkpoint.
 
-    How often is up to Sisyphus (MAX_SUBMIT_RETRIES, as long as there is no progress). An error of the program stays one.
+    Sisyphus limits the number of retries without progress (MAX_SUBMIT_RETRIES). An error of the program stays an error.
     """
     for task in job._sis_tasks():
         if not task.resumeable():

@@ -1,8 +1,8 @@
-"""Times of error table, scale search and bootstrap on made-up lists.
+"""Measures error table, scale search and bootstrap on synthetic N-best lists.
 
     python benchmarks/combine.py [--utterances 600] [--hypotheses 100] [--repeats 3]
 
-Prints the best of the repeats, in seconds, one core.
+Prints the shortest time of the repeats in seconds, on one core.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def make_lists(utterances: int, hypotheses: int, seed: int = 0) -> list[NBestLis
 
 
 def timed(name: str, repeats: int, function: Callable[[], T]) -> T:
-    """Run it, print the shortest time, return the last result."""
+    """Run a function several times, print the shortest time and return the last result."""
     seconds = []
     for _ in range(repeats):
         start = perf_counter()

@@ -1,11 +1,12 @@
-"""How fast batches come, against RETURNN's own pipes (length filter, batching, collation) over the same dataset in the same run.
+"""Measures the speed of our batches against RETURNN's pipes (length filter, batching, collation) on the same dataset.
 
     PYTHONPATH=recipe python benchmarks/data.py [TEXT]
-    PYTHONPATH=recipe python benchmarks/data.py [TEXT] --grow --plot data_growth.svg     # the start, up to 40 million sentences
+    PYTHONPATH=recipe python benchmarks/data.py [TEXT] --grow --plot data_growth.svg
 
-TEXT: sentences, plain or .gz; without it the demo text. One sub-epoch each, twice in turn, in CPU seconds of this one process; the
-batches of all must be equal. The goals are 2.5 times the speed of RETURNN's pipes, and 20 times with a token store.
---grow: see data_growth.py; minutes, 6 GB of memory and 5 GB of disk in the folder for temporary files.
+TEXT: sentences, plain or .gz; the default is the demo text. Each loader reads one sub-epoch twice, in turn, measured in
+CPU seconds of this process, and all batches must be equal. The goals are 2.5 times the speed of RETURNN's pipes, and 20
+times with a token store. --grow measures the start of training with up to 40 million sentences (data_growth.py); it
+takes minutes, 6 GB of memory and 5 GB of disk in the folder for temporary files.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ RULE: dict[str, Any] = {"batch_size": 32768, "max_seqs": 256, "max_seq_length": 
 
 
 def returnn_batches(dataset: Any) -> Iterable[dict[str, Any]]:
-    """Sub-epoch 1 as RETURNN's own trainer gets it, in one process."""
+    """The batches of sub-epoch 1 from RETURNN's pipes, in one process."""
     from returnn.torch.data.pipeline import BatchingIterDataPipe, LenFilterDataPipe, collate_batch
     from returnn.torch.data.returnn_dataset_wrapper import ReturnnDatasetIterDataPipe
 
@@ -51,7 +52,7 @@ def timed(batches: Callable[[], Iterable[Any]]) -> tuple[float, list[Any]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("text", nargs="?", type=Path, default=ROOT / "data" / "demo" / "train.txt.gz")
-    parser.add_argument("--grow", action="store_true", help="the start of training, with more and more sentences")
+    parser.add_argument("--grow", action="store_true", help="measure the start of training, by number of sentences")
     parser.add_argument("--plot", type=Path, help="with --grow: SVG to write")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -71,7 +72,7 @@ def main() -> int:
         began = time.process_time()
         build_store([text], folder, Path(folder) / "corpus.hdf")
         print(f"store built in {time.process_time() - began:.1f} s")
-        next(iter(ours)), next(iter(stored))  # all have opened the text now
+        next(iter(ours)), next(iter(stored))  # so that opening the text is not measured
         times: dict[str, list[float]] = {"RETURNN pipes": [], "ReturnnBatches": [], "token store": []}
         for _ in range(2):
             seconds, theirs = timed(lambda: returnn_batches(dataset))
@@ -88,7 +89,8 @@ def main() -> int:
     tokens = sum(int(batch.lengths.sum()) for batch in own)
     padded = sum(batch.tokens.numel() for batch in own)
     print(
-        f"{text.name}: {sequences} sentences, {tokens} tokens, {len(own)} batches, {tokens / padded:.0%} of their places filled, one core"
+        f"{text.name}: {sequences} sentences, {tokens} tokens, {len(own)} batches,"
+        f" {tokens / padded:.0%} of their places filled, one core"
     )
     for what, measured in times.items():
         best = min(measured)

@@ -1,8 +1,8 @@
-"""How the start of training grows with the text: `python benchmarks/data.py --grow`, its sizes, processes, table and plot.
+"""Measures the start of training against the size of the text, for `python benchmarks/data.py --grow`.
 
-Every figure comes from a process of its own. The text is repeated up to the size wanted; a store is not tokenised again for that,
-its arrays are repeated. Files are in the page cache, having just been written. What `dlm train` does besides is not in it: without a store
-it reads the text through for bad lines.
+Every figure comes from a separate process. The text is repeated up to each size; for a token store its arrays are
+repeated instead of tokenising again. The files were just written, so they are in the page cache. Not included is what
+else `dlm train` does at its start: without a store it checks the complete text for bad lines.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 SIZES = (200_000, 2_000_000, 20_000_000, 40_000_000)
 READERS = ("token store", "LmDataset")
 ORDER: dict[str, Any] = {"partition_epoch": 20, "seq_ordering": "laplace:.1000"}
-SECONDS = 5.0  # of batches after the first, to count tokens per second
+SECONDS = 5.0  # for which batches after the first are counted, for tokens per second
 COLUMNS = (
     "reader",
     "sentences",
@@ -33,7 +33,7 @@ COLUMNS = (
 
 
 def grow(text: Path, folder: Path, vocab: Path, plot: Path | None) -> None:
-    """Measure all sizes in `folder`, print the table and draw the plot. The vocabulary is that of the text."""
+    """Measure all sizes in `folder`, print the table and draw the plot. The vocabulary belongs to the text."""
     from returnn_bridge.token_store import TokenStore, build_store
 
     small = build_store([text], vocab, folder / "small.hdf")
@@ -41,8 +41,8 @@ def grow(text: Path, folder: Path, vocab: Path, plot: Path | None) -> None:
     for size in SIZES:
         stored = folder / "repeated.hdf"
         repeat_store(small.path, size, stored)
-        time.sleep(3)  # what has just been written is read whole at every start
-        TokenStore.open(stored)  # the first one reads it whole
+        time.sleep(3)  # digests of files that were just written are not cached
+        TokenStore.open(stored)  # reads all of it and caches the digest
         found.append(measured(READERS[0], size, text, vocab, stored))
         stored.unlink()
         repeat_text(text, size, folder / "repeated.txt")
@@ -54,14 +54,14 @@ def grow(text: Path, folder: Path, vocab: Path, plot: Path | None) -> None:
 
 
 def measured(reader: str, size: int, text: Path, vocab: Path, store: Path | None = None) -> dict[str, Any]:
-    """The figures of one process."""
+    """The measurements of one process."""
     command = [sys.executable, __file__, str(text), str(vocab), str(store or "")]
     run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return {"reader": reader, "sentences": size, **json.loads(run.stdout.splitlines()[-1])}
 
 
 def start_and_read(text: str, vocab: str, store: str) -> dict[str, float]:
-    """Seconds from the open file to the first batch of sub-epoch 1, the peak of private memory until then, tokens per second after."""
+    """Seconds to the first batch of sub-epoch 1, peak of private memory until then, and tokens per second after it."""
     import h5py  # noqa: F401
     import returnn.datasets.basic  # noqa: F401
     import torch
@@ -90,7 +90,7 @@ def start_and_read(text: str, vocab: str, store: str) -> dict[str, float]:
 
 
 class PrivateMemory:
-    """Peak of the anonymous memory of this process in MiB while it lasts; pages of mapped files, which processes share, are not in it."""
+    """Peak of the anonymous memory of this process in MiB, without pages of mapped files, which processes share."""
 
     def __enter__(self) -> PrivateMemory:
         self.before = self.peak = self.now()
@@ -115,7 +115,7 @@ class PrivateMemory:
 
 
 def repeat_text(text: Path, size: int, out: Path) -> None:
-    """`size` sentences, those of the text over and over, in a plain file."""
+    """Write the sentences of the text repeatedly into a plain file, up to `size` sentences."""
     with gzip.open(text, "rt") if text.suffix == ".gz" else open(text) as file:
         lines = [line for line in file.read().splitlines() if line.strip()]
     with open(out, "w") as file:
@@ -124,7 +124,7 @@ def repeat_text(text: Path, size: int, out: Path) -> None:
 
 
 def repeat_store(small: Path, size: int, out: Path) -> None:
-    """A store of `size` sentences, those of a small one over and over. It passes for one of the small one's text, and has no tags."""
+    """Write a store that repeats a small one up to `size` sentences, without tags and with the same sources."""
     import h5py
 
     from returnn_bridge.token_file import LINES, digest_of, read_layout
@@ -152,7 +152,7 @@ def repeat_store(small: Path, size: int, out: Path) -> None:
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
-    """Markdown."""
+    """The results as a Markdown table."""
     rows = ["| " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * (len(COLUMNS) - 1)]
     by_place = {(row["reader"], row["sentences"]): row for row in found}
     for reader in READERS:
@@ -165,7 +165,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
 
 
 def draw(found: Sequence[dict[str, Any]], out: Path) -> None:
-    """Seconds and memory against sentences, as SVG."""
+    """Plot seconds and memory against the number of sentences, as SVG."""
     import matplotlib
 
     matplotlib.use("svg")

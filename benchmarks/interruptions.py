@@ -1,16 +1,21 @@
-"""Every verb, ended at any moment, twice at once, on a full disk, without rights, into a closed pipe: same bytes, or one line that says why.
+"""Interrupts every verb of `dlm` in many ways, and checks that it then gives the same bytes or a one-line error.
 
-    python benchmarks/interruptions.py --dlm .venv/bin/dlm --out interruptions              # some ten minutes on two cores
-    python benchmarks/interruptions.py --dlm .venv/bin/dlm --out interruptions --quick      # some three
-    python benchmarks/interruptions.py --dlm .venv/bin/dlm --out interruptions --verb tokenize --verb train --rounds 20 --seed 7
+    python benchmarks/interruptions.py --dlm .venv/bin/dlm --out interruptions              # ten minutes on two cores
+    python benchmarks/interruptions.py --dlm .venv/bin/dlm --out interruptions --quick      # three minutes
+    python benchmarks/interruptions.py --dlm .venv/bin/dlm --out interruptions --verb train --rounds 20 --seed 7
 
-A command first runs undisturbed. Then, each time in a new folder: SIGKILL, SIGTERM or SIGINT, up to three in a row, at a random moment by
-the clock or at one of the changes of its files, and the same command until it ends; a disk that fills up (needs the right to mount a tmpfs);
-a folder that may not be written to; one whose parents are not there; a closed standard output; two processes at the same time.
+Each command first runs undisturbed. Then it runs in a new folder under each of these conditions:
+- up to three signals in a row (SIGKILL, SIGTERM or SIGINT), each at a random time or before a random change of a file;
+  then the same command is repeated until it ends;
+- a disk that fills up (needs the right to mount a tmpfs);
+- a folder without write permission, and one whose parents do not exist;
+- a closed standard output;
+- two processes at the same time.
 
-Demanded are the bytes of the undisturbed run (but for what `outputs.SET_ASIDE` lists, with reasons), nothing left beside them, nothing
-half-written at a final name at any time, no traceback, a documented exit status. Findings are printed and saved, with how to repeat
-them, in `findings.json`; the status is 1 if there are any. Only the command line and the files are looked at: nothing is imported of dlm.
+Required are the bytes of the undisturbed run (except for what `outputs.SET_ASIDE` lists with reasons), no other files,
+no incomplete file at a final name at any time, no traceback, and a documented exit status. Findings are printed and
+saved in `findings.json`, with how to repeat them, and the exit status is then 1. Nothing of dlm is imported; only its
+command line and its files are checked.
 """
 
 from __future__ import annotations
@@ -40,11 +45,11 @@ VARIANTS = ("score.jsonl.gz", "score.shard", "pretrained", "clip")  # left out b
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dlm", type=Path, required=True, help="the program, such as .venv/bin/dlm")
-    parser.add_argument("--out", type=Path, required=True, help="folder to work in; what is in it from before goes")
+    parser.add_argument("--out", type=Path, required=True, help="working folder; earlier results are removed")
     parser.add_argument("--demo", type=Path, default=DEMO, help="folder of the demo data (default: data/demo)")
-    parser.add_argument("--verb", action="append", default=[], help="of these only; also names such as score.py.gz")
+    parser.add_argument("--verb", action="append", default=[], help="run these only; also names such as score.py.gz")
     parser.add_argument(
-        "--rounds", type=int, default=None, help="with signals, for each command (default: 3; 1 if quick)"
+        "--rounds", type=int, default=None, help="rounds of signals for each command (default: 3; 1 if quick)"
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="commands tried at the same time")
@@ -83,7 +88,7 @@ def main() -> int:
 
 
 def trial(command: Command, *, out: Path, dlm: Path, seed: int, rounds: int, quick: bool) -> Report:
-    """All trials of one command."""
+    """Run all trials of one command."""
     trials = Trials(command, Runner(dlm, out / "logs" / command.name), out / "work", seed)
     if trials.undisturbed():
         trials.killed(rounds)
@@ -100,7 +105,7 @@ def trial(command: Command, *, out: Path, dlm: Path, seed: int, rounds: int, qui
 
 
 def show(report: Report) -> None:
-    """A line with the counts, and what was found, skipped or noted."""
+    """A line with the counts, and lines with what was found, skipped or noted."""
     print(report.line())
     for what, why in report.skipped.items():
         print(f"  skipped: {what}: {why}")
@@ -113,7 +118,7 @@ def show(report: Report) -> None:
 
 
 def save(reports: list[Report], out: Path, settings: str) -> None:
-    """All findings so far, each with how to repeat it."""
+    """Write all findings so far, with the options that repeat each."""
     saved = [
         {**dataclasses.asdict(finding), "repeat": f"--verb {finding.command} {settings}"}
         for report in reports
@@ -123,14 +128,14 @@ def save(reports: list[Report], out: Path, settings: str) -> None:
 
 
 def _empty(out: Path) -> None:
-    """The folder may hold what an earlier run of this made, and nothing else."""
-    own = {"inputs", "logs", "work", "findings.json"}
-    if out.is_dir() and {path.name for path in out.iterdir()} - own:
+    """Remove results of an earlier run from the folder. SystemExit if it holds any other files."""
+    known = {"inputs", "logs", "work", "findings.json"}
+    if out.is_dir() and {path.name for path in out.iterdir()} - known:
         raise SystemExit(f"--out {out}: holds other files; expected a new folder")
     for disk in out.glob("work/*"):
-        if disk.is_mount():  # of a run that was killed
+        if disk.is_mount():  # left by a run that was killed
             subprocess.run(["umount", str(disk)], check=True)
-    for name in own - {"findings.json"}:
+    for name in known - {"findings.json"}:
         shutil.rmtree(out / name, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
 

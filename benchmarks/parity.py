@@ -1,9 +1,10 @@
 """Per-token losses of the originals' own code beside ours: same weights, same ids, same noise (docs/parity.md).
 
     pip install einops==0.8.1
-    python benchmarks/parity.py --mdlm PATH --gidd PATH --duo PATH --bd3lms PATH      # checkouts of yours; what is not given is skipped
+    python benchmarks/parity.py --mdlm PATH --gidd PATH --duo PATH --bd3lms PATH      # your checkouts
 
-Prints for each comparison the largest relative difference of any token. `whole`: both networks and both losses, float32, on the CPU.
+Comparisons without a checkout are skipped. Prints for each comparison the largest relative difference of any token.
+`whole`: both networks and both losses in float32 on the CPU.
 `formula`: both losses on the same logits in float64, which shows whether the formulas are the same, free of rounding.
 """
 
@@ -54,7 +55,7 @@ def main() -> None:
 
 
 def show(lines: list[Line]) -> None:
-    """A Markdown table of the differences, then the figures that have no counterpart."""
+    """Print a Markdown table of the differences, then the figures without counterpart."""
     print("\n| original | what | whole, float32 | formula, float64 |\n|---|---|---:|---:|")
     for line in lines:
         if line.figure is None:

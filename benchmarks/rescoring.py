@@ -1,12 +1,12 @@
-"""WER and noise of diffusion scores against network passes, and the speed of the scorer against loops over the same network.
+"""Measures WER and noise of diffusion scores against network passes, and the scorer's speed against plain loops.
 
-    python benchmarks/rescoring.py scores --model masked/model --tune tune.json.gz --eval eval.json.gz --out bench [--top 8] [--seeds 5]
-    python benchmarks/rescoring.py plot --ar ar/model --out bench ...      # the table and the plot, when all scores are there
+    python benchmarks/rescoring.py scores --model masked/model --tune tune.json.gz --eval eval.json.gz --out bench
+    python benchmarks/rescoring.py plot --ar ar/model --out bench ...      # table and plot of all scores
     python benchmarks/rescoring.py speed --model masked/model --eval eval.json.gz [--utterances 12]
 
-`scores` measures the `--top` first hypotheses of every list (for mask-sampling estimators this is what costs) and can be stopped and
-started again; `--part 1/2` and `--part 2/2` side by side share the work. Scales (LM, words) of every estimator and number of passes are
-tuned on `--tune` with one seed of its own; the WER is that of `--eval`, mean and standard deviation over the seeds.
+`scores` scores the first `--top` hypotheses of every list and continues after an interruption; two processes with
+`--part 1/2` and `--part 2/2` share the work. Scales (LM, words) of every estimator and number of passes are tuned on
+`--tune` with a separate seed; the WER on `--eval` is given as mean and standard deviation over `--seeds` seeds.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def read_lists(path: str, top: int) -> list[NBestList]:
 
 
 def tasks(seeds: int, long_seeds: int) -> Iterator[tuple[str, int, int, str]]:
-    """(estimator, passes, seed, set); nested estimators stand for all numbers of passes up to theirs."""
+    """(estimator, passes, seed, set) of all runs. Runs of nested estimators include all smaller numbers of passes."""
     for part, own_seeds in (("tune", [TUNE_SEED]), ("eval", list(range(seeds)))):
         for name, counts in DESIGNS.items():
             for count in counts:
@@ -77,7 +77,7 @@ def file_of(folder: Path, name: str, passes: int, seed: int, part: str) -> Path:
 
 
 def score(options: argparse.Namespace) -> None:
-    """Run what is not there yet."""
+    """Run all scorings whose results are missing."""
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     scorer = NetworkScorer(options.model, name="lm", precision=options.precision, device=options.device)
@@ -100,7 +100,7 @@ def score(options: argparse.Namespace) -> None:
 
 
 def plan_estimator(name: str, passes: int | None) -> MaskPlan:
-    """An estimator whose rows are a plan, in one replicate."""
+    """The estimator as a plan with one replicate."""
     how = build_estimator(name, passes=passes, replicates=1)
     assert isinstance(how, MaskPlan), f"{name} has no plan of masks"
     return how
@@ -146,7 +146,7 @@ def with_scores(lists: Sequence[NBestList], scores: Sequence[Sequence[float]]) -
 
 
 def summary(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """One entry for each estimator and number of passes."""
+    """WER and noise for each estimator and number of passes."""
     folder = Path(options.out)
     lists = {part: read_lists(getattr(options, part), options.top) for part in ("tune", "eval")}
     tables = {part: error_table(found) for part, found in lists.items()}
@@ -210,7 +210,7 @@ def ar_rate(options: argparse.Namespace) -> float:
 
 
 def plot(options: argparse.Namespace) -> None:
-    """rescoring.json, rescoring.md and rescoring.svg in the folder."""
+    """Write rescoring.json, rescoring.md and rescoring.svg into the folder."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -256,7 +256,7 @@ def plot(options: argparse.Namespace) -> None:
 
 
 def padded_log_probs(scorer: NetworkScorer, rows: Sequence[Sequence[int]], longest: int) -> torch.Tensor:
-    """log p of every symbol at every position of rows padded to `longest` with EOS: [rows, longest, symbols]."""
+    """[rows, longest, symbols] log p of every symbol at every position, with rows padded with EOS to `longest`."""
     vocab = scorer.model.vocab
     padded = [[vocab.bos_id, *row, *[vocab.eos_id] * (longest - 1 - len(row))] for row in rows]
     layout = Layout(torch.full((len(rows),), longest))
@@ -267,7 +267,7 @@ def padded_log_probs(scorer: NetworkScorer, rows: Sequence[Sequence[int]], longe
 
 
 def reference_loop(scorer: NetworkScorer, tag: str, encoded: Sequence[tuple[int, ...]], passes: int) -> None:
-    """As the reference run scores: hypotheses 16 at a time, padded to 128, one mask each a pass, all positions projected."""
+    """The loop of the reference run: 16 hypotheses padded to 128, one mask each per pass, all positions projected."""
     how = plan_estimator("plain", passes)
     plans = how.plan_list(tag, encoded, seed=1).plans
     for start in range(0, len(encoded), 16):
@@ -278,15 +278,15 @@ def reference_loop(scorer: NetworkScorer, tag: str, encoded: Sequence[tuple[int,
 
 
 def pll_loop(scorer: NetworkScorer, encoded: Sequence[tuple[int, ...]]) -> None:
-    """One masked position at a time."""
+    """The simple pseudo-log-likelihood loop, with one network pass per masked position."""
     for tokens in encoded:
-        for place in range(len(tokens)):
-            row = [*tokens[:place], scorer.model.vocab.mask_id, *tokens[place + 1 :]]
+        for position in range(len(tokens)):
+            row = [*tokens[:position], scorer.model.vocab.mask_id, *tokens[position + 1 :]]
             padded_log_probs(scorer, [row], len(tokens) + 2)
 
 
 def speed(options: argparse.Namespace) -> None:
-    """Hypotheses a second of the engine against the loops, and the share of the matrix-product rate."""
+    """Print hypotheses per second of the scorer and the loops, and the share of the matrix-product rate."""
     lists = read_lists(options.eval, options.top)[:: max(1, 130 // options.utterances)][: options.utterances]
     texts = [(u.seq_tag, [h.text for h in u.hypotheses]) for u in lists]
     hypotheses = sum(len(row) for _, row in texts)
@@ -304,7 +304,8 @@ def speed(options: argparse.Namespace) -> None:
     pll = (perf_counter() - began) / sum(map(len, few))
     print(f"{hypotheses} hypotheses, {torch.get_num_threads()} threads")
     print(
-        f"loop like the reference run: {hypotheses / per_pass:.1f} hypotheses a second for one pass, {hypotheses / per_pass / 10:.2f} for 10"
+        f"loop like the reference run: {hypotheses / per_pass:.1f} hypotheses a second for one pass,"
+        f" {hypotheses / per_pass / 10:.2f} for 10"
     )
     print(f"PLL one mask at a time: {1 / pll:.2f} hypotheses a second")
     for precision in ("32", "bf16"):
@@ -325,7 +326,7 @@ def speed(options: argparse.Namespace) -> None:
 
 
 def engine_share(slow: NetworkScorer, model: str, lists: Sequence[NBestList]) -> None:
-    """Arithmetic of the linear layers a second, against a product of two large matrices."""
+    """FLOP/s of the linear layers, relative to a product of two large matrices."""
     for precision, kind in (("32", torch.float32), ("bf16", torch.bfloat16)):
         a, b = torch.randn(2048, 2048).to(kind), torch.randn(2048, 2048).to(kind)
         a @ b

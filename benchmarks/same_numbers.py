@@ -1,17 +1,15 @@
-"""Whether two checkouts of this project compute the same numbers, to the last bit: what a refactoring has to show.
+"""Checks that two checkouts of this project compute the same numbers to the last bit, as after a refactoring.
 
     python benchmarks/same_numbers.py OLD_TREE NEW_TREE --out FOLDER [--quick] [--only TEXT]
 
-Both run through their command line alone (TREE/.venv/bin/dlm), on small data cut from OLD_TREE/data/demo, with one
+Both run through their command line only (TREE/.venv/bin/dlm), on small data cut from OLD_TREE/data/demo, with one
 thread: trainings of every family and setting, interrupted runs of the old tree that the new one continues, samples,
 scores by every estimator, tables, and foreign configuration trees. Weights are compared bit by bit, everything else
-number by number: what the old tree says, the new one has to say. What it adds, headers of score files, times and
-versions are left out.
+number by number. Additions of the new tree, headers of score files, times and versions are ignored.
 
-One line a comparison: `equal`, or the first difference with both values. Exit status 1 where there is a difference,
-2 where the comparison itself fails. What the old tree leaves stays in FOLDER/old for later runs, what the new one
-leaves is in FOLDER/new/NAME to be looked at. No GPU, nothing compiled, no model of Hugging Face: those are left to
-the tests.
+Prints one line per comparison: `equal`, or the first difference with both values. The exit status is 1 if there is a
+difference and 2 if a comparison fails. Results of the old tree stay in FOLDER/old for later runs, those of the new tree
+are in FOLDER/new/NAME. GPUs, compiled code and Hugging Face models are left to the tests.
 """
 
 from __future__ import annotations
@@ -34,10 +32,10 @@ from same_numbers_parts.trainings import training_items
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("old", type=Path, metavar="OLD_TREE", help="checkout with a .venv")
-    parser.add_argument("new", type=Path, metavar="NEW_TREE", help="another one, or the same")
-    parser.add_argument("--out", type=Path, default=Path("same_numbers"), help="what both leave; kept for the old tree")
+    parser.add_argument("new", type=Path, metavar="NEW_TREE", help="another checkout, or the same")
+    parser.add_argument("--out", type=Path, default=Path("same_numbers"), help="folder for the results of both trees")
     parser.add_argument("--quick", action="store_true", help="a representative of each kind")
-    parser.add_argument("--only", default="", metavar="TEXT", help="items with this in their name")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only items whose name contains this")
     options = parser.parse_args()
     out = options.out.resolve()
     try:

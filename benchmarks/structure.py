@@ -1,10 +1,10 @@
-"""The structure of a checkout in numbers: files by folder, imports between modules, circles, type questions, lines.
+"""The structure of a checkout in numbers: files by folder, imports between modules, cycles, type checks, lines.
 
     python benchmarks/structure.py .                       # of this tree
     python benchmarks/structure.py ../before .             # of two trees, side by side
 
-Only the product is counted (recipe/ and rescore/). An arrow is one module that imports another one of the product anywhere in its
-text; a circle is a set of modules that all reach each other by arrows.
+Only recipe/ and rescore/ are counted. An arrow is an import of one of their modules by another, at any level of the
+file; a circle is a set of modules that all reach each other by arrows.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def modules_of(root: Path) -> dict[str, Path]:
 
 
 def imported_names(path: Path) -> Iterable[str]:
-    """What a file imports, at its top or inside a function: "a.b" for `import a.b`, "a.b" and "a.b.c" for `from a.b import c`."""
+    """The imports of a file at any level: "a.b" for `import a.b`, "a.b" and "a.b.c" for `from a.b import c`."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

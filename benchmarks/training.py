@@ -1,11 +1,12 @@
-"""The training step: its speed beside MDLM's own code, where its time goes, how it grows, and that leaving out padding changes no loss.
+"""Measures a training step: speed against MDLM's code, profile, growth with the size, and losses without padding.
 
-    python benchmarks/training.py speed --text train.txt.gz --vocab vocab --original PATH    # a checkout of yours of MDLM
+    python benchmarks/training.py speed --text train.txt.gz --vocab vocab --original PATH    # a checkout of MDLM
     python benchmarks/training.py profile --text train.txt.gz --vocab vocab
     python benchmarks/training.py grow --text train.txt.gz --vocab vocab --plot grow.svg
     python benchmarks/training.py curves --text train.txt.gz --vocab vocab --plot curves.svg
 
-Everything on the CPU, with one thread unless `--threads` says otherwise. Tokens are pieces: neither padding nor BOS and EOS.
+Everything runs on the CPU, with one thread unless `--threads` is given. Tokens are pieces, without padding, BOS and
+EOS.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ def main() -> None:
     shared.add_argument("--vocab", type=Path, required=True)
     shared.add_argument("--threads", type=int, default=1)
     data = argparse.ArgumentParser(add_help=False)
-    data.add_argument("--batch-size", type=int, default=6000, help="most tokens of a batch, padding counted")
+    data.add_argument(
+        "--batch-size", type=int, default=6000, help="largest number of tokens in a batch, padding included"
+    )
     data.add_argument("--max-seqs", type=int, default=128)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -36,16 +39,20 @@ def main() -> None:
     command = commands.add_parser("speed", parents=[shared, data], help="tokens a second beside MDLM's own code")
     command.add_argument("--original", type=Path, required=True, metavar="PATH", help=f"checkout of {PLACE}")
     command.add_argument("--size", nargs="+", default=["256x4", "768x12"], metavar="WIDTHxBLOCKS")
-    command.add_argument("--batches", type=int, default=12, help="spread over 100")
+    command.add_argument("--batches", type=int, default=12, help="number of batches, spread over 100")
     command.add_argument("--repeats", type=int, default=3)
     command.add_argument(
         "--rows", type=int, default=0, help="padded sentences whose memory a part of a step may take (default: all)"
     )
     command.add_argument("--pad-to", type=int, default=0, help="pad theirs to this length too, as its LM1B setup does")
-    command.add_argument("--no-time-conditioning", action="store_true", help="as its published models")
+    command.add_argument(
+        "--no-time-conditioning", action="store_true", help="without time conditioning, as the published models"
+    )
     command.set_defaults(run=speed)
 
-    command = commands.add_parser("profile", parents=[shared, data], help="share of the bf16 matrix rate, and the rest")
+    command = commands.add_parser(
+        "profile", parents=[shared, data], help="share of the bf16 matrix rate, and time by operator"
+    )
     command.add_argument("--size", nargs="+", default=["256x4", "768x12"], metavar="WIDTHxBLOCKS")
     command.add_argument("--batches", type=int, default=3)
     command.add_argument("--repeats", type=int, default=1)
@@ -53,12 +60,12 @@ def main() -> None:
 
     command = commands.add_parser("grow", parents=[shared], help="seconds and memory of tiny, small and medium")
     command.add_argument("--network", nargs="+", default=list(PRESETS), choices=list(PRESETS))
-    command.add_argument("--tokens", type=int, default=2000, help="of a step, at most")
+    command.add_argument("--tokens", type=int, default=2000, help="largest number of tokens in a step")
     command.add_argument("--repeats", type=int, default=2)
     command.add_argument("--plot", type=Path, required=True, metavar="FILE.svg")
     command.set_defaults(run=grow)
 
-    command = commands.add_parser("grow-one", parents=[shared], help="one line of it, in JSON")
+    command = commands.add_parser("grow-one", parents=[shared], help="measure one network for grow, as JSON")
     command.add_argument("name", choices=list(PRESETS))
     command.add_argument("--tokens", type=int, default=2000)
     command.add_argument("--repeats", type=int, default=2)

@@ -1,1 +1,1 @@
-"""Experiments as Sisyphus graphs: `sis manager config/demo.py`, `sis manager config/librispeech.py`. Graph only, nothing is computed here."""
+"""Experiments as Sisyphus graphs: `sis manager config/demo.py` and `sis manager config/librispeech.py`."""

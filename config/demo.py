@@ -1,8 +1,9 @@
-"""The demo of `make demo` as a graph: small LMs on real text, real N-best lists, a WER table. Minutes on any machine.
+"""The demo of `make demo` as a Sisyphus graph: small LMs, real N-best lists and a WER table, in a few minutes.
 
     sis manager config/demo.py
 
-Results: output/demo/wer.md, output/demo/report.html. The same settings and seeds as in the Makefile, so the same scores.
+Results: output/demo/wer.md, output/demo/report.html. Settings and seeds are those of the Makefile, so the scores are
+equal.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ ROWS = {
 
 
 def py() -> None:
-    """What `sis manager config/demo.py` runs."""
+    """The entry point of `sis manager config/demo.py`."""
     demo()
 
 
@@ -42,8 +43,11 @@ def demo(
     num_shards: int = 2,
     rqmt: Mapping[str, Any] | None = None,
 ) -> RescoreJob:
-    """The whole graph. changes: settings of both trainings, such as {"trainer.max_steps": 30}; name: under which results appear;
-    rqmt: what trainings and scorings ask for, beyond two CPUs."""
+    """Build the graph and return its last job.
+
+    changes: settings of both trainings, such as {"trainer.max_steps": 30}. name: output folder of the results.
+    num_shards: of each scoring. rqmt: changes to the requirements of trainings and scorings.
+    """
     needs = {"gpu": 0, "cpu": 2, "mem": 4, "time": 1, **(rqmt or {})}
     text = [data("train.txt.gz")]
     vocab = TrainVocabJob(text, size=1000)
@@ -101,5 +105,5 @@ def demo(
 
 
 def data(file: str) -> tk.Path:
-    """A file of the demo data; jobs are known by its name, wherever the clone lies."""
+    """A file of the demo data. Job ids depend on its name only, not on the location of the clone."""
     return tk.Path(f"data/demo/{file}", hash_overwrite=f"diffusion-lm-demo/{file}")

@@ -1,9 +1,10 @@
-"""The reference experiment on LibriSpeech: masked diffusion LM against AR LM, 4-gram and pseudo-log-likelihood, WER on four sets.
+"""The reference experiment on LibriSpeech: WER of a masked diffusion LM, its PLL, an AR LM and a 4-gram on four sets.
 
     sis manager config/librispeech.py           # after setting the paths below
 
-Results: output/librispeech/wer.md (all sets side by side), output/librispeech/wer/SET.md, output/librispeech/perplexity/. Scales are
-tuned on TUNE_ON only. All texts have to be of one normal form (LibriSpeech's: upper case, no punctuation), the N-best lists of words.
+Results: output/librispeech/wer.md (all sets), output/librispeech/wer/SET.md, output/librispeech/perplexity/. Scales are
+tuned on TUNE_ON only. All texts must have LibriSpeech's normal form (upper case, no punctuation), and N-best lists hold
+words.
 """
 
 from __future__ import annotations
@@ -27,23 +28,27 @@ RECOGNITION = "/path/to/recognition"
 
 @dataclass(frozen=True)
 class Files:
-    """What the experiment starts from."""
+    """The input files of the experiment."""
 
-    lm_text: str = f"{CORPORA}/librispeech-lm-norm.txt.gz"  # a sentence a line
-    train_corpus: str = (
-        f"{CORPORA}/train-other-960.xml.gz"  # Bliss; transcripts are trained on too, and watched as devtrain
-    )
+    lm_text: str = f"{CORPORA}/librispeech-lm-norm.txt.gz"
+    """One sentence per line."""
+    train_corpus: str = f"{CORPORA}/train-other-960.xml.gz"
+    """Bliss corpus; its transcripts are training text too, and a part of them is the validation set devtrain."""
     dev_corpora: Mapping[str, str] = field(
         default_factory=lambda: {name: f"{CORPORA}/{name}.xml.gz" for name in ("dev-clean", "dev-other")}
     )
     nbest: Mapping[str, str] = field(
         default_factory=lambda: {name: f"{RECOGNITION}/{name}/output.py.gz" for name in SETS}
-    )  # RETURNN search output, of words
+    )
+    """RETURNN search output, of words."""
     references: Mapping[str, str] = field(
         default_factory=lambda: {name: f"{RECOGNITION}/{name}/references.py.gz" for name in SETS}
-    )  # {seq_tag: text}; BlissTextJob and i6_core's CorpusToTextDictJob write it
-    spm_model: str = ""  # a SentencePiece model to use instead of training one
-    four_gram: str = ""  # an ARPA or KenLM file to use instead of training one
+    )
+    """{seq_tag: text}, as BlissTextJob and i6_core's CorpusToTextDictJob write it."""
+    spm_model: str = ""
+    """A SentencePiece model to use instead of training one."""
+    four_gram: str = ""
+    """An ARPA or KenLM file to use instead of training one."""
 
 
 ROWS = {
@@ -59,7 +64,7 @@ ROWS = {
 
 
 def py() -> None:
-    """What `sis manager config/librispeech.py` runs."""
+    """The entry point of `sis manager config/librispeech.py`."""
     librispeech()
 
 
@@ -73,8 +78,11 @@ def librispeech(
     rqmt: Mapping[str, Any] | None = None,
     name: str = "librispeech",
 ) -> ReportJob:
-    """The whole graph. changes: settings of both trainings; passes: of the ELBO; rqmt: what trainings and scorings ask for, beyond the
-    usual (one GPU); name: under which results appear."""
+    """Build the graph and return its last job.
+
+    changes: settings of both trainings. passes: network passes of the ELBO. num_shards: of each scoring.
+    rqmt: changes to the requirements of trainings and scorings (one GPU). name: output folder of the results.
+    """
     files = files or Files()
     transcripts = BlissTextJob(corpus(files.train_corpus)).out_text
     text = [corpus(files.lm_text), transcripts]
@@ -122,7 +130,7 @@ def librispeech(
 
 
 def data_settings(files: Files, text: list[tk.Path], spm: tk.Path) -> dict[str, Any]:
-    """The training text as an LmDataset in 20 sub-epochs, and as OggZips the dev sets and 3,000 utterances of the training corpus."""
+    """The data settings: text as an LmDataset with 20 sub-epochs; dev sets and 3,000 training utterances as OggZips."""
     dev = [BuildOggZipJob(corpus(path), name=part).out_zip for part, path in files.dev_corpora.items()]
     devtrain = BuildOggZipJob(corpus(files.train_corpus), name="train", with_audio=False).out_zip
     return {
@@ -136,7 +144,7 @@ def data_settings(files: Files, text: list[tk.Path], spm: tk.Path) -> dict[str, 
 
 
 def tables(files: Files, sources: Mapping[str, Mapping[str, tk.Path]], name: str) -> ReportJob:
-    """Scales from TUNE_ON, a table for each set, and all sets side by side."""
+    """Tune scales on TUNE_ON, and build a table for each set and one of all sets."""
     rows: dict[str, tk.Path | str] = {}
     for row, wanted in ROWS.items():
         used = [part.partition(":")[0] for part in wanted.split(",")]
@@ -167,8 +175,8 @@ def tables(files: Files, sources: Mapping[str, Mapping[str, tk.Path]], name: str
 
 
 def corpus(path: str) -> tk.Path:
-    """A file of LibriSpeech, which is the same everywhere: known by its name, so that moving it moves no work.
+    """A file of LibriSpeech, identified by its name, so that moving the file does not change job ids.
 
-    What a recogniser wrote is known by its whole path: another one's output has the same name.
+    Recogniser output is identified by its full path instead, because that of different recognisers has the same name.
     """
     return tk.Path(path, hash_overwrite=f"librispeech/{path.rpartition('/')[2]}")

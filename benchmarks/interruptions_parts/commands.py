@@ -15,16 +15,16 @@ from interruptions_parts.inputs import PIECES, Inputs
 
 @dataclass(frozen=True)
 class Command:
-    """A command line and what is known of its outputs."""
+    """A command line and facts about its outputs."""
 
     name: str
     arguments: tuple[str, ...]
     growing: tuple[str, ...] = ()
-    """Patterns of files that hold an earlier state, whole, while the command runs."""
+    """Patterns of files that hold a complete earlier state while the command runs."""
     refuses_again: str = ""
-    """Why the same command, once it is complete, may end with one line and status 1."""
+    """Why repeating the finished command may end with a one-line error and status 1."""
     prints: bool = False
-    """The result is what it prints, there are no files."""
+    """Whether the result is printed and there are no files."""
 
     @property
     def verb(self) -> str:
@@ -82,7 +82,7 @@ def commands(made: Inputs) -> list[Command]:
 
 
 def chosen(all_commands: list[Command], verbs: list[str]) -> list[Command]:
-    """Those of the verbs, or of the very names; all without any."""
+    """The commands with these verbs or names, or all if none are given."""
 
     def known(command: Command) -> set[str]:
         return {command.verb, command.name}

@@ -1,7 +1,9 @@
-"""Small inputs for every command, made of the demo's data and by `dlm` itself.
+"""Creates small inputs for every command from the demo data and with `dlm` itself.
 
-made = prepare(Path("dlm"), Path("data/demo"), Path("out/inputs"))
-made.text, made.lists, made.masked ...          # files and folders
+    made = prepare(Path("dlm"), Path("data/demo"), Path("out/inputs"))
+    made.text, made.lists, made.masked          # files and folders
+
+This takes some ten commands and half a minute.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-PIECES = 200  # of the vocabulary
+PIECES = 200  # size of the vocabulary
 UTTERANCES, HYPOTHESES = 40, 8  # scoring takes 8 utterances at a time: five places to be interrupted at
 SMALL_TRAINING = (
     "trainer.max_steps=24",
@@ -34,7 +36,7 @@ SMALL_TRAINING = (
 
 
 class Inputs:
-    """Where things are, by what they are."""
+    """The paths of the inputs."""
 
     def __init__(self, folder: Path, demo: Path):
         self.folder = folder
@@ -59,7 +61,7 @@ class Inputs:
 
 
 def prepare(dlm: Path, demo: Path, folder: Path) -> Inputs:
-    """Make them; some ten commands, half a minute."""
+    """Create the inputs."""
     folder.mkdir(parents=True)
     made = Inputs(folder, demo)
     with gzip.open(made.corpus, "rt") as file:
@@ -111,7 +113,7 @@ def _write_bliss(made: Inputs) -> None:
 
 
 def _write_audio(made: Inputs) -> None:
-    """Twelve tones of two seconds: something that has to be encoded."""
+    """Write twelve tones of two seconds, as audio that has to be encoded."""
     made.audio.mkdir()
     for number in range(12):
         pitch = 200 + 50 * number
@@ -159,5 +161,5 @@ def _publish(folder: Path, width: int = 24, condition: int = 8, heads: int = 2) 
 
 
 def seeded(*parts: object) -> random.Random:
-    """A generator of its own for every place that draws: one trial alone draws what it drew among the others."""
+    """A separate random generator for each trial, so that a single trial repeats what it drew among the others."""
     return random.Random("/".join(map(str, parts)))

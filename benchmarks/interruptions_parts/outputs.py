@@ -1,10 +1,10 @@
-"""What a command left: the files of a folder, compared with those of a run that nothing disturbed.
+"""Compares the files that a command left in a folder with those of an undisturbed run.
 
     expected = Snapshot.of(folder)
-    differences(expected, Snapshot.of(other), command)      # lines, none where all is the same
-    half_written(folder, expected, command)                 # of a run that was ended early
+    differences(expected, Snapshot.of(other), command)      # one line per difference
+    half_written(folder, expected, command)                 # for an interrupted run
 
-`SET_ASIDE` is all that may differ, each with its reason.
+`SET_ASIDE` lists everything that may differ, with reasons.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 from interruptions_parts.commands import Command
 
 HIDDEN = re.compile(r"(^|/)\.|\.(tmp|lock|partial|writing|old)(/|$)")
-"""A name, or a folder's name in a path, of what a command works on and removes."""
+"""Pattern of names of temporary files and folders that a command removes."""
 
 
 def _without_seconds(data: bytes) -> bytes:
@@ -45,7 +45,7 @@ def _without_last_column(data: bytes) -> bytes:
 
 
 def _values(data: bytes) -> bytes:
-    """All tensors and other values of a file of torch.save, in an order of their own."""
+    """All tensors and other values of a torch.save file, in a canonical order."""
     import torch  # by this alone
 
     def flat(value: Any) -> Iterator[bytes]:
@@ -112,7 +112,7 @@ class Snapshot:
 
     @property
     def pages(self) -> int:
-        """How many blocks of 4,096 bytes its files fill."""
+        """The number of blocks of 4,096 bytes that the files fill."""
         return sum(-(-size // 4096) for size in self.sizes.values())
 
 
@@ -136,7 +136,7 @@ def differences(expected: Snapshot, found: Snapshot) -> tuple[list[str], list[st
 
 
 def half_written(folder: Path, expected: Snapshot, command: Command) -> list[str]:
-    """Files at final names, after an interruption, that are neither complete nor an earlier state of a file that grows."""
+    """Files at final names that, after an interruption, are neither complete nor an earlier state."""
     found, bad = Snapshot.of(folder, command), []
     for name, digest in found.files.items():
         if HIDDEN.search(name) or expected.files.get(name) == digest or name.startswith("out/tensorboard/"):

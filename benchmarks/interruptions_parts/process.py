@@ -1,10 +1,11 @@
-"""One run of `dlm`: started in a folder, perhaps sent a signal, waited for.
+"""Runs `dlm` once in a folder, optionally sends it a signal, and waits for it.
 
-runner = Runner(Path(".venv/bin/dlm"), Path("out"))
-done = runner.run(command, folder)
-done = runner.run(command, folder, kill=Kill(signal.SIGKILL, seconds=0.8))     # at a time
-done = runner.run(command, folder, kill=Kill(signal.SIGKILL, change=7))        # before its change number 7 of a file
-done.status, done.stderr, done.seconds
+    runner = Runner(Path(".venv/bin/dlm"), Path("out"))
+    done = runner.run(command, folder)
+    done = runner.run(command, folder, kill=Kill(signal.SIGKILL, seconds=0.8))     # at a time
+    done = runner.run(command, folder, kill=Kill(signal.SIGKILL, change=7))        # before the change 7 of a file
+
+The result has the exit status, the standard error and the seconds: `done.status`, `done.stderr`, `done.seconds`.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from typing import Any
 from interruptions_parts.commands import Command
 
 DROP_RIGHTS = ["setpriv", "--bounding-set", "-dac_override"]
-"""Root may write anywhere; a program started by this only where its files' modes say so."""
+"""Root may write anywhere; programs started with this prefix obey the file modes."""
 _LINGER = 10.0  # seconds that worker processes may take to see that their parent is gone
 _HOOK = Path(__file__).parent / "kill_point"
 
 
 @dataclass(frozen=True)
 class Kill:
-    """A signal, at a time after the start or at a change of a file. SIGINT goes to the whole group, as from a terminal."""
+    """A signal and its moment: a time or a change of a file. SIGINT goes to the process group, as from a terminal."""
 
     signal: signal.Signals
     seconds: float | None = None
@@ -59,13 +60,13 @@ class Done:
 
     @property
     def complaint(self) -> list[str]:
-        """What it wrote to the standard error, warnings left out."""
+        """The standard error without warnings."""
         return [line for line in self.stderr.splitlines() if line.strip() and not line.startswith("warning: ")]
 
 
 @dataclass
 class Started:
-    """A process under way."""
+    """A running process."""
 
     process: subprocess.Popen[bytes]
     files: tuple[Path, Path, Path]
@@ -101,7 +102,7 @@ class Started:
             self.process.send_signal(number)
 
     def _group_ends(self) -> bool:
-        """Whether all processes of the group, which is ours alone, end by themselves."""
+        """Whether all processes of the group end without a further signal."""
         until = time.monotonic() + _LINGER
         while time.monotonic() < until:
             try:
@@ -120,7 +121,7 @@ class Started:
 
 
 class Runner:
-    """Starts commands; keeps what they print in a folder of its own."""
+    """Starts commands and keeps their output in a folder."""
 
     def __init__(self, dlm: Path, scratch: Path, limit: float = 180.0):
         self.dlm, self.scratch, self.limit = dlm.absolute(), scratch, limit

@@ -1,9 +1,11 @@
-"""What is done to a command, and what is demanded of it afterwards.
+"""The trials of one command and the checks after each of them.
 
-trials = Trials(command, runner, folder, seed)
-trials.undisturbed()                        # what everything else is compared with
-trials.killed(rounds=3); trials.disk_full(2); trials.read_only(); trials.missing_parent(); trials.closed_pipe(); trials.two_at_once(2)
-trials.report                               # counts and findings
+    trials = Trials(command, runner, folder, seed)
+    trials.undisturbed()                        # the reference for all other trials
+    trials.killed(rounds=3)                     # also disk_full, read_only, missing_parent, closed_pipe, two_at_once
+    trials.report                               # counts and findings
+
+Each trial adds its findings to the report.
 """
 
 from __future__ import annotations
@@ -31,11 +33,12 @@ BROKEN_PIPE = (128 + signal.SIGPIPE, -signal.SIGPIPE)
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it should be."""
+    """A violated requirement."""
 
     command: str
     trial: str
-    kind: str  # differs, left over, traceback, half-written, status, hangs, orphans, unclear
+    kind: str
+    """differs, left over, traceback, half-written, status, hangs, orphans or unclear"""
     what: str
     plan: str = ""
     stderr: str = ""
@@ -43,7 +46,7 @@ class Finding:
 
 @dataclass
 class Report:
-    """What was done to one command, and found."""
+    """Counts and findings of the trials of one command."""
 
     command: Command
     rounds: int = 0
@@ -60,14 +63,15 @@ class Report:
     def line(self) -> str:
         other = len(self.findings) - self.count("differs", "left over", "traceback", "half-written")
         return (
-            f"{self.command.name:15s} {self.seconds:5.1f} s  rounds {self.rounds}  kills {self.hits} of {self.kills} hit  "
+            f"{self.command.name:15s} {self.seconds:5.1f} s  rounds {self.rounds}"
+            f"  kills {self.hits} of {self.kills} hit  "
             f"differences {self.count('differs', 'half-written')}  left-overs {self.count('left over')}  "
             f"tracebacks {self.count('traceback')}  other {other}"
         )
 
 
 class Trials:
-    """Everything that is done to one command."""
+    """All trials of one command."""
 
     def __init__(self, command: Command, runner: Runner, folder: Path, seed: int):
         self.command, self.runner, self.folder, self.seed = command, runner, folder, seed
@@ -79,7 +83,7 @@ class Trials:
     # ------------------------------------------------------------------------------------------------ the trials
 
     def undisturbed(self) -> bool:
-        """Run it, and the same command once more over what it left. False if it fails: then nothing else can be tried."""
+        """Run it, then once more over its results. False if it fails, and then no other trial is possible."""
         with self._fresh("undisturbed") as work:
             done = self.runner.run(self.command, work, watch=True)
             self.report.seconds, self.changes, self.printed = done.seconds, len(done.changes), done.stdout
@@ -95,7 +99,7 @@ class Trials:
         return True
 
     def killed(self, rounds: int) -> None:
-        """In each round one to three signals, by the clock or at a change of a file, then the same command until it ends."""
+        """Send one to three signals per round, by time or at a change of a file; then repeat until it ends."""
         start = seeded(self.seed, self.command.name).randrange(len(SIGNALS))
         for number in range(rounds):
             random = seeded(self.seed, self.command.name, "killed", number)
@@ -121,7 +125,7 @@ class Trials:
             self.report.rounds += 1
 
     def disk_full(self, times: int) -> None:
-        """On a small disk of its own, filled so far that the outputs can not fit; then the same command with room."""
+        """Run on a small disk that is too full for the outputs; then again with room."""
         for number in range(times):
             if "disk full" not in self.report.skipped:
                 random = seeded(self.seed, self.command.name, "disk full", number)
@@ -159,7 +163,7 @@ class Trials:
         self._check("disk full, then room", self.runner.run(self.command, mount), mount, plan)
 
     def read_only(self) -> None:
-        """In a folder that the user may not write to."""
+        """Run in a folder without write permission."""
         if self.command.prints:
             self.report.skipped["read-only"] = "writes no file"
             return
@@ -182,7 +186,7 @@ class Trials:
                 self._find("read-only", "left over", name, done)
 
     def missing_parent(self) -> None:
-        """To a folder whose parents are not there either: made, or refused in one line."""
+        """Write to a folder whose parents do not exist; it has to be created, or refused in one line."""
         if self.command.prints:
             return
         deep = tuple(
@@ -204,7 +208,7 @@ class Trials:
                 self._find("missing parent", "left over", name, done)
 
     def closed_pipe(self, *, buffered: bool = True) -> None:
-        """Into a pipe that nobody reads, as before `| head -0`: with and without Python's buffer, which hides it until the end."""
+        """Write to a pipe without reader, as with `| head -0`; with Python's buffer it is noticed only at the end."""
         for kind in [{"PYTHONUNBUFFERED": "1"}, {"PYTHONUNBUFFERED": ""}][: 1 + buffered]:
             trial = "closed pipe" if kind["PYTHONUNBUFFERED"] else "closed pipe, buffered"
             with self._fresh("pipe") as work:
@@ -215,7 +219,7 @@ class Trials:
                 self._compare(trial, done, work, [])
 
     def two_at_once(self, times: int) -> None:
-        """The same command twice, together or one a little later: one ends with the right bytes, the other too or with one line."""
+        """Run the command twice at once: one has to give the right bytes, the other too or a one-line error."""
         for number in range(times):
             random = seeded(self.seed, self.command.name, "two", number)
             delay = random.random() * self.report.seconds if number else 0.0
@@ -239,7 +243,7 @@ class Trials:
     # ---------------------------------------------------------------------------------------------- what is demanded
 
     def _check_killed(self, trial: str, done: Done, kill: Kill, work: Path, plan: list[str]) -> bool:
-        """Whether the signal ended it, so that there is something to go on with."""
+        """Whether the signal ended the command, so that it can be continued."""
         self._check_health(trial, done, plan)
         ended = (-kill.signal, 128 + kill.signal, 75)
         if done.status not in (0, *ended):
@@ -254,14 +258,14 @@ class Trials:
         return done.status in ended
 
     def _check(self, trial: str, done: Done, work: Path, plan: list[str] | None = None) -> None:
-        """A run that has to end well."""
+        """Run a command that has to succeed."""
         self._check_health(trial, done, plan)
         if done.status and not (self.command.refuses_again and done.status == 1 and len(done.complaint) == 1):
             self._find(trial, "status", f"does not go on, status {done.status}: {_first(done)}", done, plan)
         self._compare(trial, done, work, plan)
 
     def _check_refusal(self, trial: str, done: Done, plan: list[str]) -> None:
-        """A run that has to fail: status 1, and one line that says why."""
+        """Run a command that has to fail with status 1 and a one-line error."""
         self._check_health(trial, done, plan)
         if done.status != 1:
             self._find(trial, "status", f"status {done.status}; expected 1", done, plan)
@@ -296,7 +300,7 @@ class Trials:
 
     @contextmanager
     def _fresh(self, name: str) -> Iterator[Path]:
-        """A new folder; it stays where something was found in it."""
+        """A new folder, removed after the block unless there were findings."""
         work = self.folder / f"{self.command.name}.{name}"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)

@@ -1,1 +1,1 @@
-"""The parts of parity.py: the import of the originals' code (imports.py), the shared input (inputs.py), the comparisons."""
+"""The parts of parity.py: import of the originals' code (imports.py), shared input (inputs.py), comparisons."""

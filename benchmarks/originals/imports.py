@@ -1,10 +1,11 @@
-"""Loads the public code of MDLM, GIDD, Duo and BD3-LM from checkouts of yours, for parity.py. None of that code is part of this project.
+"""Imports the public code of MDLM, GIDD, Duo and BD3-LM from your checkouts, for parity.py.
 
     with imported(path, "diffusion", "noise_schedule") as (diffusion, noise_schedule):
         ...
 
-What those modules import but do not need for a loss (data loading, tokenizers, samplers, state-space models) is replaced by empty stand-ins
-while they are imported; flash_attn by the two functions that they call, done with torch. Everything else is theirs, unchanged.
+None of that code is part of this project. Imports that a loss does not need (data loading, tokenizers, samplers,
+state-space models) are replaced by empty stand-ins, and flash_attn by the two functions that are called, in torch.
+Everything else is the original code, unchanged.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class _EmptyModule(ModuleType):
 
 
 class _EmptyFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Answers the import of an EMPTY module or of anything below one."""
+    """Finds the modules in EMPTY and all their submodules."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
         if any(fullname == name or fullname.startswith(f"{name}.") for name in EMPTY):
@@ -75,7 +76,7 @@ class _EmptyFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 @contextmanager
 def imported(path: Path, *names: str, flash: bool = True) -> Iterator[list[ModuleType]]:
-    """Modules `names` of the checkout `path`; its other modules are forgotten afterwards, because the checkouts share names.
+    """Import the modules `names` of a checkout, and forget all its modules after the block: checkouts share names.
 
     Without `flash` there is no flash_attn, for code that then attends with torch by itself.
     """
@@ -104,7 +105,7 @@ def _not_compiled(*_: Any, **__: Any) -> Any:
 
 
 def _flash_attn() -> dict[str, ModuleType]:
-    """The functions of flash_attn that the originals call: rotary in the half-split convention, and attention within rows."""
+    """The functions of flash_attn that the originals call: half-split rotary embedding, and attention within rows."""
     names = ("flash_attn", "flash_attn.layers", "flash_attn.layers.rotary", "flash_attn.flash_attn_interface")
     modules = {name: ModuleType(name) for name in names}
     root, layers, rotary, interface = modules.values()
@@ -140,7 +141,7 @@ def _flash_attn() -> dict[str, ModuleType]:
 
 
 class Settings(dict[str, Any]):
-    """What their configuration files give: nested values as attributes."""
+    """A configuration with nested values as attributes, like those of the originals."""
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -150,7 +151,7 @@ class Settings(dict[str, Any]):
 
 
 class Tokenizer:
-    """All that a loss asks of a tokenizer: how many ids there are, and which is the mask."""
+    """A tokenizer with only what the losses need: the number of ids and the mask id."""
 
     def __init__(self, vocab_size: int, mask_id: int | None):
         self.vocab_size, self.mask_token_id, self.pad_token_id = vocab_size, mask_id, 0
@@ -162,7 +163,7 @@ class Tokenizer:
 
 @contextmanager
 def drawing(*values: Tensor) -> Iterator[None]:
-    """torch.rand gives out these tensors, one after the other, and must be asked for exactly them."""
+    """Make torch.rand return these tensors in order. It has to be called for exactly their shapes."""
     left = list(values)
 
     def rand(*shape: Any, **_: Any) -> Tensor:
@@ -176,7 +177,7 @@ def drawing(*values: Tensor) -> Iterator[None]:
 
 
 class Fixed(nn.Module):
-    """A network of theirs that says `logits` whatever it is asked."""
+    """A network of the originals that returns `logits` for any input."""
 
     def __init__(self, logits: Tensor):
         super().__init__()
@@ -187,7 +188,7 @@ class Fixed(nn.Module):
 
 
 def randomise(network: nn.Module, seed: int) -> None:
-    """Weights with which every part of the network matters and logits are of order 1; theirs start with zeros in half of the layers."""
+    """Set weights that make every layer matter, with logits of order 1; the original initialisation has zero layers."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in network.named_parameters():
@@ -199,7 +200,7 @@ def randomise(network: nn.Module, seed: int) -> None:
 
 
 def shared_weights(network: nn.Module, names: Mapping[str, str]) -> dict[str, Tensor]:
-    """Their parameters under our names."""
+    """The originals' parameters under our names."""
     theirs = dict(network.named_parameters())
     assert list(theirs) == list(names), f"parameters differ: {theirs.keys() ^ names.keys()}"
     return {ours: theirs[name].detach().clone() for name, ours in names.items()}

@@ -27,7 +27,7 @@ MODEL |= {"scale_by_sigma": True, "tie_word_embeddings": False, "attn_backend": 
 
 
 class Line(NamedTuple):
-    """One comparison, or a `figure` for the record where there is nothing of ours to compare."""
+    """One comparison, or a `figure` where we have nothing to compare with."""
 
     original: str
     what: str
@@ -37,7 +37,7 @@ class Line(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """One input for all: ids, and the uniform numbers of which both sides make their noise. First and last position stay clean."""
+    """The shared input: ids, and uniform numbers for the noise of both sides. First and last position stay clean."""
 
     ids: Tensor  # [ROWS, LENGTH]
     time: Tensor  # [ROWS] uniform in (0, 1), small to large
@@ -74,12 +74,12 @@ def of_largest(theirs: Tensor, ours: Tensor) -> float:
 
 
 def special() -> SpecialIds:
-    """All ids but the mask are pieces: the originals have no symbol that can not be predicted, so BOS and EOS are none of the ids."""
+    """All ids except the mask are pieces, because the originals can predict every other symbol; no BOS or EOS."""
     return SpecialIds(PIECES, MASK, bos_id=PIECES + 2, eos_id=PIECES + 3, num_inputs=PIECES + 1)
 
 
 def our_network(theirs: nn.Module, *, visibility: Visibility = "bidirectional") -> dit.DiT:
-    """Our network with their weights."""
+    """Our network with the originals' weights."""
     weights = shared_weights(theirs, parameter_names(BLOCKS, conditioned=visibility != "causal"))
     symbols = len(weights["embedding.weight"])
     network = dit.DiT(
@@ -93,21 +93,21 @@ def our_network(theirs: nn.Module, *, visibility: Visibility = "bidirectional") 
 
 
 def some_logits(symbols: int) -> Tensor:
-    """[ROWS, LENGTH, symbols] what both networks say where only the formulas are compared."""
+    """[ROWS, LENGTH, symbols] logits of both networks in comparisons of the formulas only."""
     return torch.randn(ROWS, LENGTH, symbols, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 2
 
 
 def saying(logits: Tensor) -> Callable[..., Tensor]:
-    """A network of ours that says `logits` whatever it is asked."""
+    """A network of ours that returns `logits` for any input."""
     flat = logits.flatten(0, 1)
     return lambda ids, layout, level=None, select=None: flat if select is None else flat[select]
 
 
 def costly(values: Tensor) -> Tensor:
-    """The tokens that cost anything: the originals give exactly 0 to what is visible."""
+    """The losses of masked tokens, because the originals give exactly 0 to visible tokens."""
     return values.flatten()[values.flatten() != 0]
 
 
 def squeezed(time: Tensor) -> Tensor:
-    """Times of MDLM, Duo and BD3-LM from uniform numbers; with importance sampling too, where the exact start is another."""
+    """Times of MDLM, Duo and BD3-LM from uniform numbers, also with importance sampling, where ours differ."""
     return EPS + (1 - EPS) * time

@@ -45,7 +45,7 @@ ALL = torch.arange(ROWS * LENGTH)
 def token_terms(
     family: MixtureFamily, network: Any, ids: Tensor, z: Tensor, t: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(weight in the bound, divergence, weight in training) of every token, [ROWS, LENGTH] each, without any framing."""
+    """(weight in the bound, divergence, weight in training) of every token, [ROWS, LENGTH] each, without framing."""
     level = family.level_of_time(t).float()
     log_x_hat = family.predict(network, z.flatten(), LAYOUT, level, ALL)
     weight, divergence = family.token_terms(family.mixture(t), log_x_hat, ids.flatten(), z.flatten(), LAYOUT.row)
@@ -163,7 +163,8 @@ def compare_duo(path: Path) -> Iterator[Line]:
         family, network = MaskedFamily(special(), time_conditioning=True), saying(some_logits(PIECES + 1))
         mine = family.training_loss(network, noise.sentences, noise.draw()).loss
         yield Line("Duo", "its SUBS, T = 0, loglinear", None, relative(costly(found), mine))
-        # D3PMAbsorb can not be built: it compares a method of its noise schedule with a string. Its loss needs three attributes.
+        # D3PMAbsorb cannot be built, because it compares a method of its noise schedule with a string. Its loss needs
+        # three attributes.
         model = SimpleNamespace(T=1000, mask_index=MASK, _reconstruction_loss=lambda x: 0)
         model.nll_per_token = partial(algo.D3PMAbsorb.nll_per_token, model)
         yield from compare_d3pm("Duo", model)

@@ -20,7 +20,7 @@ from returnn_bridge.vocab import Vocab
 
 
 class MdlmStep:
-    """Reads padded rows, as its data loader makes them, and attends to the padding. Weights are random, and none of them without effect."""
+    """MDLM on padded rows as from its data loader, with attention to the padding and random nonzero weights."""
 
     def __init__(
         self,

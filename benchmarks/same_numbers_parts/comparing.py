@@ -1,9 +1,9 @@
-"""The first difference between two files that should hold the same numbers, "" where there is none.
+"""Finds the first difference between two files that should hold the same numbers.
 
     first_difference(Path("old/scores.tsv"), Path("new/scores.tsv"))        # "line 3, val_dev/nll: 5.28 and 5.29"
 
-What the old file says, the new one has to say too, to the last digit; it may say more. Left out are headers of score
-files, and what can not be equal: times, versions, command lines.
+Everything in the old file has to be in the new one, to the last digit; the new file may have more. Headers of score
+files, times, versions and command lines are ignored. The result is "" if there is no difference.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FORMATS = {"F64": "d", "F32": "f", "F16": "e", "I64": "q", "I32": "i"}
 
 
 def first_difference(old: Path, new: Path) -> str:
-    """Of two files that both exist; the name says the form."""
+    """The first difference of two existing files, or ""; the suffix determines the format."""
     if old.suffix == ".safetensors":
         return of_weights(old.read_bytes(), new.read_bytes())
     contents = old.read_bytes(), new.read_bytes()
@@ -47,7 +47,7 @@ def first_difference(old: Path, new: Path) -> str:
 
 
 def of_values(old: Any, new: Any, where: str = "") -> str:
-    """Of plain data. A mapping may have more keys in the new one; numbers are equal or both nan."""
+    """The first difference of plain data, or "". A new mapping may have more keys; nan equals nan."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key, value in old.items():
             inside = f"{where}, {key}".removeprefix(", ")
@@ -66,7 +66,7 @@ def of_values(old: Any, new: Any, where: str = "") -> str:
 
 
 def of_more_lines(old: list[str], new: list[str]) -> str:
-    """Every line of the old text stands in the new one, in order."""
+    """The first line of the old text that is missing in the new one, in order, or ""."""
     rest = iter(new)
     for number, line in enumerate(old, 1):
         if line not in rest:
@@ -76,7 +76,7 @@ def of_more_lines(old: list[str], new: list[str]) -> str:
 
 
 def of_weights(old: bytes, new: bytes) -> str:
-    """Of two safetensors files: names, types, shapes and every bit."""
+    """The first difference of two safetensors files in names, types, shapes or bits, or ""."""
     first, second = _tensors(old), _tensors(new)
     if sorted(first) != sorted(second):
         return f"tensors {sorted(set(first) ^ set(second))[:3]} are in one of the files only"
@@ -91,12 +91,12 @@ def of_weights(old: bytes, new: bytes) -> str:
     code = f"<{len(values) // struct.calcsize(FORMATS[kind])}{FORMATS[kind]}"
     pairs = zip(struct.unpack(code, values), struct.unpack(code, others))
     unequal = ((place, pair) for place, pair in enumerate(pairs) if repr(pair[0]) != repr(pair[1]))
-    place, pair = next(unequal, (0, (math.nan, math.nan)))  # nan with other bits
+    place, pair = next(unequal, (0, (math.nan, math.nan)))  # equal values, so nans with different bits
     return f"{name} value {place} of {shape}: {pair[0]!r} and {pair[1]!r}; {count}"
 
 
 def _tensors(data: bytes) -> dict[str, tuple[str, list[int], bytes]]:
-    """Name -> (type, shape, bytes)."""
+    """{name: (type, shape, bytes)} of a safetensors file."""
     start = 8 + struct.unpack("<Q", data[:8])[0]
     header = json.loads(data[8:start])
     header.pop("__metadata__", None)

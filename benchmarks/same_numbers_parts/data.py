@@ -14,7 +14,7 @@ UTTERANCES, HYPOTHESES = 12, 8
 
 
 def make_data(demo: Path, folder: Path) -> str:
-    """Write what is not there already, so that times of files stay; returns a digest of all of it."""
+    """Write missing files only, so that file times stay; return a digest of all files."""
     with gzip.open(demo / "train.txt.gz", "rt", encoding="utf-8") as file:
         lines = [line for _, line in zip(range(2000), file)]
     sentences = [line for line in lines if len(line) < 200]

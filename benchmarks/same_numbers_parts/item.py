@@ -1,6 +1,8 @@
-"""One thing that both trees do, and the files that are compared then.
+"""An item: commands that both trees run, and the files that are compared afterwards.
 
-Item("sample.ar", (Run(("sample", model, "--out", "samples.txt")),), ("samples.txt",), needs=("train.ar",))
+    Item("sample.ar", (Run(("sample", model, "--out", "samples.txt")),), ("samples.txt",), needs=("train.ar",))
+
+The item above samples from a model that the item `train.ar` has trained.
 """
 
 from __future__ import annotations
@@ -16,13 +18,15 @@ class Run:
     """A command line of `dlm`, run in the item's folder."""
 
     arguments: tuple[str, ...]
-    out: str = ""  # a name for what it prints, where that is compared
-    status: int = 0  # that it ends with
+    out: str = ""
+    """File for the standard output, if that is compared."""
+    status: int = 0
+    """Expected exit status."""
 
 
 @dataclass(frozen=True)
 class Copy:
-    """A file or folder that the old tree left, put into the item's folder."""
+    """Copies a file or folder of the old tree's results into the item's folder."""
 
     source: Path
     target: str
@@ -30,7 +34,7 @@ class Copy:
 
 @dataclass(frozen=True)
 class Cut:
-    """The first lines of a file that the old tree left and half of the next one, as an interruption leaves them."""
+    """Copies the first lines of an old result and half of the next one, as after an interruption."""
 
     source: Path
     target: str
@@ -42,13 +46,16 @@ Step = Run | Copy | Cut
 
 @dataclass(frozen=True)
 class Item:
-    """Steps and the files (globs) that have to be equal afterwards."""
+    """Steps, and the files (globs) that have to be equal afterwards."""
 
     name: str
     steps: tuple[Step, ...]
-    files: tuple[str, ...] = ()  # none: the old tree alone runs it, for others that need it
-    needs: tuple[str, ...] = ()  # items whose results of the old tree are used
-    against: str = ""  # an item of the old tree whose files these have to equal; then the new tree alone runs this one
+    files: tuple[str, ...] = ()
+    """Files to compare; without any only the old tree runs the item, for items that need it."""
+    needs: tuple[str, ...] = ()
+    """Items whose results of the old tree are used."""
+    against: str = ""
+    """Old item whose files have to be equal to these; then only the new tree runs this item."""
     quick: bool = False
 
     @property
@@ -62,7 +69,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the data and what the old tree left lie."""
+    """The folders of the data and of the old tree's results."""
 
     data: Path
     old: Path

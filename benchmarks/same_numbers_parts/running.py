@@ -1,8 +1,10 @@
-"""Run items with one tree's command line; what the old tree left stays for later runs.
+"""Runs items with the command line of one tree; results of the old tree are kept for later runs.
 
-tree = Tree(Path("/path/to/checkout"))
-fill(tree, items, digests, Path("out/old"))           # what is not there yet
-complaint = run_item(tree, item, Path("out/new"))     # "" where every command ended as it should
+    tree = Tree(Path("/path/to/checkout"))
+    fill(tree, items, digests, Path("out/old"))           # runs missing items only
+    complaint = run_item(tree, item, Path("out/new"))     # "" if every command ended as expected
+
+`fill` and `run_item` start one command at a time.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ class Tree:
 
     @property
     def state(self) -> str:
-        """Which commit, where git knows; else the path."""
+        """The commit, or the path where git knows none."""
         found = subprocess.run(
             ["git", "-C", str(self.path), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
         )
@@ -55,7 +57,7 @@ class Tree:
         )
 
     def end(self) -> float:
-        """Let its interpreter go; returns the seconds of a core that its commands took."""
+        """End the interpreter and return the CPU seconds of its commands."""
         assert self._server.stdin is not None, "a pipe"
         self._server.stdin.close()
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -76,7 +78,7 @@ class Tree:
 
 
 def fill(tree: Tree, items: Mapping[str, Item], digests: Mapping[str, str], folder: Path) -> int:
-    """Run what `folder` lacks or has from other commands; returns how many items. ValueError where a command fails."""
+    """Run the items whose results are missing or outdated; return their number. ValueError if a command fails."""
     count = 0
     with locked(folder):
         for name, item in items.items():
@@ -91,7 +93,7 @@ def fill(tree: Tree, items: Mapping[str, Item], digests: Mapping[str, str], fold
 
 
 def run_item(tree: Tree, item: Item, folder: Path) -> str:
-    """All steps in a fresh folder/NAME, outputs in NUMBER.out and .err; returns what the first that failed said."""
+    """Run all steps in a new folder/NAME, with outputs in NUMBER.out and .err; return the first error, or ""."""
     own = folder / item.name
     shutil.rmtree(own, ignore_errors=True)
     own.mkdir(parents=True)
@@ -122,7 +124,7 @@ def _put(step: Copy | Cut, target: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """One process at a time; another one waits."""
+    """Wait until no other process uses the folder, and lock it."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

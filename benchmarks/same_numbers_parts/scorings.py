@@ -1,7 +1,7 @@
-"""Scores with every estimator that a model takes, perplexities, and samples with every predictor.
+"""The items that score with every estimator of a model, measure perplexities and sample with every predictor.
 
-Both trees use the models that the old one trained: what is compared is scoring and sampling alone, and that old model
-folders are read.
+Both trees use the models that the old one trained, so that only scoring, sampling and reading old model folders are
+compared.
 """
 
 from __future__ import annotations

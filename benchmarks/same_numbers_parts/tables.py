@@ -1,4 +1,4 @@
-"""What becomes of scores: scales, tables, races, shards, other forms; and files of the old tree taken up."""
+"""The items that use scores: scales, tables, races, shards and conversions, also starting from old files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ GROUP = 8  # utterances that `dlm score` appends at once
 
 
 def table_items(places: Places) -> list[Item]:
-    """Those of both trees, and those that begin with files of the old one."""
+    """All items of this module."""
     return [*_tables(places), *_rescoring(places), *_parts(places), *_stores(places)]
 
 
@@ -111,7 +111,7 @@ def _tables(places: Places) -> list[Item]:
 
 
 def _rescoring(places: Places) -> list[Item]:
-    """`dlm rescore` with models of every kind; again by the new tree from the score files that the old one left."""
+    """`dlm rescore` with models of every kind, and again by the new tree from the old tree's score files."""
     lms = {"masked": "@control:5", "ar": "", "hybrid": "@one-pass", "clip": "@draws:4"}
     arguments = ["rescore", "--replicates", "2", "--out", "out", "--lm", f"3gram={places.old / 'ngram' / '3gram.arpa'}"]
     for part in ("tune", "test"):
@@ -135,7 +135,7 @@ def _rescoring(places: Places) -> list[Item]:
 
 
 def _parts(places: Places) -> list[Item]:
-    """Shards, and a scoring that the old tree began."""
+    """Items for shards and for a scoring that the old tree began."""
     score = (
         "score",
         f"am={places.text('dev.am.py')}",
@@ -167,7 +167,7 @@ def _parts(places: Places) -> list[Item]:
 
 
 def _stores(places: Places) -> list[Item]:
-    """Training from a token store, its own, one that it finds beside the vocabulary, and one of the old tree's."""
+    """Trainings from a token store: given by path, found beside the vocabulary, and made by the old tree."""
     settings = ("demo_masked:tiny:fp32", "data.text=[DATA/train.txt.gz]")
     tokenize = ("tokenize", places.text("train.txt.gz"), "--vocab")
     own = (

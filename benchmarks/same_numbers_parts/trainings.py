@@ -1,7 +1,7 @@
-"""Trainings of six steps: every family, loss, schedule and way to draw times, and what the trainer can be set to.
+"""The items that train for six steps: every family, loss, schedule, time sampling and trainer setting.
 
-Each item trains, measures the perplexity of what it trained and samples from it. Weights that are equal to the bit
-after several steps of Adam say the same of every gradient on the way. The network has dropout and a weight average;
+Each item trains a model, measures its perplexity and samples from it. If weights are bit-equal after several steps of
+Adam, then so were all gradients. The network has dropout and a weight average;
 validations and checkpoints come every second step, and the sub-epochs are shorter than the run.
 """
 
@@ -27,7 +27,7 @@ geometric           demo_masked:tiny:fp32 schedule=geometric weighting=nelbo sch
 cosine              demo_masked:tiny:fp32 schedule=cosine weighting=nelbo
 cosine-squared      demo_masked:tiny:fp32 schedule=cosinesqr weighting=nelbo schedule_options.eps=0.01
 d3pm                demo_masked:d3pm:tiny:fp32 sampling_max=1
-d3pm-subs           demo_masked:d3pm:tiny:fp32 sampling_max=1 subs_masking=true T=20 time_conditioning=true model.adaln=true
+d3pm-subs  demo_masked:d3pm:tiny:fp32 sampling_max=1 subs_masking=true T=20 time_conditioning=true model.adaln=true
 sedd                demo_masked:sedd:tiny:fp32 sampling_max=1
 *losses             demo_masked:adaptive:tiny:fp32 pi_min=0.3 policy_width=32
 curriculum          demo_masked:adaptive:tiny:fp32 policy=curriculum curriculum_steps=6 policy_width=32 focus=3
@@ -83,7 +83,7 @@ LEFT = (*WEIGHTS, "run/scores.tsv", "run/sub_epochs.tsv")
 
 
 def training_items(places: Places) -> list[Item]:
-    """All of them, and a vocabulary, with what is continued by the new tree from where the old one was interrupted."""
+    """All trainings, a vocabulary, and runs that the new tree continues after an interruption of the old one."""
     vocab = Run(("vocab", places.text("train.txt"), "--size", "200", "--out", "vocab"))
     items = [Item("vocab", (vocab,), ("vocab/spm.model",), quick=True)]
     commands: dict[str, Run] = {}
@@ -111,13 +111,13 @@ def training_items(places: Places) -> list[Item]:
 
 
 def train_command(places: Places, preset: str, *settings: str) -> Run:
-    """`dlm train` with the common settings, then these."""
+    """The `dlm train` command with the common settings, then these."""
     chosen = [f"data.vocab={places.vocab}", *COMMON, *settings]
     return Run(("train", "--preset", preset, "--out", "run", *(_filled(places, item) for item in chosen)))
 
 
 def uses(places: Places) -> tuple[Run, Run]:
-    """Perplexity and samples of the model in run/."""
+    """The commands for perplexity and samples of the model in run/."""
     measure = ("perplexity", "run/model", places.text("dev.txt"), "--passes", "2", "--out", "perplexity.json")
     draw = ("sample", "run/model", "--length", "7", "--count", "3", "--steps", "6", "--out", "samples.txt")
     return Run(measure), Run(draw)

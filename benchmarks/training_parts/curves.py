@@ -1,4 +1,4 @@
-"""`training.py curves`: the loss of padding-free training beside that of a padded network written down here, on the same data and noise."""
+"""`training.py curves`: losses of padding-free training and of an independent padded network, with equal noise."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Weights = Mapping[str, Tensor]
 
 
 def curves(options: argparse.Namespace) -> None:
-    """Both trained in turn, float32, without dropout; prints the largest difference and writes the plot."""
+    """Train both in turn, in float32 without dropout; print the largest difference and write the plot."""
     from matplotlib import pyplot
 
     torch.manual_seed(1)
@@ -50,7 +50,7 @@ def curves(options: argparse.Namespace) -> None:
 
 
 class PaddedStep:
-    """Training on rows padded to the longest, of a copy of the weights, by an optimiser of its own. Shares no code with ours but the noise."""
+    """Train a copy of the weights on padded rows. Only the noise shares code with the padding-free path."""
 
     def __init__(self, ours: OurStep, *, heads: int, lr: float):
         self.heads, self.vocab = heads, ours.vocab
@@ -84,7 +84,7 @@ class PaddedStep:
 
 
 def dense_logits(weights: Weights, ids: Tensor, valid: Tensor, sigma: Tensor, heads: int) -> Tensor:
-    """ids, valid [B, L], sigma [B] -> logits [B, L, outputs]; padding is seen by no token."""
+    """Logits [B, L, outputs] from ids, valid [B, L] and sigma [B]; no token attends to padding."""
     rows, longest = ids.shape
     x = weights["embedding.weight"][ids]
     width = x.shape[-1]

@@ -1,4 +1,4 @@
-"""`training.py grow`: seconds and memory of a training step of the tiny, small and medium network, each in a process of its own."""
+"""`training.py grow`: seconds and memory of a training step by network size, each in a separate process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PRESETS = {
 
 
 def grow(options: argparse.Namespace) -> None:
-    """A Markdown table, and the plot."""
+    """Print a Markdown table and write the plot."""
     print(
         "| network | parameters | tokens a step | seconds a 1,000 tokens | peak memory, GB |\n|---|---:|---:|---:|---:|"
     )
@@ -38,7 +38,8 @@ def grow(options: argparse.Namespace) -> None:
         entry = json.loads(done.stdout.splitlines()[-1])
         found.append(entry)
         print(
-            f"| {name} | {entry['parameters'] / 1e6:,.1f} M | {entry['tokens']:,} | {entry['seconds']:.2f} | {entry['memory']:.2f} |",
+            f"| {name} | {entry['parameters'] / 1e6:,.1f} M | {entry['tokens']:,} |"
+            f" {entry['seconds']:.2f} | {entry['memory']:.2f} |",
             flush=True,
         )
     draw(found, options.network, options.plot)
@@ -46,7 +47,7 @@ def grow(options: argparse.Namespace) -> None:
 
 
 def draw(found: Sequence[dict[str, Any]], names: Sequence[str], out: Path) -> None:
-    """Seconds and memory against parameters."""
+    """Plot seconds and memory against the number of parameters."""
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
@@ -62,7 +63,7 @@ def draw(found: Sequence[dict[str, Any]], names: Sequence[str], out: Path) -> No
 
 
 def grow_one(options: argparse.Namespace) -> None:
-    """One line of JSON. Memory is that of the process: PyTorch, weights, gradients, two moments, average, activations."""
+    """One line of JSON. Memory is that of the process: PyTorch, weights, gradients, moments, average, activations."""
     torch.manual_seed(1)
     vocab = Vocab.load(options.vocab)
     batch = first_rows(some_batches(options.text, options.vocab, count=8)[4], options.tokens)
@@ -76,7 +77,7 @@ def grow_one(options: argparse.Namespace) -> None:
 
 
 def first_rows(batch: TokenBatch, tokens: int) -> TokenBatch:
-    """The first sentences of a batch, of so many tokens in all as far as they fit."""
+    """The first sentences of a batch, up to a total number of tokens."""
     count = max(1, int((batch.lengths.cumsum(0) <= tokens).sum()))
     lengths = batch.lengths[:count]
     return TokenBatch(batch.tokens[:count, : int(lengths.max())], lengths, batch.seq_tags[:count], Position(1, 0), 0)

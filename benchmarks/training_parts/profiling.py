@@ -1,4 +1,4 @@
-"""`training.py profile`: which share of the measured bf16 matrix rate a training step reaches, and where the rest of its time goes."""
+"""`training.py profile`: share of the measured bf16 matrix rate that a training step reaches, and time by operator."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ GROUPS = {
 
 
 def share(options: argparse.Namespace) -> None:
-    """Two Markdown tables: the share of each size, then the groups."""
+    """Print two Markdown tables: the share of each network size, then the time of each operator group."""
     torch.manual_seed(1)
     vocab = Vocab.load(options.vocab)
     batches = asked_batches(options, options.batches)
     tables: list[dict[str, float]] = []
     print(
-        "| network | GFLOP a step | seconds a step | GFLOP/s | matrix rate, GFLOP/s | share |\n|---|---:|---:|---:|---:|---:|"
+        "| network | GFLOP a step | seconds a step | GFLOP/s | matrix rate, GFLOP/s | share |\n"
+        "|---|---:|---:|---:|---:|---:|"
     )
     for name in options.size:
         step = OurStep(network_size(name), vocab)
@@ -57,7 +58,7 @@ def share(options: argparse.Namespace) -> None:
 
 
 def matrix_rate() -> float:
-    """FLOP/s of the best of some products of two large bf16 matrices."""
+    """The highest FLOP/s of several products of two large bf16 matrices."""
     size, best = 2048, float("inf")
     a, b = torch.randn(2, size, size).bfloat16()
     for _ in range(8):
@@ -68,10 +69,10 @@ def matrix_rate() -> float:
 
 
 def step_flops(step: OurStep, batch: TokenBatch) -> float:
-    """What a step must compute: products of matrices forwards and twice backwards, 6 for each weight and token that meet.
+    """FLOP that a step needs: matrix products forward and twice backward, 6 per weight and token.
 
-    Every framed token meets the matrices of the blocks, a masked one (half of the pieces, on average) that of the vocabulary; what follows
-    the last attention is asked for at masked ones only. Attention within rows: 12 d for each pair of tokens and block.
+    Every framed token counts for the weights of the blocks; only masked tokens (half of the pieces on average) count
+    for the layers after the last attention and for the head. Attention within rows: 12 d per pair of tokens and block.
     """
     network, layout = step.network, Layout(batch.lengths + 2)
     first, width, blocks = network.blocks[0], network.head.in_features, len(network.blocks)

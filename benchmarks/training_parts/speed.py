@@ -1,4 +1,4 @@
-"""`training.py speed`: tokens a second of our training step beside that of MDLM's own code, on the same batches, in turn."""
+"""`training.py speed`: tokens per second of our training step and of MDLM's code, on the same batches, in turn."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from training_parts.steps import OurStep, alternate, asked_batches, filled, netw
 
 
 def speed(options: argparse.Namespace) -> None:
-    """A Markdown table with a line for each size."""
+    """Print a Markdown table with a line for each size."""
     warnings.simplefilter("ignore")  # of theirs, about old names in torch
     torch.manual_seed(1)
     vocab = Vocab.load(options.vocab)
@@ -48,18 +48,19 @@ def speed(options: argparse.Namespace) -> None:
                 ratios = [a / b for a, b in zip(seconds, own)]
                 peer = num_tokens(batches) / sum(seconds)
                 lines.append(
-                    f"| {name} | {place} | {peer:,.0f} | {rate:,.0f} | {rate / peer:.2f} | {min(ratios):.2f} to {max(ratios):.2f} |"
+                    f"| {name} | {place} | {peer:,.0f} | {rate:,.0f} | {rate / peer:.2f} |"
+                    f" {min(ratios):.2f} to {max(ratios):.2f} |"
                 )
     print("\n" + "\n".join(lines))
 
 
 def padded_step(theirs: MdlmStep, pad_to: int, rows: int, batch: TokenBatch) -> float:
-    """Padded as the whole batch is, however many rows are worked on at once."""
+    """MDLM's step with all rows padded to the length of the batch, also if it is processed in parts."""
     return theirs.step(*theirs.collated(batch, pad_to), row_slices(batch, rows))
 
 
 def agree(theirs: MdlmStep, ours: OurStep, batches: Sequence[TokenBatch], name: str) -> None:
-    """Prints how far the losses differ on sentences of equal length with the same noise, without dropout."""
+    """Print how far the losses differ on sentences of equal length, with equal noise and without dropout."""
     batch = equal_rows(batches)
     rows, longest = batch.tokens.shape[0], batch.tokens.shape[1] + 2
     jitter, keep = torch.rand(rows), torch.rand(rows, longest)
@@ -84,7 +85,7 @@ def agree(theirs: MdlmStep, ours: OurStep, batches: Sequence[TokenBatch], name: 
 
 
 def equal_rows(batches: Sequence[TokenBatch]) -> TokenBatch:
-    """The largest group of sentences of the same length, at least 10 tokens, that a batch has."""
+    """The largest group of sentences in a batch that have equal length, at least 10 tokens."""
     groups = [
         batch.tokens[batch.lengths == length, :length]
         for batch in batches

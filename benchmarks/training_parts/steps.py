@@ -1,10 +1,10 @@
-"""Real batches, and one whole training step of ours on them: forward, backward, clipping, optimiser, weight average.
+"""Real batches, and our training step on them: forward, backward, clipping, optimiser, weight average.
 
     batches = some_batches(text, vocab_folder)
     step = OurStep(network_size("256x4"), Vocab.load(vocab_folder))
     loss = step(batches[0])
 
-The same as lit_module.py does, without the trainer around it.
+The step is that of training/lightning_module.py, without Lightning's trainer.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Step = Callable[[TokenBatch], float]
 
 
 def network_size(name: str, *, dropout: float = 0.1) -> DiTConfig:
-    """WIDTHxBLOCKS, with heads of 64."""
+    """The network of a name WIDTHxBLOCKS, with heads of width 64."""
     width, blocks = map(int, name.split("x"))
     return DiTConfig(hidden_size=width, num_blocks=blocks, num_heads=width // 64, dropout=dropout)
 
@@ -46,7 +46,7 @@ def network_size(name: str, *, dropout: float = 0.1) -> DiTConfig:
 def some_batches(
     text: Path, vocab: Path, *, batch_size: int = 6000, max_seqs: int = 128, count: int = 8
 ) -> list[TokenBatch]:
-    """Batches as training gets them, of all lengths."""
+    """Training batches, spread over all lengths."""
     batches = ReturnnBatches(
         lm_dataset_dict([text], vocab, seq_ordering="laplace:.1000"),
         num_tokens=Vocab.load(vocab).num_pieces,
@@ -59,14 +59,14 @@ def some_batches(
 
 
 def asked_batches(options: argparse.Namespace, count: int) -> list[TokenBatch]:
-    """`some_batches` by the options of the command line."""
+    """The `some_batches` that the command line options select."""
     return some_batches(
         options.text, options.vocab, batch_size=options.batch_size, max_seqs=options.max_seqs, count=count
     )
 
 
 class OurStep:
-    """A masked language model of ours with its optimiser and weight average, in bf16."""
+    """Our masked language model with optimiser and weight average, in bf16."""
 
     def __init__(
         self,
@@ -91,13 +91,13 @@ class OurStep:
         return Sentences.of_padded(tokens, lengths, bos_id=self.vocab.bos_id, eos_id=self.vocab.eos_id)
 
     def loss(self, sentences: Sentences, draw: NoiseDraw) -> torch.Tensor:
-        """Mean of the batch, nats a scored token."""
+        """Mean loss of the batch in nats per scored token."""
         with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
             terms = self.family.training_loss(self.network, sentences, draw)
             return terms.loss.sum() / terms.weight
 
     def __call__(self, batch: TokenBatch, draw: NoiseDraw | None = None, *, rows: int = 0) -> float:
-        """One optimiser step; with `rows`, as many sentences at a time as fit the places of so many padded ones, their gradients added up."""
+        """One optimiser step, with gradients accumulated over the `token_slices` of the batch."""
         self.optimizer.zero_grad()
         total, parts = 0.0, token_slices(batch, rows)
         for part in parts:
@@ -113,13 +113,13 @@ class OurStep:
 
 
 def row_slices(batch: TokenBatch, rows: int) -> list[slice]:
-    """A batch in parts of `rows` sentences, or whole for 0: what a padded step takes at once where memory is short."""
+    """Split a batch into parts of `rows` sentences for padded steps; 0 does not split."""
     count = len(batch.lengths)
     return [slice(start, start + (rows or count)) for start in range(0, count, rows or count)]
 
 
 def token_slices(batch: TokenBatch, rows: int) -> list[slice]:
-    """A batch in parts of as many places as `rows` padded sentences have, or whole for 0: what a step without padding takes in that memory."""
+    """Split a batch into parts with as many positions as `rows` padded sentences have; 0 does not split."""
     if not rows:
         return row_slices(batch, 0)
     ends = torch.cumsum(batch.lengths + 2, 0)
@@ -136,7 +136,7 @@ def token_slices(batch: TokenBatch, rows: int) -> list[slice]:
 
 
 def alternate(steps: Sequence[Step], batches: Sequence[TokenBatch], repeats: int) -> list[list[float]]:
-    """Seconds of each step on each batch, the median of `repeats`, taken in turn after one round that warms up."""
+    """Median seconds of each step on each batch over `repeats` alternating runs, after one warm-up round."""
     times: list[list[list[float]]] = [[[] for _ in batches] for _ in steps]
     for turn in range(repeats + 1):
         for number, batch in enumerate(batches):
@@ -149,11 +149,11 @@ def alternate(steps: Sequence[Step], batches: Sequence[TokenBatch], repeats: int
 
 
 def num_tokens(batches: Sequence[TokenBatch]) -> int:
-    """Pieces, without padding and without BOS and EOS."""
+    """The number of pieces, without padding, BOS and EOS."""
     return sum(int(batch.lengths.sum()) for batch in batches)
 
 
 def filled(batches: Sequence[TokenBatch]) -> float:
-    """Share of the places of padded framed batches that hold a token."""
+    """The share of positions of padded framed batches that hold a token."""
     places = sum(batch.tokens.shape[0] * (batch.tokens.shape[1] + 2) for batch in batches)
     return (num_tokens(batches) + 2 * sum(len(batch.lengths) for batch in batches)) / places

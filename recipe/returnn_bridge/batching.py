@@ -1,13 +1,15 @@
-"""Batches of token ids from a RETURNN dataset by RETURNN's own rule, with a position to resume from in every batch.
+"""Batches of token ids from a RETURNN dataset, formed by RETURNN's batching rule and resumable after every batch.
 
-    batches = ReturnnBatches(lm_dataset_dict(["train.txt.gz"], "vocab/spm.model"), num_tokens=10240, max_seq_length=128, endless=True)
+    opts = lm_dataset_dict(["train.txt.gz"], "vocab/spm.model")
+    batches = ReturnnBatches(opts, num_tokens=10240, max_seq_length=128, endless=True)
     for batch in batches:
         train_on(batch.tokens, batch.valid)             # [B, L] each
-        saved = batch.position                          # ReturnnBatches(..., start=saved) goes on with the very next batch
+        saved = batch.position                          # ReturnnBatches(..., start=saved) continues with the next batch
 
-The rule: sentences in dataset order; a batch is closed before a sentence that would make it more than `max_seqs` sentences or more
-than `batch_size` tokens with padding counted. The same batches, bit for bit, as RETURNN's length filter, batching and collation
-pipes (tests/test_batching.py), at a quarter of their cost (benchmarks/data.py): those build dicts of numbers per sentence.
+The rule: sentences come in dataset order, and a batch is closed before a sentence with which it would hold more than
+`max_seqs` sentences or more than `batch_size` tokens, padding included. The batches are bit-equal to those of RETURNN's
+length filter, batching and collation pipes (tested) at a quarter of their cost (benchmarks/data.py), because those
+pipes build dicts of numbers for each sentence.
 """
 
 from __future__ import annotations
@@ -25,16 +27,18 @@ from torch.utils.data import IterableDataset, get_worker_info
 from returnn_bridge.datasets import init_dataset, plain_opts
 from returnn_bridge.token_store import TokenStore, check_kind, store_of
 
-_BLOCK = 128  # sequences to ask RETURNN for at once
-_LOOKED_UP = 1 << 14  # sentences whose length is looked up at once
+_BLOCK = 128  # sequences that are requested from RETURNN at once
+_LENGTHS_BLOCK = 1 << 14  # sentences whose length is read from a token store at once
 
 
 @dataclass(frozen=True)
 class Position:
-    """A place in the data stream: everything before it is consumed."""
+    """A position in the data stream; everything before it is consumed."""
 
-    sub_epoch: int  # 1-based as in RETURNN, where 0 would silently be the order of 1
-    seqs_done: int  # sequences of this sub-epoch (and shard) that were delivered or dropped
+    sub_epoch: int
+    """Counted from 1, as in RETURNN, which would silently use the order of 1 for 0."""
+    seqs_done: int
+    """Sequences of this sub-epoch (and shard) that were delivered or dropped."""
 
     def __post_init__(self) -> None:
         if self.sub_epoch < 1 or self.seqs_done < 0:
@@ -45,13 +49,21 @@ class Position:
 
 @dataclass(frozen=True, eq=False)
 class TokenBatch:
-    """Some sentences as piece ids. Padding holds the id 0, which is a piece too: use `lengths` or `valid`, never the value."""
+    """A batch of sentences as piece ids.
 
-    tokens: Tensor  # [B, L] int64
-    lengths: Tensor  # [B] int64
-    seq_tags: tuple[str, ...]  # [B]
-    position: Position  # where to go on after this batch
-    num_dropped: int  # over-long sentences left out since the previous batch
+    Padding positions hold the id 0, which is a piece too, so recognise them by `lengths` or `valid` and not by value.
+    """
+
+    tokens: Tensor
+    """[B, L] int64"""
+    lengths: Tensor
+    """[B] int64"""
+    seq_tags: tuple[str, ...]
+    """[B]"""
+    position: Position
+    """Where the stream continues after this batch."""
+    num_dropped: int
+    """Over-long sentences that were dropped since the previous batch."""
 
     @property
     def valid(self) -> Tensor:
@@ -59,20 +71,28 @@ class TokenBatch:
         return torch.arange(self.tokens.shape[1], device=self.lengths.device) < self.lengths[:, None]
 
     def to(self, device: torch.device | str) -> TokenBatch:
-        """The same batch with its tensors on `device`."""
+        """A copy of the batch with its tensors on `device`."""
         return replace(self, tokens=self.tokens.to(device), lengths=self.lengths.to(device))
 
 
 class ReturnnBatches(IterableDataset[TokenBatch]):
-    """Batches of one RETURNN dataset, from `start` to the end of that sub-epoch or, when `endless`, for ever.
+    """Batches of one RETURNN dataset, from `start` to the end of that sub-epoch or, when `endless`, without end.
 
-    opts: RETURNN dataset dict. batch_size: most tokens in a batch, padding counted; a single longer sentence is a batch of its own.
-    max_seqs: most sentences in a batch. max_seq_length: longer sentences are left out and counted in `num_dropped`; None keeps all.
-    shard: (index, count), the part of every sub-epoch to deliver. data_key: the dataset's stream of ids. num_tokens: V, the pieces
-    the model knows; another vocabulary size, or an id outside 0 .. V-1, is a ValueError, and so is a sub-epoch without any batch.
-    store: a token store of the same LmDataset (`dlm tokenize`): the same batches without its index and without tokenising again.
-    crop: a seed; of longer sentences max_seq_length tokens in a row are delivered, from a place that follows from seed, tag and sub-epoch.
-    The dataset is opened when iteration starts, so that only the process that reads holds its index.
+    The dataset is opened when iteration starts, so that only the reading process holds its index. ValueError for a
+    vocabulary size other than `num_tokens`, an id outside 0 .. V-1 and a sub-epoch without any batch.
+
+    Args:
+        opts: RETURNN dataset dict.
+        num_tokens: V, the number of pieces of the model's vocabulary.
+        batch_size: largest number of tokens in a batch, padding included; a single longer sentence forms a batch alone.
+        max_seqs: largest number of sentences in a batch.
+        max_seq_length: longer sentences are dropped and counted in `num_dropped`; None keeps all.
+        shard: (index, count), the part of every sub-epoch to deliver.
+        data_key: the dataset's stream of ids.
+        store: token store of the same LmDataset (`dlm tokenize`), which gives the same batches without building
+            RETURNN's index and without tokenising again.
+        crop: a seed. Longer sentences are then not dropped: a window of max_seq_length tokens is delivered, at a start
+            that depends on the seed, the tag and the sub-epoch only.
     """
 
     def __init__(
@@ -106,9 +126,8 @@ class ReturnnBatches(IterableDataset[TokenBatch]):
         self.num_tokens, self.data_key = num_tokens, data_key
         self.batch_size, self.max_seqs, self.max_seq_length = batch_size, max_seqs, max_seq_length
         self.endless, self.start, self.shard, self.crop = endless, start, shard, crop
-        self._idle: Any = (
-            None  # a dataset that no iterator uses now: loading a corpus again for each pass would take long
-        )
+        # The open dataset while no iterator uses it, because loading a corpus again for each pass would take long.
+        self._idle: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_idle": None}
@@ -150,35 +169,39 @@ class ReturnnBatches(IterableDataset[TokenBatch]):
             order = dataset.order(start.sub_epoch, self.opts, shard=self.shard)
             check_position(start, len(order))
             order = order[start.seqs_done :]
-            for places, position, dropped in self._groups(_lengths(dataset, order), start):
-                members = order[places]
+            for indices, position, dropped in self._groups(_lengths(dataset, order), start):
+                members = order[indices]
                 tags = [f"{self.opts.get('tag_prefix') or 'line-'}{number}" for number in members]
                 ids, sizes = self._cropped(dataset.gather(members), dataset.lengths(members), tags, start.sub_epoch)
                 yield self._collate(ids, sizes, tags, position, dropped)
             return
-        read: dict[int, tuple[np.ndarray, str]] = {}  # the sentences that no batch has taken yet
+        read: dict[int, tuple[np.ndarray, str]] = {}  # sentences by index that are in no batch yet
 
         def lengths() -> Iterator[int]:
-            for place, sequence in enumerate(_sequences(dataset, start, self.data_key)):
-                read[place] = sequence
+            for index, sequence in enumerate(_sequences(dataset, start, self.data_key)):
+                read[index] = sequence
                 yield len(sequence[0])
 
-        for places, position, dropped in self._groups(lengths(), start):
-            taken = [read[place] for place in places]
-            for place in [place for place in read if place <= places[-1]]:  # over-long ones too
-                del read[place]
-            flat, sizes = np.concatenate([ids for ids, _ in taken]), np.array([len(ids) for ids, _ in taken])
-            tags = [tag for _, tag in taken]
+        for indices, position, dropped in self._groups(lengths(), start):
+            sequences = [read[index] for index in indices]
+            for index in [index for index in read if index <= indices[-1]]:  # includes dropped over-long sentences
+                del read[index]
+            flat, sizes = np.concatenate([ids for ids, _ in sequences]), np.array([len(ids) for ids, _ in sequences])
+            tags = [tag for _, tag in sequences]
             flat, sizes = self._cropped(flat, sizes, tags, start.sub_epoch)
             yield self._collate(flat, sizes, tags, position, dropped)
 
     def _groups(self, lengths: Iterable[int], start: Position) -> Iterator[tuple[list[int], Position, int]]:
-        """RETURNN's rule: (places in `lengths` that share a batch, where to go on, over-long ones left out before it)."""
+        """Apply RETURNN's batching rule to sentence lengths.
+
+        Yields for each batch the indices in `lengths` of its sentences, the position after it and the number of
+        over-long sentences that were dropped before it.
+        """
         members: list[int] = []
-        longest = 0  # of `members`
-        dropped = since_last = 0  # over-long ones before the last member, and after it
+        longest = 0  # largest length in `members`
+        dropped = since_last = 0  # over-long sentences before the last member, and after it
         longest_allowed = self.max_seq_length if self.max_seq_length is not None else np.iinfo(np.int64).max
-        for place, length in enumerate(lengths):
+        for index, length in enumerate(lengths):
             if length > longest_allowed:
                 if self.crop is None:
                     since_last += 1
@@ -187,33 +210,34 @@ class ReturnnBatches(IterableDataset[TokenBatch]):
             if members and (
                 len(members) >= self.max_seqs or max(longest, length) * (len(members) + 1) > self.batch_size
             ):
-                # The batch ends at its last member: who resumes there meets the over-long ones after it again, and counts them then.
+                # The position is directly after the last member, so a resumed run meets the over-long sentences that
+                # follow it again and counts them then.
                 yield members, Position(start.sub_epoch, start.seqs_done + members[-1] + 1), dropped
                 members, longest, dropped = [], 0, 0
-            members.append(place)
+            members.append(index)
             longest = max(longest, length)
             dropped, since_last = dropped + since_last, 0
         if not members:
             raise ValueError(
-                f"sub-epoch {start.sub_epoch} of {self.opts['class']} (shard {self.shard[0] + 1} of {self.shard[1]}): no sentence to"
-                f" deliver, {since_last} are longer than max_seq_length {self.max_seq_length}; expected a smaller partition_epoch"
-                " or a higher limit"
+                f"sub-epoch {start.sub_epoch} of {self.opts['class']} (shard {self.shard[0] + 1} of {self.shard[1]}):"
+                f" no sentence to deliver, {since_last} are longer than max_seq_length {self.max_seq_length};"
+                " expected a smaller partition_epoch or a higher limit"
             )
-        # All of it is consumed, so that the same place never has two names.
+        # The end of a sub-epoch is written as the start of the next one, so that each position has one representation.
         yield members, Position(start.sub_epoch + 1, 0), dropped + since_last
 
     def _cropped(
         self, flat: np.ndarray, lengths: np.ndarray, tags: list[str], sub_epoch: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The same with a window in place of each over-long sentence."""
+        """(ids, lengths) with each over-long sentence replaced by its window, if `crop` is set."""
         limit = self.max_seq_length
         if self.crop is None or limit is None or not len(lengths) or lengths.max() <= limit:
             return flat, lengths
         rows = np.split(flat, np.cumsum(lengths)[:-1])
-        for place in np.flatnonzero(lengths > limit):
-            key = hashlib.blake2b(f"{self.crop}/{sub_epoch}/{tags[place]}".encode(), digest_size=8).digest()
-            first = int.from_bytes(key, "big") % (len(rows[place]) - limit + 1)
-            rows[place] = rows[place][first : first + limit]
+        for row in np.flatnonzero(lengths > limit):
+            key = hashlib.blake2b(f"{self.crop}/{sub_epoch}/{tags[row]}".encode(), digest_size=8).digest()
+            first = int.from_bytes(key, "big") % (len(rows[row]) - limit + 1)
+            rows[row] = rows[row][first : first + limit]
         return np.concatenate(rows), np.minimum(lengths, limit)
 
     def _collate(
@@ -224,7 +248,8 @@ class ReturnnBatches(IterableDataset[TokenBatch]):
             for ids, tag in zip(np.split(flat, np.cumsum(lengths)[:-1]), tags):
                 if len(ids) and not 0 <= ids.min() <= ids.max() < self.num_tokens:
                     raise ValueError(
-                        f"{tag}: token ids {ids.min()} .. {ids.max()}; expected 0 .. {self.num_tokens - 1}, the model's pieces"
+                        f"{tag}: token ids {ids.min()} .. {ids.max()};"
+                        f" expected 0 .. {self.num_tokens - 1}, the model's pieces"
                     )
         valid = np.arange(lengths.max()) < lengths[:, None]
         tokens = np.zeros(valid.shape, dtype=np.int64)
@@ -233,13 +258,13 @@ class ReturnnBatches(IterableDataset[TokenBatch]):
 
 
 def _lengths(store: TokenStore, order: np.ndarray) -> Iterator[int]:
-    """Tokens of each sentence, looked up as they are needed: a sub-epoch may have millions."""
-    for place in range(0, len(order), _LOOKED_UP):
-        yield from store.lengths(order[place : place + _LOOKED_UP]).tolist()
+    """The number of tokens of each sentence, read in blocks because a sub-epoch may have millions of sentences."""
+    for start in range(0, len(order), _LENGTHS_BLOCK):
+        yield from store.lengths(order[start : start + _LENGTHS_BLOCK]).tolist()
 
 
 def check_position(position: Position, count: int) -> None:
-    """ValueError if a sub-epoch of so many sequences ends before the position."""
+    """ValueError if a sub-epoch of `count` sequences ends before the position."""
     if position.seqs_done and position.seqs_done >= count:
         raise ValueError(
             f"data position {position}, but this sub-epoch has {count} sequences;"
@@ -249,14 +274,15 @@ def check_position(position: Position, count: int) -> None:
 
 def _sequences(dataset: Any, start: Position, data_key: str) -> Iterator[tuple[np.ndarray, str]]:
     """(ids, tag) of the sequences of a sub-epoch in RETURNN's order, without the first `start.seqs_done`."""
-    # A MetaDataset that was read to its end in one block still holds that block and then refuses to say its num_seqs: empty it first.
+    # A MetaDataset that was read to its end in one block still holds that block and then cannot give its num_seqs,
+    # so it is emptied first.
     dataset.init_seq_order(epoch=None)
     dataset.init_seq_order(epoch=start.sub_epoch)
     count = dataset.num_seqs
     skip = start.seqs_done
     check_position(start, count)
     if skip and type(dataset).__name__ == "LmDataset":
-        # It can not jump, but takes an order as given; what is skipped is not even tokenised.
+        # LmDataset cannot start in the middle, but it accepts an explicit order; skipped sentences are not tokenised.
         dataset.init_seq_order(epoch=start.sub_epoch, seq_order=dataset.get_current_seq_order()[skip:])
         count, skip = dataset.num_seqs, 0
     for index, (ids, tag) in enumerate(_read(dataset, count, data_key)):
@@ -273,7 +299,8 @@ def _read(dataset: Any, count: int, data_key: str) -> Iterator[tuple[np.ndarray,
             dataset.load_seqs(index, index + 1)
             yield dataset.get_data(index, data_key), dataset.get_tag(index)
         return
-    # Whole blocks: get_tag and each single load cost a sum of RETURNN's number dicts, as much as tokenising the sentence.
+    # Read in blocks, because get_tag and each single load sum up RETURNN's number dicts, which costs as much as
+    # tokenising the sentence.
     for start in range(0, count, _BLOCK):
         dataset.load_seqs(start, min(start + _BLOCK, count))
         for seq in dataset.added_data:

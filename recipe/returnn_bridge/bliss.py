@@ -1,4 +1,4 @@
-"""Bliss corpora (the XML of RASR and i6 setups): segments with their texts, as lines, as references, or for an OggZip.
+"""Reads Bliss corpora (the XML of RASR and i6 setups) and writes their texts as lines, references or an OggZip.
 
     for segment in read_bliss("dev-other.xml.gz"):
         segment.seq_tag, segment.text, segment.audio       # "dev-other/116-288045-0000/116-288045-0000"
@@ -6,7 +6,7 @@
     write_bliss_text("dev.xml.gz", "dev.ref.py.gz")         # {seq_tag: text}, references by segment
     build_bliss_ogg_zip("dev.xml.gz", "dev.zip")            # for OggZipDataset
 
-A tag is what RETURNN and RASR call the segment: the names of corpus, recording and segment, joined by slashes.
+A tag is the segment's name in RETURNN and RASR: the names of corpus, recording and segment, joined by slashes.
 """
 
 from __future__ import annotations
@@ -27,20 +27,24 @@ _NAMED = ("corpus", "subcorpus", "recording", "segment")
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of a recording and what is said in it."""
+    """A part of a recording with its transcript."""
 
     seq_tag: str
-    text: str  # single blanks between words
-    audio: str  # "" where the corpus names none; a relative path is relative to the corpus file
-    start: float = 0.0  # seconds
-    end: float | None = None  # seconds; None: to the end of the recording
+    text: str
+    """Words separated by single blanks."""
+    audio: str
+    """Audio file, relative paths resolved against the folder of the corpus file; "" where the corpus names none."""
+    start: float = 0.0
+    """Seconds."""
+    end: float | None = None
+    """Seconds; None is the end of the recording."""
 
 
 def read_bliss(path: str | os.PathLike[str]) -> Iterator[Segment]:
     """The segments of a corpus file (plain or .gz), in order.
 
-    ValueError naming file and segment for XML that is not whole, an element that is none of Bliss, a tag that comes twice, times
-    that are no stretch, and a corpus without segments. `<include>` is refused: give the included files one by one.
+    ValueError with file and segment for incomplete XML, an unnamed element, a repeated tag, times other than
+    0 <= start < end, and a corpus without segments. `<include>` is refused: pass the included files one by one.
     """
     name = os.fspath(path)
     names: list[str] = []
@@ -54,13 +58,14 @@ def read_bliss(path: str | os.PathLike[str]) -> Iterator[Segment]:
                     audio, number = _located(name, element.get("audio", "")), 0
                 number += kind == "segment"
                 if kind in _NAMED:
-                    own = element.get("name") or (str(number) if kind == "segment" else "")
-                    if not own:
+                    element_name = element.get("name") or (str(number) if kind == "segment" else "")
+                    if not element_name:
                         raise ValueError(f"{name}: <{kind}> without a name; expected the attribute 'name'")
-                    names.append(own)
+                    names.append(element_name)
                 elif kind == "include":
                     raise ValueError(
-                        f"{name}: <include {element.get('file')!r}>; expected a corpus in one file, or the included files"
+                        f"{name}: <include {element.get('file')!r}>;"
+                        " expected a corpus in one file, or the included files"
                     )
                 continue
             if kind == "segment":
@@ -71,7 +76,7 @@ def read_bliss(path: str | os.PathLike[str]) -> Iterator[Segment]:
                 yield segment
             if kind in _NAMED:
                 names.pop()
-                element.clear()  # a training corpus has hundreds of thousands
+                element.clear()  # keeps memory constant: a training corpus has hundreds of thousands of segments
     except ElementTree.ParseError as error:
         raise ValueError(
             f"{name}:{error.position[0]}: {str(error).split(':')[0]}; expected a Bliss corpus, complete XML"
@@ -81,7 +86,7 @@ def read_bliss(path: str | os.PathLike[str]) -> Iterator[Segment]:
 
 
 def _events(path: str) -> Iterator[tuple[str, ElementTree.Element]]:
-    """Where elements begin and end. The file tells its encoding itself."""
+    """(event, element) for each start and end of an element. The encoding is taken from the XML declaration."""
     parser: ElementTree.XMLPullParser[ElementTree.Element] = ElementTree.XMLPullParser(("start", "end"))
     for data in iterate_bytes(path):
         if data:
@@ -94,9 +99,10 @@ def _events(path: str) -> Iterator[tuple[str, ElementTree.Element]]:
 def build_bliss_ogg_zip(
     path: str | os.PathLike[str], out_zip: str | os.PathLike[str], *, with_audio: bool = True, lower: bool = False
 ) -> int:
-    """`build_ogg_zip` of every segment, cut out of its recording, or of its text and duration alone. Returns their number.
+    """Write an OggZip of all segments of a corpus and return their number.
 
-    ValueError for a segment without audio where some is asked for, and as from `read_bliss` and `build_ogg_zip`.
+    with_audio: cut each segment out of its recording; otherwise only text and duration are stored.
+    ValueError for a segment without audio if `with_audio`, and as in `read_bliss` and `build_ogg_zip`.
     """
     entries = []
     for segment in read_bliss(path):
@@ -111,10 +117,10 @@ def build_bliss_ogg_zip(
 
 
 def write_bliss_text(path: str | os.PathLike[str], out: str | os.PathLike[str], *, lower: bool = False) -> int:
-    """Write the texts, whole or not at all, and return their number.
+    """Write the texts of a corpus atomically and return their number.
 
-    The name of `out` says how: .py for `{seq_tag: text}`, else a line each; both also .gz. A text without words is an error for
-    lines, where it would be lost, and kept in a .py. So is an `out` that is the corpus itself.
+    `out` named .py or .py.gz gets `{seq_tag: text}`, any other name one text per line. ValueError for an empty text
+    among lines (it would be lost there; a .py keeps it) and for an `out` that is the corpus itself.
     """
     target = Path(out)
     if target.exists() and target.samefile(path):

@@ -1,11 +1,12 @@
-"""Lightning's view of the data: an endless training stream with a resumable position, and named validation sets.
+"""The Lightning data module: an endless training stream with a resumable position, and named validation sets.
 
-    data = ReturnnDataModule(train_opts, {"dev": dev_opts, "devtrain": devtrain_opts}, num_tokens=10240, max_seq_length=128)
-    trainer.fit(module, datamodule=data)                # the module calls data.consumed(batch) once a batch is used up
+    data = ReturnnDataModule(train_opts, {"dev": dev_opts, "devtrain": devtrain_opts}, num_tokens=10240)
+    trainer.fit(module, datamodule=data)                # the module calls data.consumed(batch) after each step
     data.valid_names[dataloader_idx]                    # "dev", "devtrain"
 
-The stream never ends, so Lightning sees one epoch: a validation interval longer than a RETURNN sub-epoch still comes round, and
-the ranks of a DDP run can not differ in their number of batches. Set Lightning's check_val_every_n_epoch to None.
+The stream never ends, so Lightning sees one epoch. Therefore a validation interval may be longer than a RETURNN
+sub-epoch, and the ranks of a DDP run cannot differ in their number of batches. Set Lightning's check_val_every_n_epoch
+to None.
 """
 
 from __future__ import annotations
@@ -25,11 +26,18 @@ from returnn_bridge.datasets import check_corpora, plain_opts
 class ReturnnDataModule(lightning.LightningDataModule):
     """Training and validation batches from RETURNN dataset dicts.
 
-    batch_size, max_seqs: RETURNN's batching rule, for both. max_seq_length: longer training sentences are dropped and counted,
-    or with `crop` (a seed) random windows of them are used;
-    validation keeps every sentence. num_workers: 0 reads in the training process, 1 in one process beside it (more would each load
-    the corpus index). store: a token store of the training text. In a distributed run each rank trains on its own part of each
-    sub-epoch; every rank validates on all sentences.
+    In a distributed run each rank trains on a different shard of each sub-epoch; every rank validates on all sentences.
+
+    Args:
+        train_opts: RETURNN dataset dict of the training data.
+        valid_opts: RETURNN dataset dicts of the validation sets, by name.
+        num_tokens: V, the number of pieces of the model's vocabulary.
+        batch_size, max_seqs: RETURNN's batching rule, for training and validation.
+        max_seq_length: longer training sentences are dropped and counted; validation keeps every sentence.
+        num_workers: 0 reads in the training process, 1 in a separate one (more would each load the corpus index).
+        data_key: the dataset's stream of ids.
+        store: token store of the training text.
+        crop: a seed; random windows of longer training sentences are used instead of dropping them.
     """
 
     def __init__(
@@ -59,7 +67,8 @@ class ReturnnDataModule(lightning.LightningDataModule):
             "max_seqs": max_seqs,
             "data_key": data_key,
         }
-        self.position = Position(1, 0)  # after the last batch that training consumed
+        self.position = Position(1, 0)
+        """The position after the last batch that training consumed."""
 
     @property
     def valid_names(self) -> tuple[str, ...]:
@@ -67,15 +76,15 @@ class ReturnnDataModule(lightning.LightningDataModule):
         return tuple(self.valid_opts)
 
     def prepare_data(self) -> None:
-        """Once per node: all text files are read through, so that a bad line ends the run now and not days later.
+        """Check all text files, once per node, so that a bad line ends the run at its start and not days later.
 
-        Those of a token store were read through when it was made.
+        The training text of a token store is not checked again, because building the store did that.
         """
         for opts in (*([] if self.store else [self.train_opts]), *self.valid_opts.values()):
             check_corpora(opts)
 
     def train_dataloader(self) -> DataLoader[TokenBatch]:
-        """Endless; starts after the last consumed batch."""
+        """An endless loader that starts after the last consumed batch."""
         batches = ReturnnBatches(
             self.train_opts,
             max_seq_length=self.max_seq_length,
@@ -88,7 +97,8 @@ class ReturnnDataModule(lightning.LightningDataModule):
         )
         if self.num_workers == 0:
             return DataLoader(batches, batch_size=None)
-        # Not fork: the reference counts of the corpus index would copy its pages, and threads do not survive it.
+        # Not fork, because updates of reference counts would copy the pages of the corpus index, and threads do not
+        # survive a fork.
         return DataLoader(
             batches,
             batch_size=None,
@@ -99,36 +109,41 @@ class ReturnnDataModule(lightning.LightningDataModule):
         )
 
     def val_dataloader(self) -> list[DataLoader[TokenBatch]]:
-        """One finite loader a validation set, the same batches every time."""
+        """One finite loader per validation set, with the same batches every time."""
         return [DataLoader(ReturnnBatches(opts, **self.rule), batch_size=None) for opts in self.valid_opts.values()]
 
     def consumed(self, batch: TokenBatch) -> None:
-        """Training has used `batch` up: a checkpoint from now on continues after it. Batches read ahead do not count."""
+        """Record that training has used `batch`: later checkpoints continue after it, not after prefetched batches."""
         self.position = batch.position
 
     def state_dict(self) -> dict[str, Any]:
-        """The position of every rank. In a distributed run all ranks have to call this together."""
-        own = [self.position.sub_epoch, self.position.seqs_done]
+        """The position of every rank. This is a collective call: in a distributed run all ranks have to make it."""
+        position = [self.position.sub_epoch, self.position.seqs_done]
         _, world = _rank_and_world()
-        positions: list[Any] = [own]
+        positions: list[Any] = [position]
         if world > 1:
             positions = [None] * world
-            torch.distributed.all_gather_object(positions, own)
+            torch.distributed.all_gather_object(positions, position)
         return {"positions": positions}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue after the batch that was the last one consumed when the state was taken."""
+        """Continue after the last batch that was consumed when the state was saved."""
         rank, world = _rank_and_world()
         positions = state_dict["positions"]
         if len(positions) != world:
             raise ValueError(
-                f"checkpoint with the data positions of {len(positions)} processes; expected {world}, as many as this run has"
+                f"checkpoint with the data positions of {len(positions)} processes;"
+                f" expected {world}, as many as this run has"
             )
         self.position = Position(*positions[rank])
 
 
 def _leave_signals_to_training(_: int) -> None:
-    """Slurm and a terminal signal every process: a reader that dies of it would look like a failure of the training that is saving."""
+    """Ignore SIGTERM and SIGINT in the data loader process.
+
+    Slurm and a terminal signal every process. If the reader ended, Lightning would report a failure while the training
+    process saves its checkpoint.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

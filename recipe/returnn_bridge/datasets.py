@@ -1,13 +1,13 @@
-"""RETURNN dataset dicts: builders for those of the reference run, strict checks, and opening one outside RETURNN's trainer.
+"""RETURNN dataset dicts: builders for those of the reference run, strict checks, and opening the datasets.
 
     train = lm_dataset_dict(["novels.txt.gz", "transcripts.txt.gz"], "vocab", partition_epoch=20)
     dev = ogg_zip_dataset_dict(["dev.ogg.zip"], "vocab", fixed_random_subset=3000)
     dataset = init_dataset(train, num_tokens=10240)
-    dataset.init_seq_order(epoch=1)                     # RETURNN's sub-epochs count from 1
-    check_corpus("transcripts.txt")                     # ValueError for lines that RETURNN would lose or empty in silence
+    dataset.init_seq_order(epoch=1)                     # RETURNN counts sub-epochs from 1
+    check_corpus("transcripts.txt")                     # ValueError for lines that RETURNN would silently lose or empty
 
-The dicts are plain RETURNN: its own trainer takes them unchanged. A dict that comes from a configuration file can open only the
-classes listed here, with the options listed here: RETURNN itself would import any class and evaluate strings.
+RETURNN's trainer accepts these dicts unchanged. A dict from a configuration file can use only the classes and options
+that are listed here, because RETURNN itself would import any class and evaluate strings.
 """
 
 from __future__ import annotations
@@ -26,12 +26,16 @@ from returnn_bridge.native_cache import use_private_cache
 from returnn_bridge.oggzip import check_ogg_zip
 from returnn_bridge.vocab import MODEL_FILE, sentence_pieces_file
 
-_ORDER = "seq_ordering partition_epoch repeat_epoch fixed_random_seed random_seed_offset seq_list_filter_file unique_seq_tags"
-# class -> its options. Left out: what takes code (post-processors), what unpickles, and audio features.
+_ORDER = (
+    "seq_ordering partition_epoch repeat_epoch fixed_random_seed random_seed_offset seq_list_filter_file"
+    " unique_seq_tags"
+)
+# Options by class. Not allowed: options that take code (post-processors) or unpickle, and audio features.
 _OPTIONS = {
-    "LmDataset": "corpus_file use_cache_manager skip_empty_lines orth_vocab seq_end_symbol unknown_symbol tag_prefix seq_list_file",
-    "OggZipDataset": "path content_name audio targets use_cache_manager segment_file zip_audio_files_have_name_as_prefix"
-    " resolve_symlink_for_name fixed_random_subset fixed_random_subset_seed",
+    "LmDataset": "corpus_file use_cache_manager skip_empty_lines orth_vocab seq_end_symbol unknown_symbol tag_prefix"
+    " seq_list_file",
+    "OggZipDataset": "path content_name audio targets use_cache_manager segment_file"
+    " zip_audio_files_have_name_as_prefix resolve_symlink_for_name fixed_random_subset fixed_random_subset_seed",
     "MetaDataset": "datasets data_map seq_order_control_dataset seq_list_file",
     "HDFDataset": "files cache_byte_size use_cache_manager",
     "SentencePieces": "model_file add_bos add_eos reverse enable_sampling nbest_size alpha",
@@ -48,11 +52,11 @@ def lm_dataset_dict(
     seq_ordering: str = "laplace:.1000",
     use_cache_manager: bool = False,
 ) -> dict[str, Any]:
-    """Dict of an LmDataset over text files (plain or .gz, one sentence a line).
+    """The dict of an LmDataset over text files (plain or .gz, one sentence per line).
 
     spm_model: SentencePiece .model file or a vocabulary folder. partition_epoch: sub-epochs in one pass over the text.
-    seq_ordering: "laplace:.1000" sorts bins of about 1000 shuffled sentences by their length in bytes. The order depends on the
-    sub-epoch alone, so runs of another seed see the same one.
+    seq_ordering: "laplace:.1000" sorts bins of about 1000 shuffled sentences by their length in bytes. The order
+    depends on the sub-epoch only, so runs with different seeds see the same order.
     """
     if isinstance(corpus_files, (str, os.PathLike)):
         raise ValueError(f"corpus_files {str(corpus_files)!r}: expected a list of files")
@@ -77,9 +81,10 @@ def ogg_zip_dataset_dict(
     fixed_random_seed: int = 1,
     use_cache_manager: bool = False,
 ) -> dict[str, Any]:
-    """Dict of the transcripts in OggZip files: a MetaDataset that maps `data` to the ids of an OggZipDataset without audio.
+    """The dict of the transcripts in OggZip files: a MetaDataset over an OggZipDataset without audio.
 
-    fixed_random_subset: that many utterances (or that share of them), the same ones in every epoch. Sorting goes by duration.
+    fixed_random_subset: number of utterances (or their fraction) to use, the same ones in every epoch.
+    seq_ordering: the orders by length sort by duration.
     """
     if isinstance(zips, (str, os.PathLike)):
         raise ValueError(f"zips {str(zips)!r}: expected a list of files")
@@ -110,21 +115,23 @@ def _sentence_pieces(spm_model: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _file(path: str | os.PathLike[str]) -> Any:
-    """A string; but a path of a job graph stays what it is: the file it means is known when the job runs."""
+    """The path as a string. A path of a job graph stays unchanged, because its file is only known when the job runs."""
     return str(path) if isinstance(path, (str, Path)) else path
 
 
 def init_dataset(opts: Mapping[str, Any], *, num_tokens: int, data_key: str = "data") -> Any:
     """Open the RETURNN dataset of a dict (checked by `plain_opts`); its index is read at the first `init_seq_order`.
 
-    num_tokens: V of the model's vocabulary; a dataset with another number of pieces is a ValueError. Raises FileNotFoundError
-    for a file that is not there and ModuleNotFoundError for a package RETURNN needs but does not require.
+    num_tokens: V, the number of pieces of the model's vocabulary. ValueError for a dataset with another number of
+    pieces, FileNotFoundError for a missing file, ModuleNotFoundError for a package that RETURNN imports but does not
+    install.
     """
     opts = plain_opts(opts)
     _check_files(opts)
     if "OggZipDataset" in _classes(opts) and not any(map(shutil.which, ("c++", "cpp", "clang++", "g++"))):
         raise OSError(
-            "no C++ compiler (c++, clang++, g++) in PATH; OggZipDataset needs one, RETURNN compiles the reader of its text file"
+            "no C++ compiler (c++, clang++, g++) in PATH; OggZipDataset needs one,"
+            " RETURNN compiles the reader of its text file"
         )
     _check_zips(opts)
     use_private_cache()
@@ -143,7 +150,8 @@ def init_dataset(opts: Mapping[str, Any], *, num_tokens: int, data_key: str = "d
     if data_key not in dataset.num_outputs:
         known = ", ".join(sorted(dataset.num_outputs))
         raise ValueError(
-            f"{opts['class']} has no data key {data_key!r}; expected one of {known} (a MetaDataset maps them with data_map)"
+            f"{opts['class']} has no data key {data_key!r};"
+            f" expected one of {known} (a MetaDataset maps them with data_map)"
         )
     pieces = int(dataset.num_outputs[data_key][0])
     if pieces != num_tokens:
@@ -154,10 +162,10 @@ def init_dataset(opts: Mapping[str, Any], *, num_tokens: int, data_key: str = "d
 
 
 def plain_opts(opts: Mapping[str, Any]) -> dict[str, Any]:
-    """A checked deep copy of a RETURNN dataset dict. ValueError naming the key for what is not allowed.
+    """A checked deep copy of a RETURNN dataset dict, with OmegaConf containers converted to plain ones.
 
-    OmegaConf containers become plain ones. Refused: classes and options outside the lists above, values that are not plain data,
-    pickle files, and vocabulary options that change the ids behind the model's back.
+    ValueError with the key for classes and options outside the lists above, values that are not plain data, pickle
+    files, and vocabulary options that would change the ids (BOS, EOS, reversal, sampling).
     """
     omegaconf = sys.modules.get("omegaconf")
     if omegaconf is not None and omegaconf.OmegaConf.is_config(opts):
@@ -216,7 +224,8 @@ def _check_meaning(kind: str, opts: dict[str, Any], where: str) -> None:
         for key, target in opts["data_map"].items() if isinstance(opts["data_map"], dict) else [("", None)]:
             if not isinstance(target, list) or len(target) != 2 or target[0] not in opts["datasets"]:
                 raise ValueError(
-                    f"{where}.data_map {key!r}: got {target!r}; expected [dataset, its data key], dataset one of {', '.join(opts['datasets'])}"
+                    f"{where}.data_map {key!r}: got {target!r}; expected [dataset, its data key],"
+                    f" dataset one of {', '.join(opts['datasets'])}"
                 )
         control = opts.get("seq_order_control_dataset")
         if control is not None and control not in opts["datasets"]:
@@ -226,7 +235,7 @@ def _check_meaning(kind: str, opts: dict[str, Any], where: str) -> None:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """A copy of plain data (tuples as lists); anything else is refused."""
+    """A copy of plain data (tuples become lists). ValueError for anything else."""
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, (str, os.PathLike)):
@@ -242,7 +251,7 @@ def _plain(value: Any, where: str) -> Any:
 
 
 def _walk(opts: dict[str, Any], where: str = "dataset") -> Iterator[tuple[str, dict[str, Any]]]:
-    """The dict and every dict nested in it that names a class."""
+    """(dotted key, dict) of the dict itself and of every nested dict that names a class."""
     yield where, opts
     for key in ("orth_vocab", "targets"):
         if key in opts:
@@ -266,7 +275,10 @@ def _file_list(value: Any) -> list[str]:
 
 
 def dataset_files(opts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(dotted key, path) of every file that a dataset dict reads. FileNotFoundError or ValueError for one that is missing or empty."""
+    """(dotted key, path) of every file that a dataset dict reads.
+
+    FileNotFoundError for a missing file, ValueError for an empty one.
+    """
     opts = plain_opts(opts)
     _check_files(opts)
     return _files(opts)
@@ -288,10 +300,12 @@ def _check_files(opts: dict[str, Any]) -> None:
 
 def _check_zips(opts: dict[str, Any]) -> None:
     for _, node in _walk(opts):
-        named = node.get("content_name") or node.get("resolve_symlink_for_name")  # the index goes by another name
+        # With these options RETURNN finds the index under another name.
+        named = node.get("content_name") or node.get("resolve_symlink_for_name")
         if node["class"] == "OggZipDataset" and not named:
             paths = _file_list(node["path"])
-            separate = {os.path.basename(path).removesuffix(".txt.gz") for path in paths}  # indexes beside the zips
+            # Names of indexes that are files outside the zips.
+            separate = {os.path.basename(path).removesuffix(".txt.gz") for path in paths}
             for path in paths:
                 if path.endswith(".zip") and os.path.basename(path).removesuffix(".zip") not in separate:
                     check_ogg_zip(path)
@@ -299,19 +313,22 @@ def _check_zips(opts: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class CorpusReport:
-    """What a text file holds, as LmDataset reads it."""
+    """Counts of a text file as LmDataset reads it."""
 
-    lines: int  # sentences
-    empty_lines: int  # skipped by LmDataset
-    missing_final_newline: bool  # only ever true for .gz, where it does no harm
+    lines: int
+    """Lines with a sentence."""
+    empty_lines: int
+    """Lines that LmDataset skips."""
+    missing_final_newline: bool
+    """Only possible for .gz, where RETURNN keeps the last line nevertheless."""
 
 
 def check_corpus(path: str | os.PathLike[str]) -> CorpusReport:
-    """Read a text file (plain or .gz) and compare with what LmDataset would make of it.
+    """Read a text file (plain or .gz) and check that LmDataset would neither lose nor change a line of it.
 
-    ValueError with file:line for text that is not UTF-8, a broken .gz, and what RETURNN would lose or change in silence: a last line
-    of a plain file without a line end (lost; a .gz keeps it), a line of blanks only in a plain file (becomes an empty sentence; a .gz
-    skips it), and a file without any sentence. Empty lines are skipped in both and counted.
+    ValueError with file:line for text that is not UTF-8, a broken .gz, a file without any sentence, and two kinds of
+    lines of plain files: a last line without a line end, which RETURNN loses (a .gz keeps it), and a line of blanks
+    only, which becomes an empty sentence (a .gz skips it). Empty lines are skipped in both and counted.
     """
     name = os.fspath(path)
     zipped = name.endswith(".gz")
@@ -329,7 +346,8 @@ def check_corpus(path: str | os.PathLike[str]) -> CorpusReport:
             empty += 1
         else:
             raise ValueError(
-                f"{name}:{number}: a line of blanks only, which RETURNN makes an empty sentence; expected text or an empty line"
+                f"{name}:{number}: a line of blanks only, which RETURNN makes an empty sentence;"
+                " expected text or an empty line"
             )
     unfinished = bool(line) and not line.endswith(b"\n")
     if unfinished and not zipped:
@@ -342,7 +360,7 @@ def check_corpus(path: str | os.PathLike[str]) -> CorpusReport:
 
 
 def check_corpora(opts: Mapping[str, Any]) -> dict[str, CorpusReport]:
-    """`check_corpus` for each text file that the LmDatasets in a dataset dict read; Bliss XML corpora are left to RETURNN."""
+    """The `check_corpus` report of each text file that LmDatasets in a dataset dict read; Bliss corpora are skipped."""
     opts = plain_opts(opts)
     _check_files(opts)
     files = [
@@ -352,8 +370,8 @@ def check_corpora(opts: Mapping[str, Any]) -> dict[str, CorpusReport]:
 
 
 def is_xml(path: str) -> bool:
-    """Whether LmDataset takes the file for a Bliss corpus."""
+    """Whether LmDataset would read the file as a Bliss corpus."""
     try:
         return next(iterate_bytes(path)).startswith(b"<?xml ")
     except ValueError:
-        return False  # check_corpus says what is wrong with it
+        return False  # check_corpus reports the error

@@ -1,10 +1,10 @@
-"""sha256 of files. Those of large files are remembered, so that each is read once and not at every start.
+"""sha256 digests of files, cached for large files so that these are not read again at every start.
 
     digests = Digests("vocab/.tokens.hdf.verified")
     digests.of("train.txt.gz")                  # the digest of all its bytes
 
-A digest is remembered for a file of `LARGE` bytes or more, and holds as long as its inode, its size and the times of its last change
-(of content and of inode) are the same to the nanosecond. Smaller files are read every time, which takes half a second at most.
+The digest of a file of `LARGE` bytes or more is cached, and is valid as long as inode, size, mtime and ctime are equal
+to the nanosecond. Smaller files are read every time, which takes half a second at most.
 """
 
 from __future__ import annotations
@@ -20,25 +20,24 @@ from pathlib import Path
 from returnn_bridge.files import PathLike, read_json_object, write_text
 
 LARGE = 256 << 20
-_SETTLED = (
-    2_000_000_000  # ns: a file changed later than that before it was read may change again within one tick of its clock
-)
+_SETTLED = 2_000_000_000
+"""Nanoseconds since the last change before a digest is cached: a file may change again within one tick of its clock."""
 
 
 def sha256_of(path: PathLike) -> str:
-    """sha256 of all bytes of a file."""
+    """The sha256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Digests:
-    """Digests of files, with a file that remembers those of large ones."""
+    """Digests of files, with a cache file (`memory`) for those of large files."""
 
     def __init__(self, memory: PathLike) -> None:
         self.memory = Path(memory)
 
     def of(self, path: PathLike, compute: Callable[[PathLike], str] = sha256_of) -> str:
-        """`compute(path)`, or what it gave before for the same large file. What it raises is not remembered."""
+        """`compute(path)`, or its cached result if the file is large and unchanged. Exceptions are not cached."""
         state = _state(path)
         if int(state[1]) < LARGE:
             return compute(path)
@@ -53,7 +52,7 @@ class Digests:
         return digest
 
     def _recall(self) -> dict[str, list[str]]:
-        """What is remembered; a memory that can not be read is none, and what it held is computed again."""
+        """The cached entries. An unreadable cache counts as empty, so its digests are computed again."""
         try:
             tree = read_json_object(self.memory)
         except (OSError, ValueError):
@@ -65,13 +64,12 @@ class Digests:
         }
 
     def _remember(self, name: str, entry: list[str]) -> None:
-        with suppress(
-            OSError
-        ):  # in a folder of somebody else nothing is remembered, and the next start computes it again
+        # In a folder without write permission nothing is cached, and the next start computes the digest again.
+        with suppress(OSError):
             write_text(self.memory, json.dumps({**self._recall(), name: entry}, indent=1) + "\n")
 
 
 def _state(path: PathLike) -> list[str]:
-    """Inode, size, time of the last change of content, and of anything: as text, JSON's numbers need not be exact."""
-    found = os.stat(path)
-    return [str(number) for number in (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)]
+    """Inode, size, mtime and ctime, as text because JSON numbers need not be exact."""
+    status = os.stat(path)
+    return [str(number) for number in (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)]

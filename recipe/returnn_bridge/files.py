@@ -1,18 +1,18 @@
-r"""Reading and writing files: the one place that knows about gzip, encodings, temporary names and locks.
+r"""Reading and writing files: gzip, encodings, atomic writes, temporary names and locks are handled here only.
 
     for number, line in iterate_lines("hyps.jsonl.gz"): ...
     for chunk in iterate_chunks("hyps.py.gz"): ...                  # decoded text in pieces, constant memory
-    tree = read_json("config.json", expected="a model folder")      # also read_yaml; both refuse a key that comes twice
-    with write_whole("out.py.gz") as write:                         # nothing is at the final name before the block ends well
+    tree = read_json("config.json", expected="a model folder")      # also read_yaml; both refuse duplicate keys
+    with write_whole("out.py.gz") as write:                         # the file gets its name when the block succeeds
         write("text")
-    with whole_file("train.zip") as temporary: ...                  # the same for a program that wants a path
+    with whole_file("train.zip") as temporary: ...                  # the same for a program that needs a path
     with whole_folder("model", replaces=is_model) as temporary: ...
-    with lock("scores.jsonl"): ...                                  # one process at a time; an error names the other one
-    check_outputs(["out.jsonl"], ["in.jsonl"])                      # refuses to write over an input, before any work
+    with lock("scores.jsonl"): ...                                  # one process at a time; the error names the other
+    check_outputs(["out.jsonl"], ["in.jsonl"])                      # refuses to overwrite an input, before any work
 
-Every error names the file and, where there is one, the line. Temporary files carry the host and process that write them, so
-those of processes that were killed are recognised and removed by the next writer of the same file.
-This module imports nothing heavy and nothing of this project.
+Every error names the file and, where possible, the line. Temporary names contain the host and process that write them,
+so that the next writer of the same file can remove those of killed processes. This module imports nothing heavy and
+nothing of this project.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ JsonObject = dict[str, Any]
 """An object of a JSON file; its values are checked where they are read."""
 
 MOST_YAML_NODES = 100_000
-"""A YAML file may not expand to more values than this: a few aliases of aliases can stand for billions."""
+"""Limit on the values of a YAML file with aliases expanded, because nested aliases can expand to billions."""
 
 _CHUNK_BYTES = 1 << 18
 _BYTE_ORDER_MARK = codecs.BOM_UTF8
 
 
 def has_suffix(path: PathLike, *suffixes: str) -> bool:
-    """True if the file name ends in one of the suffixes, alone or followed by ".gz"."""
+    """Whether the file name ends in one of the suffixes, alone or followed by ".gz"."""
     name = os.fspath(path).lower().removesuffix(".gz")
     return name.endswith(suffixes)
 
@@ -55,7 +55,7 @@ def has_suffix(path: PathLike, *suffixes: str) -> bool:
 
 
 def iterate_chunks(path: PathLike) -> Iterator[str]:
-    """The text of a file in pieces of about 256 K characters, line ends as they are, a byte order mark left out.
+    """The text of a file in pieces of about 256 K characters, with line ends unchanged and a byte order mark removed.
 
     ValueError naming the line for broken or truncated gzip data and for bytes that are not UTF-8; OSError as from
     `open`.
@@ -74,7 +74,7 @@ def iterate_chunks(path: PathLike) -> Iterator[str]:
 def iterate_lines(path: PathLike) -> Iterator[tuple[int, str]]:
     r"""(line number from 1, line without its "\n" or "\r\n") of every line; errors as in `iterate_chunks`.
 
-    Only "\n" ends a line: form feeds, U+2028, a carriage return in the middle and their like may stand inside a text.
+    Only "\n" ends a line: form feeds, U+2028 and carriage returns in the middle may be part of a text.
     """
     line = 0
     for pieces, _ in _iterate_pieces(path):
@@ -89,9 +89,9 @@ def iterate_lines(path: PathLike) -> Iterator[tuple[int, str]]:
 
 
 def iterate_raw_lines(path: PathLike) -> Iterator[tuple[int, bytes]]:
-    r"""(line number from 1, bytes with the "\n" at their end) of every line, for who has to see what `iterate_lines` takes away.
+    r"""(line number from 1, bytes including the final "\n") of every line, for callers that check line ends.
 
-    The last line has no "\n" if the file has none. ValueError for broken gzip data, as in `iterate_chunks`.
+    The last line has no "\n" if the file has none there. ValueError for broken gzip data, as in `iterate_chunks`.
     """
     line = 0
     for pieces, end in _iterate_pieces(path):
@@ -101,7 +101,7 @@ def iterate_raw_lines(path: PathLike) -> Iterator[tuple[int, bytes]]:
 
 
 def iterate_bytes(path: PathLike) -> Iterator[bytes]:
-    """The unpacked bytes in pieces; the last piece, and only it, is empty. ValueError for broken gzip data, as in `iterate_chunks`."""
+    """The decompressed bytes in pieces, of which only the last is empty. ValueError for broken gzip data."""
     newlines = 0
     with open(path, "rb") as raw:
         stream = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if os.fspath(path).endswith(".gz") else raw
@@ -119,7 +119,10 @@ def iterate_bytes(path: PathLike) -> Iterator[bytes]:
 
 
 def parse_json(text: str, path: PathLike, line: int = 1) -> Any:
-    """The value of a JSON text that begins at that line of a file. ValueError with file and line if it is none or names a key twice."""
+    """The value of a JSON text that begins at line `line` of a file.
+
+    ValueError with file and line for invalid JSON and for duplicate keys.
+    """
     where = f"{os.fspath(path)}:{line}"
     try:
         return _DECODER.decode(text)
@@ -128,19 +131,22 @@ def parse_json(text: str, path: PathLike, line: int = 1) -> Any:
         raise ValueError(f"{where}: invalid JSON ({error.msg}, column {error.colno}); expected valid JSON") from None
     except RecursionError:
         raise ValueError(f"{where}: JSON nested too deeply to be read") from None
-    except ValueError as error:  # a key given twice; an integer of thousands of digits
+    except ValueError as error:  # a duplicate key, or an integer of thousands of digits
         raise ValueError(f"{where}: {error}; expected valid JSON with each key once") from None
 
 
 def read_json(path: PathLike, expected: str = "a JSON file") -> Any:
-    """The value of a JSON file, .gz or plain. FileNotFoundError saying what was expected there, ValueError where it is no JSON."""
+    """The value of a JSON file, .gz or plain.
+
+    FileNotFoundError that says what was `expected`, ValueError for invalid JSON.
+    """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{os.fspath(path)}: no such file; expected {expected}")
     return parse_json("".join(iterate_chunks(path)), path)
 
 
 def read_json_object(path: PathLike, expected: str = "a JSON file") -> dict[str, Any]:
-    """As `read_json`, for a file that has to hold an object."""
+    """The object in a JSON file. Errors are those of `read_json`, and ValueError for any other type."""
     tree = read_json(path, expected)
     if not isinstance(tree, dict):
         raise ValueError(f"{os.fspath(path)}: got {type(tree).__name__}; expected a JSON object ({expected})")
@@ -148,12 +154,15 @@ def read_json_object(path: PathLike, expected: str = "a JSON file") -> dict[str,
 
 
 def read_yaml(path: PathLike) -> dict[str, Any]:
-    """A YAML mapping of plain data. ValueError with the file and line for what is no YAML, a key that comes twice, and aliases
-    that refer to themselves or expand to more than `MOST_YAML_NODES` values."""
+    """The mapping in a YAML file of plain data.
+
+    ValueError with file and line for invalid YAML and duplicate keys, and with the file for aliases that refer to
+    themselves or expand to more than `MOST_YAML_NODES` values.
+    """
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Refuses a key that comes twice, where YAML's own loader takes the last one."""
+        """A safe loader that refuses duplicate keys, of which PyYAML would silently keep the last."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             seen: set[str] = set()
@@ -183,14 +192,14 @@ def read_yaml(path: PathLike) -> dict[str, Any]:
 
 
 def _expanded_size(tree: Any) -> float:
-    """Number of values once every alias is written out; infinite for one that contains itself."""
+    """The number of values after all aliases are expanded; infinite for a value that contains itself."""
     sizes: dict[int, float] = {}
 
     def size(value: Any) -> float:
         if not isinstance(value, dict | list):
             return 1
         if id(value) not in sizes:
-            sizes[id(value)] = float("inf")  # what is met again before it is known contains itself
+            sizes[id(value)] = float("inf")  # used if the value is reached again below, so contains itself
             parts = value.values() if isinstance(value, dict) else value
             sizes[id(value)] = 1 + sum(map(size, parts))
         return sizes[id(value)]
@@ -203,10 +212,10 @@ def _expanded_size(tree: Any) -> float:
 
 @contextmanager
 def write_whole(path: PathLike) -> Iterator[Callable[[str | bytes], object]]:
-    """Open a file for writing (text in UTF-8, gzip if named .gz); it gets its name only when the block ends well.
+    """Open a file for atomic writing (text in UTF-8, gzip if named .gz); it gets its name when the block succeeds.
 
-    Yields a function that takes text or bytes. Folders above it are made. The bytes depend on what is written alone (no time stamp in
-    the gzip header). They are on the disk before the name is given.
+    Yields a function that writes text or bytes. Parent folders are created. The gzip header has no time stamp, so equal
+    content gives equal bytes. The bytes are flushed to disk before the file is renamed.
     """
     with whole_file(path) as temporary, open(temporary, "wb") as raw:
         zipped = os.fspath(path).endswith(".gz")
@@ -215,24 +224,24 @@ def write_whole(path: PathLike) -> Iterator[Callable[[str | bytes], object]]:
 
 
 def write_text(path: PathLike, text: str | bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file atomically: on failure an earlier file of that name is unchanged."""
     with write_whole(path) as write:
         write(text)
 
 
 @contextmanager
 def whole_file(path: PathLike) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its name when the block ends well, and is removed when it does not.
+    """A temporary path beside `path` that is renamed to it when the block succeeds, and removed otherwise.
 
-    For programs that want a path to write to; see `write_whole` for text.
+    This is for programs that need a path to write to; see `write_whole` for text.
     """
     target = Path(path)
-    if target.exists() and not target.is_file():  # /dev/null, which root could replace, or a folder
+    if target.exists() and not target.is_file():  # a folder, or a device such as /dev/null, which root could replace
         raise ValueError(f"{target}: is no regular file; expected the name of a file to write")
     target.parent.mkdir(parents=True, exist_ok=True)
     sweep(target)
     temporary = temporary_path(target)
-    # Made here, not by tempfile: its files are for the owner only, ours get the rights that the umask gives.
+    # Not tempfile, because its files are readable by the owner only; this mode follows the umask.
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     try:
         yield temporary
@@ -246,10 +255,10 @@ def whole_file(path: PathLike) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: PathLike, *, replaces: Callable[[Path], bool] | None = None) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its name when the block ends well, and is removed when it does not.
+    """A temporary folder beside `path` that is renamed to it when the block succeeds, and removed otherwise.
 
-    replaces: tells whether the folder that is there already is an earlier result of the same kind, which may go. Without it, or where
-    it says no, a folder with anything in it raises ValueError before the block runs, and nothing is touched.
+    replaces: returns whether an existing folder is an earlier result of the same kind, which may be replaced. Any other
+    folder that is not empty raises ValueError before the block runs and stays unchanged.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -278,7 +287,10 @@ def whole_folder(path: PathLike, *, replaces: Callable[[Path], bool] | None = No
 
 @contextmanager
 def scratch_folder(path: PathLike) -> Iterator[Path]:
-    """A new folder beside `path` for the work towards it, gone with the block. That of a killed process goes when `path` is made again."""
+    """A new temporary folder beside `path`, removed after the block.
+
+    That of a killed process is removed when `path` is written again.
+    """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     sweep(target)
@@ -291,7 +303,7 @@ def scratch_folder(path: PathLike) -> Iterator[Path]:
 
 
 def check_replaceable(target: Path, replaces: Callable[[Path], bool] | None) -> None:
-    """ValueError for a folder that holds anything but an earlier result, and for a file of that name."""
+    """ValueError if `target` is a file, or a folder that is neither empty nor accepted by `replaces`."""
     if not target.exists() and not target.is_symlink():
         return
     if not target.is_dir():
@@ -305,10 +317,10 @@ def check_replaceable(target: Path, replaces: Callable[[Path], bool] | None) -> 
 
 
 def check_outputs(outputs: Iterable[PathLike], inputs: Iterable[PathLike]) -> None:
-    """ValueError for an output that is one of the inputs, by whatever name: the command would destroy what it was given."""
-    there = [path for path in inputs if os.path.exists(path)]
+    """ValueError for an output that is the same file as an input, even under another name."""
+    existing = [path for path in inputs if os.path.exists(path)]
     for output in outputs:
-        for source in there:
+        for source in existing:
             if os.path.exists(output) and os.path.samefile(output, source):
                 same = "" if os.fspath(output) == os.fspath(source) else f", as {os.fspath(source)}"
                 raise ValueError(
@@ -317,14 +329,15 @@ def check_outputs(outputs: Iterable[PathLike], inputs: Iterable[PathLike]) -> No
 
 
 def temporary_path(target: Path) -> Path:
-    """A new hidden name beside `target` that tells which process on which host writes it."""
+    """A new hidden name beside `target` that contains the host and the process that write it."""
     return target.with_name(f".{target.name}.{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
 
 
 def sweep(target: Path) -> None:
-    """Remove temporary files and folders of `target` whose process, on this host, does not run any more.
+    """Remove temporary files and folders of `target` that ended processes of this host have left.
 
-    A process killed between the two renames of `whole_folder` leaves the earlier folder under a name in .old: that one is put back.
+    A process killed between the two renames of `whole_folder` leaves the earlier folder with the suffix .old, which is
+    renamed back.
     """
     prefix = f".{target.name}.{_host()}-"
     for left in target.parent.glob(f"{glob.escape(prefix)}*"):
@@ -344,10 +357,10 @@ def sweep(target: Path) -> None:
 
 @contextmanager
 def lock(path: PathLike) -> Iterator[None]:
-    """Let one process at a time write `path`. ValueError naming the process that holds it.
+    """Hold an exclusive lock for writing `path`. ValueError with the process that holds it already.
 
-    The lock goes with its process, however that ends, so nothing is left to heal; the file `.NAME.lock` beside `path` only says who holds
-    it. On a file system without locks a line on the standard error says so, and the work goes on.
+    The kernel releases the lock when its process ends, however it ends; the file `.NAME.lock` beside `path` only names
+    the holder. On a file system without locks a warning is printed to the standard error and the block runs unlocked.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -366,10 +379,10 @@ def lock(path: PathLike) -> Iterator[None]:
             current = os.stat(file)
         except FileNotFoundError:
             current = None
-        own = os.fstat(handle)
-        if current is not None and (current.st_dev, current.st_ino) == (own.st_dev, own.st_ino):
+        opened = os.fstat(handle)
+        if current is not None and (current.st_dev, current.st_ino) == (opened.st_dev, opened.st_ino):
             break
-        os.close(handle)  # its holder removed it between our opening and our lock
+        os.close(handle)  # the previous holder removed the file after it was opened here, so try again
     try:
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"process {os.getpid()} on {_host()}\n".encode(), 0)
@@ -383,7 +396,7 @@ def lock(path: PathLike) -> Iterator[None]:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """json keeps the last of two equal keys in silence: an utterance would be lost."""
+    """A dict of the pairs. ValueError for duplicate keys, of which json would silently keep the last."""
     result = dict(pairs)
     if len(result) < len(pairs):
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
@@ -424,8 +437,8 @@ def _packed(raw: BinaryIO) -> gzip.GzipFile:
 
 
 def _iterate_pieces(path: PathLike) -> Iterator[tuple[list[bytes], bytes]]:
-    r"""(lines without their ends, what ended each of them): many lines that "\n" ends, and at last one that nothing ends."""
-    begun: list[bytes] = []  # the parts of an incomplete line, joined once: a very long line takes linear time
+    r"""(lines without their ends, the end that each of them had): b"\n", or b"" for a last line without one."""
+    begun: list[bytes] = []  # parts of an incomplete line, joined once so that a very long line takes linear time
     for data in iterate_bytes(path):
         first, *others = data.split(b"\n")
         begun.append(first)

@@ -1,10 +1,11 @@
-"""Sisyphus jobs for text and data: vocabulary, text of Bliss corpora, OggZips. Each runs one plain function, which is a `dlm` verb too.
+"""Sisyphus jobs for text and data: vocabulary, token store, text of Bliss corpora, OggZips.
 
     vocab = TrainVocabJob([tk.Path("train.txt.gz")], size=10240).out_model
-    train = lm_dataset_dict([tk.Path("train.txt.gz")], vocab, partition_epoch=20)       # no file, no job: a dict with paths in it
+    train = lm_dataset_dict([tk.Path("train.txt.gz")], vocab, partition_epoch=20)       # not a job, a dict with paths
 
-Any tk.Path will do as input, also one of an i6_core job. What a job needs (time, memory, GPUs) is in its attribute `rqmt`, may be
-changed there, and is no part of its hash. The names of these modules and classes are part of the ids of finished work: they stay.
+Each job runs one function that is also a `dlm` command. Inputs may be any tk.Path, also an output of an i6_core job.
+The attribute `rqmt` (time, memory, GPUs) may be changed and is not part of the hash. The names of these modules and
+classes are part of the ids of finished jobs and must not change.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from sisyphus import Job, Task, tk
 
 
 def resolved(value: Any) -> Any:
-    """Plain data: paths of the graph, however deep in dicts and lists, become strings. For use where a job runs."""
+    """A copy of nested dicts and lists with the paths of the graph as strings. Only call this while a job runs."""
     if isinstance(value, dict):
         return {key: resolved(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -27,16 +28,16 @@ def resolved(value: Any) -> Any:
 
 
 def prepare_process(cpus: int) -> None:
-    """What Sisyphus' worker lacks: as many threads as CPUs were asked for, and our packages for processes that are started from it.
+    """Set the number of threads to the requested CPUs and put the recipe folder on `sys.path`.
 
-    To be called before torch is imported, which reads the number of threads once: Sisyphus allows one otherwise, and a program alone
-    takes the whole node. A data loader is a process of its own and does not have Sisyphus' way to find recipes, only `sys.path`.
+    Call this before torch is imported, because torch reads the number of threads once: with Sisyphus' setting it would
+    be 1, without any setting all cores of the node. Data loader processes inherit `sys.path` but not Sisyphus' import
+    hook.
     """
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(min(cpus, len(os.sched_getaffinity(0))))
-    os.environ.setdefault(
-        "OMP_WAIT_POLICY", "PASSIVE"
-    )  # as the command line does: other jobs of the node need the cores
+    # Waiting threads sleep, as with the command line, because other jobs of the node need the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     recipe = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     if recipe not in sys.path:
         sys.path.append(recipe)
@@ -47,7 +48,7 @@ class TrainVocabJob(Job):
 
     def __init__(self, text: list[tk.Path], *, size: int, model_type: str = "unigram") -> None:
         """
-        :param text: files, plain or .gz, a sentence a line
+        :param text: files, plain or .gz, one sentence per line
         :param size: number of pieces
         :param model_type: "unigram" or "bpe"
         """
@@ -74,7 +75,7 @@ class TokenStoreJob(Job):
 
     def __init__(self, text: list[tk.Path], vocab: tk.Path) -> None:
         """
-        :param text: files, plain or .gz, a sentence a line; those of data.text in the same order
+        :param text: files, plain or .gz, one sentence per line; the same files in the same order as data.text
         :param vocab: SentencePiece model
         """
         self.text = text
@@ -123,8 +124,8 @@ class BuildOggZipJob(Job):
     def __init__(self, corpus: tk.Path, *, name: str = "out", with_audio: bool = True, lower: bool = False) -> None:
         """
         :param corpus: Bliss corpus, .xml or .xml.gz
-        :param name: of the zip; RETURNN finds the entries by it
-        :param with_audio: False for text and durations alone, which is all a language model reads
+        :param name: name of the zip without .zip; RETURNN finds the entries by it
+        :param with_audio: False stores text and durations only, which suffice for a language model
         :param lower: write lower case
         """
         self.corpus = corpus

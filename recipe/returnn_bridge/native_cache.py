@@ -1,11 +1,11 @@
-"""Where RETURNN keeps native code that it compiles: a folder that only its user can write to.
+"""A private cache folder for the native code that RETURNN compiles, which only the user can write to.
 
-    use_private_cache()                             # before RETURNN compiles anything or loads what it compiled
+    use_private_cache()                             # before RETURNN compiles or loads native code
 
-RETURNN's OggZipDataset compiles the reader of its index, and takes the one that is there already: it evaluates a file beside it and loads
-the library. By default that is in /var/tmp, where any user of the machine may have put one before. Here it is the folder that the
-environment variable RETURNN_CACHE_DIR names, and without one a folder of ours below the user's cache folder. Processes that are started from
-this one inherit the choice.
+RETURNN's OggZipDataset compiles the reader of its index and reuses a compiled one: it evaluates a file beside the
+library and loads the library. RETURNN's default folder is in /var/tmp, where any user of the machine could have placed
+one. Here it is the folder in the environment variable RETURNN_CACHE_DIR or, if that is unset, `diffusion-lm/returnn` in
+the user's cache folder. Child processes inherit the choice.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ VARIABLE = "RETURNN_CACHE_DIR"
 
 
 def use_private_cache() -> Path:
-    """Let RETURNN use a private folder, and return it. ValueError for one that somebody else owns, can write to or can exchange.
+    """Make RETURNN use a private folder, and return the folder.
 
-    Where no cache folder can be made, as without a home, a temporary one serves this process and its children, which a line on the standard
-    error says.
+    ValueError for a folder that another user owns, can write to or can replace. Where no cache folder can be created
+    (no home folder), a temporary one serves this process and its children, with a warning on the standard error.
     """
     if given := os.environ.get(VARIABLE):
         folder = _private(Path(given))
@@ -46,9 +46,9 @@ def _user_cache() -> Path:
 
 
 def _private(path: Path) -> Path:
-    """The folder itself behind all links, made if it is not there."""
+    """The folder with links resolved, created if it is missing. ValueError unless only the user can write to it."""
     folder = Path(os.path.realpath(path))
-    for missing in [place for place in (*reversed(folder.parents), folder) if not place.exists()]:
+    for missing in [path for path in (*reversed(folder.parents), folder) if not path.exists()]:
         missing.mkdir(mode=0o700, exist_ok=True)
     hint = f"expected a folder that only you can write to, RETURNN loads code from it; set {VARIABLE} to one"
     state = folder.stat()
@@ -58,9 +58,8 @@ def _private(path: Path) -> Path:
         raise ValueError(f"{folder}: belongs to user {state.st_uid}, not to {os.geteuid()}; {hint}")
     if state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ValueError(f"{folder}: others can write to it (mode {stat.S_IMODE(state.st_mode):o}); {hint}")
-    for above in (
-        folder.parents
-    ):  # who can write to one of them may put another folder at this name; in a sticky one only its owner may
+    # A user who can write to a parent could replace this folder; the sticky bit permits that to owners only.
+    for above in folder.parents:
         mode = above.stat().st_mode
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
             raise ValueError(f"{folder}: everybody can write to {above} (mode {stat.S_IMODE(mode):o}); {hint}")

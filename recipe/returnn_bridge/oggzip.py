@@ -1,14 +1,14 @@
-"""Build the zip files of RETURNN's OggZipDataset: transcripts, and the audio where there is some.
+"""Build the zip files of RETURNN's OggZipDataset, with transcripts and optional audio.
 
-    transcripts = read_transcripts("train.trans.txt.gz")                       # lines `utterance-id TEXT`, Kaldi and LibriSpeech
+    transcripts = read_transcripts("train.trans.txt.gz")                        # lines `utterance-id TEXT`
     entries = [Entry(tag, text, f"flac/{tag}.flac") for tag, text in transcripts.items()]
     build_ogg_zip("dev.zip", entries)
     build_folder_ogg_zip("flac", "train.trans.txt.gz", "dev.zip")               # the same for all audio of a folder
     opts = ogg_zip_dataset_dict(["dev.zip"], "vocab")
 
-Layout, for a zip named NAME.zip: `NAME.txt` holds the repr of a list of dicts (text, duration in seconds, file, seq_name), and the
-audio is in the folder `NAME/`. RETURNN derives NAME from the name of the zip file: do not rename it. The comment of the zip tells how many
-utterances there are and the sha256 of the index.
+Layout of a zip named NAME.zip: `NAME.txt` holds the repr of a list of dicts (text, duration in seconds, file,
+seq_name), and the audio is in the folder `NAME/`. RETURNN derives NAME from the name of the zip file, so do not rename
+it. The comment of the zip holds the number of utterances and the sha256 of the index.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from typing import Any
 from returnn_bridge.files import iterate_lines, whole_file
 
 AUDIO = (".flac", ".wav", ".ogg")
-_TIME = (1980, 1, 1, 0, 0, 0)  # the same entries give the same bytes, whenever the zip is built
-_SLACK = 0.1  # seconds that the times of a corpus may lie behind the end of its audio, which are rounded
-_SECONDS_PER_WORD = 0.4  # stands in for the duration of an utterance without audio; RETURNN sorts by it
+_TIME = (1980, 1, 1, 0, 0, 0)  # a fixed time stamp, so that equal entries give equal bytes
+_SLACK = 0.1  # seconds by which a segment may end after its audio, because corpus times are rounded
+_SECONDS_PER_WORD = 0.4  # estimates the duration of an utterance without audio, by which RETURNN sorts
 
-_HEAD = b"[\n{'text': "  # how the index of ours begins
+_HEAD = b"[\n{'text': "  # first bytes of an index that this module writes
 _COMMENT = b"OggZip: "
 
 _MIRRORED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
@@ -42,18 +42,23 @@ class Entry:
 
     seq_tag: str
     text: str
-    audio: str | os.PathLike[str] | None = None  # .flac, .wav, .ogg: what soundfile reads; None: text only
-    start: float = 0.0  # seconds, where the utterance begins in the audio
-    end: float | None = None  # seconds; None: at the end of the audio
+    audio: str | os.PathLike[str] | None = None
+    """Audio file that soundfile can read (.flac, .wav, .ogg); None for text only."""
+    start: float = 0.0
+    """Where the utterance begins in the audio, in seconds."""
+    end: float | None = None
+    """Where the utterance ends in the audio, in seconds; None is the end of the audio."""
 
 
 def build_ogg_zip(out_zip: str | os.PathLike[str], entries: Iterable[Entry]) -> int:
-    """Write `out_zip`, whole or not at all, and return the number of utterances.
+    """Write `out_zip` atomically and return the number of utterances.
 
-    Ogg Vorbis files are copied as they are, other audio and parts of files are encoded to Ogg Vorbis at their own sampling rate. The
-    duration is that of the audio in seconds; without audio that of start and end, or 0.4 s a word. Raises FileNotFoundError for
-    audio that is not there, ValueError for audio that can not be read, is empty or ends before the utterance, a tag used twice, a
-    text of blanks, no entries, a name that does not end in .zip, and one that anything but an earlier OggZip has.
+    Complete Ogg Vorbis files are copied; other audio and parts of files are encoded to Ogg Vorbis at the original
+    sampling rate. The duration in seconds is that of the audio, or without audio end - start, or else 0.4 s per word.
+
+    FileNotFoundError for missing audio. ValueError for audio that cannot be read, is empty or ends before the
+    utterance, a repeated tag, an empty text, no entries, a name that does not end in .zip, and an existing file that is
+    not an OggZip.
     """
     target = Path(out_zip)
     if target.suffix != ".zip":
@@ -78,10 +83,10 @@ def build_folder_ogg_zip(
     *,
     lower: bool = False,
 ) -> tuple[int, int]:
-    """`build_ogg_zip` of all .flac, .wav and .ogg files (in upper or lower case) in and below a folder, named by utterance.
+    """Write an OggZip of all .flac, .wav and .ogg files (suffix in any case) in and below a folder, named by utterance.
 
-    Returns the number of utterances and that of transcripts without audio, which are left out. ValueError for two files of one
-    utterance, a file without transcript and a folder without audio, and as from `read_transcripts` and `build_ogg_zip`.
+    Returns the number of utterances and the number of transcripts without audio, which are skipped. ValueError for two
+    files of one utterance, a file without transcript and a folder without audio; else as in `build_ogg_zip`.
     """
     files: dict[str, Path] = {}
     for path in sorted(Path(audio).rglob("*")):
@@ -105,7 +110,7 @@ def build_folder_ogg_zip(
 
 
 def is_ogg_zip(path: Path) -> bool:
-    """Whether there is a zip at the path as `build_ogg_zip` writes it, with or without a comment."""
+    """Whether the path is a zip as `build_ogg_zip` writes it, with or without the comment."""
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{path.stem}.txt") as index:
             return index.read(len(_HEAD)) == _HEAD
@@ -114,7 +119,7 @@ def is_ogg_zip(path: Path) -> bool:
 
 
 def check_ogg_zip(path: str | os.PathLike[str]) -> None:
-    """ValueError for a zip that is not whole, has no index of its name, or another one than its comment tells."""
+    """ValueError for a zip that is damaged, lacks the index of its name, or whose index does not match its comment."""
     file = Path(path)
     try:
         with zipfile.ZipFile(file) as archive:
@@ -130,10 +135,10 @@ def check_ogg_zip(path: str | os.PathLike[str]) -> None:
 
 
 def read_transcripts(path: str | os.PathLike[str]) -> dict[str, str]:
-    """{utterance id: text} of a file (plain or .gz) with lines `utterance-id TEXT`, in their order.
+    """{utterance id: text} of a file (plain or .gz) with lines `utterance-id TEXT` (Kaldi, LibriSpeech), in file order.
 
-    ValueError with file:line for an id without text, an id that comes twice, and text that is not UTF-8; for a broken .gz and a file
-    without any transcript. Empty lines are skipped.
+    Empty lines are skipped. ValueError with file:line for an id without text, a repeated id, text that is not UTF-8 and
+    a broken .gz, and with the file if it has no transcript.
     """
     name = os.fspath(path)
     transcripts: dict[str, str] = {}
@@ -160,7 +165,7 @@ def _check_replaceable(target: Path) -> None:
 
 
 def _check(target: Path, entries: list[Entry]) -> None:
-    """Before anything is encoded, so that a mistake in the last entry does not cost an hour."""
+    """Check all entries before anything is encoded, so that an error in the last one does not cost an hour."""
     if not entries:
         raise ValueError(f"{target}: no utterances to write; expected at least one")
     tags: set[str] = set()
@@ -177,12 +182,12 @@ def _check(target: Path, entries: list[Entry]) -> None:
 
 
 def _add(archive: zipfile.ZipFile, name: str, entry: Entry) -> dict[str, Any]:
-    """Put the audio of an entry into the zip; return its line of the index."""
+    """Add the audio of an entry to the zip and return its entry of the index."""
     described: dict[str, Any] = {"text": entry.text, "seq_name": entry.seq_tag}
     if entry.audio is None:
-        # RETURNN wants a float, and takes the entry for text when there is no "file".
-        known = None if entry.end is None else entry.end - entry.start
-        duration = round(_SECONDS_PER_WORD * len(entry.text.split()), 3) if known is None else known
+        # RETURNN needs a float here, and treats an entry without "file" as text only.
+        given = None if entry.end is None else entry.end - entry.start
+        duration = round(_SECONDS_PER_WORD * len(entry.text.split()), 3) if given is None else given
         return {**described, "duration": duration}
     data, duration = _as_ogg(entry)
     file = f"{entry.seq_tag}.ogg"
@@ -217,9 +222,9 @@ def _as_ogg(entry: Entry) -> tuple[bytes, float]:
 
 
 def _fixed_serial(ogg: bytes) -> bytes:
-    """The same Ogg stream with serial number 1: the encoder draws one from the clock, so that no two runs would be equal.
+    """The Ogg stream with serial number 1. The encoder takes one from the clock, so no two runs would be equal.
 
-    Each page carries the number (byte 14) and a checksum (byte 22), RFC 3533 section 6.
+    Each page contains the serial number (byte 14) and a checksum (byte 22), RFC 3533 section 6.
     """
     pages, start = [], 0
     while start < len(ogg):
@@ -236,7 +241,7 @@ def _fixed_serial(ogg: bytes) -> bytes:
 
 
 def _ogg_checksum(page: bytearray) -> int:
-    """Ogg's CRC-32 has zlib's polynomial, but starts at 0, is not inverted, and takes the high bit of a byte first."""
+    """Ogg's CRC-32: zlib's polynomial, but initial value 0, no inversion, and the high bit of each byte first."""
     crc = zlib.crc32(page.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{crc:032b}"[::-1], 2)
 

@@ -1,9 +1,10 @@
-"""The order of RETURNN's datasets for any number of sentences.
+"""Computes the sequence order of RETURNN's datasets, fast enough for tens of millions of sentences.
 
-    sub_epoch_order(lm_dataset_opts, lengths, sub_epoch=3, shard=(0, 1))        # [n] places of the sentences, int64
+    sub_epoch_order(lm_dataset_opts, lengths, sub_epoch=3, shard=(0, 1))        # [n] sentence indices, int64
 
-RETURNN sorts a whole pass over the corpus at the start of every sub-epoch and then takes a part of it. For its usual order by length
-within shuffled bins, "laplace", only the bins of the part are sorted here, which makes 40 million sentences start in seconds.
+RETURNN sorts the complete epoch at the start of every sub-epoch and then takes a part of it. For the order "laplace"
+(sorted by length within shuffled bins) only the bins of that part are sorted here, so that 40 million sentences start
+in seconds.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ _OPTIONS = ("seq_ordering", "partition_epoch", "repeat_epoch", "fixed_random_see
 def sub_epoch_order(
     opts: Mapping[str, Any], lengths: NDArray[Any], *, sub_epoch: int, shard: tuple[int, int] = (0, 1)
 ) -> NDArray[np.int64]:
-    """Places of the sentences of a sub-epoch (from 1), as the dataset of the dict `opts` orders sentences of these lengths [n].
+    """Indices [m] of the sentences of a sub-epoch (counted from 1), in the order of the RETURNN dataset dict `opts`.
 
-    ValueError for options that choose sentences by their tags.
+    lengths: [n] the lengths of all sentences. ValueError for options that select sentences by their tags.
     """
     opts = plain_opts(opts)
     if opts.get("seq_list_filter_file") or opts.get("unique_seq_tags"):
@@ -37,12 +38,12 @@ def sub_epoch_order(
     if str(opts.get("seq_ordering", "")).startswith("laplace") and (empty.repeat_epoch or 1) == 1:
         return _laplace_part(empty, lengths, sub_epoch, shard)
     plain = np.asarray(lengths)
-    plain = plain.view(np.ndarray)  # not a memory map: RETURNN recognises arrays by their class
+    plain = plain.view(np.ndarray)  # RETURNN checks the exact class, and a memory map is a subclass
     return np.asarray(empty.get_seq_order_for_epoch(sub_epoch, len(plain), plain.__getitem__), dtype=np.int64)
 
 
 def _empty_dataset(opts: Mapping[str, Any], shard: tuple[int, int]) -> Any:
-    """A dataset that holds nothing but its ordering options."""
+    """A RETURNN dataset that has only the ordering options of `opts`."""
     use_private_cache()
     from returnn.datasets.basic import Dataset
 
@@ -56,7 +57,7 @@ def _empty_dataset(opts: Mapping[str, Any], shard: tuple[int, int]) -> Any:
 
 
 def _laplace_part(empty: Any, lengths: NDArray[Any], sub_epoch: int, shard: tuple[int, int]) -> NDArray[np.int64]:
-    """RETURNN's "laplace[:BINS|:.SIZE[:FIXED]]": shuffle, cut into bins, sort each by length, up and down in turn."""
+    """RETURNN's "laplace[:BINS|:.SIZE[:FIXED]]": shuffle, cut into bins, sort each by length, alternating direction."""
     size = len(lengths)
     arguments = str(empty.seq_ordering).split(":")[1:]
     if not arguments:
@@ -70,23 +71,23 @@ def _laplace_part(empty: Any, lengths: NDArray[Any], sub_epoch: int, shard: tupl
     )
     parts = (empty.partition_epoch or 1) * shard[1]
     part = (sub_epoch - 1) % (empty.partition_epoch or 1) * shard[1] + shard[0]
-    whole, rest = divmod(size, parts)
-    first = part * whole + min(part, rest)
-    last = first + whole + (part < rest)
+    quotient, remainder = divmod(size, parts)
+    first = part * quotient + min(part, remainder)
+    last = first + quotient + (part < remainder)
     if first == last:
         return np.zeros(0, np.int64)
     return _sorted_bins(shuffled(seed, size), lengths, bins, first, last)
 
 
 def _sorted_bins(members: NDArray[Any], lengths: NDArray[Any], bins: int, first: int, last: int) -> NDArray[np.int64]:
-    """The members at the places first .. last - 1 when each bin is sorted; only bins that hold such places are."""
+    """The members at indices first .. last - 1 of the final order; only bins that overlap these are sorted."""
     size = len(members)
-    # Bin b begins at b * size // bins; a place is in the last bin that begins there or before.
+    # Bin b begins at index b * size // bins; an index is in the last bin that begins there or before.
     numbers = range(((first + 1) * bins - 1) // size, (last * bins - 1) // size + 1)
     start, end = numbers.start * size // bins, numbers.stop * size // bins
-    found = members[start:end].astype(np.int64)
-    keys = np.asarray(lengths).view(np.ndarray)[found]  # a memory map would look at every slice taken below
+    ordered = members[start:end].astype(np.int64)
+    keys = np.asarray(lengths).view(np.ndarray)[ordered]  # slices of a memory map would be slow
     for number in numbers:
-        own = slice(number * size // bins - start, (number + 1) * size // bins - start)
-        found[own] = found[own][np.argsort(-keys[own] if number % 2 else keys[own], kind="stable")]
-    return found[first - start : last - start]
+        part = slice(number * size // bins - start, (number + 1) * size // bins - start)
+        ordered[part] = ordered[part][np.argsort(-keys[part] if number % 2 else keys[part], kind="stable")]
+    return ordered[first - start : last - start]

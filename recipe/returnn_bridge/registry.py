@@ -1,10 +1,11 @@
-"""Registries: the named things that a configuration or a command line can ask for.
+"""Registries: the objects that a configuration or a command line can select by name.
 
-    NETWORKS: Registry[type[Network]] = Registry("network", {"dit": DiT})    # the built-in entries, written where they are defined
-    NETWORKS["dit"]                                                         # ValueError with the known names for an unknown one
-    NETWORKS.add("mine", MyNetwork)                                         # from a program of your own, before the command line starts
+    NETWORKS: Registry[type[Network]] = Registry("network", {"dit": DiT})    # with all built-in entries
+    NETWORKS["dit"]                                                         # ValueError with the known names if unknown
+    NETWORKS.add("mine", MyNetwork)                                         # from your program, before the CLI starts
 
-A registry is filled where it is defined; importing a module never adds to one. This module imports nothing heavy.
+A registry gets its built-in entries where it is defined; importing another module never adds to it. This module imports
+nothing heavy.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ Entry = TypeVar("Entry")
 
 
 class Registry(Mapping[str, Entry]):
-    """Names and what they stand for, in the order they were given. `kind` names the entries in errors."""
+    """A mapping from names to entries, in the order given. `kind` names the entries in error messages."""
 
     def __init__(self, kind: str, entries: Mapping[str, Entry]):
         self.kind = kind
         self._entries = dict(entries)
 
     def __getitem__(self, name: str) -> Entry:
-        """The entry of that name. ValueError naming the nearest and all known names, for an unknown one."""
+        """The entry of a name. ValueError with the nearest and all known names for an unknown one."""
         if name not in self._entries:
             near = difflib.get_close_matches(str(name), self._entries, 1)
             hint = f" (perhaps {near[0]!r}?)" if near else ""
@@ -41,11 +42,11 @@ class Registry(Mapping[str, Entry]):
         return len(self._entries)
 
     def add(self, name: str, entry: Entry) -> None:
-        """Add an entry of your own. ValueError for a name that is taken: a run must mean the same for everybody who reads it."""
+        """Add an entry. ValueError for a name that is taken, because a configuration must have one meaning only."""
         if name in self._entries:
             raise ValueError(f"{self.kind} {name!r} is there already; expected a new name")
         self._entries[name] = entry
 
     def remove(self, name: str) -> None:
-        """Take an entry out again, for tests that add one."""
+        """Remove an entry, for tests that add one."""
         del self._entries[name]

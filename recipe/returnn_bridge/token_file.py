@@ -1,13 +1,14 @@
-"""The file of a token store: its layout, written whole, and read so that nothing in it is trusted.
+"""The HDF file of a token store: its layout, atomic writing, and reading that checks everything.
 
     write_token_file("tokens.hdf", dtype, blocks, lengths, line_bytes, num_pieces=10240, sources=described)
-    found = read_layout("tokens.hdf")                       # plain numbers in one piece each, or ValueError; no element is read
+    found = read_layout("tokens.hdf")                       # checks the header, reads no element
     ids, starts, line_bytes = found.map("tokens.hdf")       # memory-mapped
     check_content("tokens.hdf", found, ids, starts, line_bytes)
 
-Layout: inputs [tokens] uint16 or int32, seqLengths [sentences, 2] int32, seqTags [sentences] and the attributes of RETURNN's format;
-beside them starts [sentences + 1] int64, lineBytes [sentences] int32, what the store was made from, and digests of these three arrays. All
-without chunks, so that they lie in one piece each. Stores of format 1 have no digest of starts and lineBytes.
+Layout: inputs [tokens] uint16 or int32, seqLengths [sentences, 2] int32, seqTags [sentences] and the attributes of
+RETURNN's format; in addition starts [sentences + 1] int64, lineBytes [sentences] int32, the source files, and digests
+of inputs, starts and lineBytes. The arrays are not chunked, so that each is contiguous in the file and can be
+memory-mapped. Stores of format 1 have no digest of starts and lineBytes.
 """
 
 from __future__ import annotations
@@ -26,20 +27,25 @@ from returnn_bridge.files import whole_file
 
 FORMATS = ("diffusion-lm-tokens 1", "diffusion-lm-tokens 2")
 BLOCK = 1 << 22  # values that are moved or checked at once
-SAMPLED = "sha256 of samples"  # what format 1 knows of a source: its ends and 64 places between
+SAMPLED = "sha256 of samples"
+"""Key of a source's digest in format 1, which covers both ends of the file and 64 pieces in between."""
+
 _EXPECTED = "expected a token store that `dlm tokenize` wrote"
 _TYPES = {"inputs": ("<u2", "<i4"), "starts": ("<i8",), "lineBytes": ("<i4",)}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What the head of the file says, checked against the file's size and itself."""
+    """The header of a token store, checked for consistency and against the size of the file."""
 
-    sources: list[dict[str, Any]]  # the vocabulary's file, then the corpus files: "file", "bytes" and a digest
+    sources: list[dict[str, Any]]
+    """The vocabulary file, then the corpus files: "file", "bytes" and a digest of each."""
     num_pieces: int
     ids_digest: str
-    lines_digest: str  # of starts and lineBytes; "" in format 1
-    places: dict[str, tuple[int, int, np.dtype[Any]]]  # of each array: offset in bytes, number of values, type
+    lines_digest: str
+    """Digest of starts and lineBytes; "" in format 1."""
+    places: dict[str, tuple[int, int, np.dtype[Any]]]
+    """For each array its offset in bytes, number of values and type."""
 
     def map(self, path: Path) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """ids, starts and lineBytes, memory-mapped."""
@@ -51,7 +57,10 @@ class Layout:
 
 
 def read_layout(path: Path) -> Layout:
-    """The head of a store. ValueError for a file that is none, is cut off, or holds anything but plain numbers at these names."""
+    """The header of a store.
+
+    ValueError for another or a truncated file, and for arrays that are not contiguous plain numbers.
+    """
     import h5py
 
     try:
@@ -63,7 +72,7 @@ def read_layout(path: Path) -> Layout:
 
 
 def check_content(path: Path, layout: Layout, ids: NDArray[Any], starts: NDArray[Any], line_bytes: NDArray[Any]) -> str:
-    """Read the arrays once; their digest, or ValueError where they are not what was written."""
+    """Read the arrays once and return the sha256 of the ids. ValueError if they differ from what was written."""
     problem = ""
     if starts[0] != 0 or starts[-1] != len(ids) or not _ascends(starts):
         problem = f"starts from {starts[0]} to {starts[-1]}; expected them to go up from 0 to {len(ids)}, the tokens"
@@ -89,12 +98,12 @@ def check_content(path: Path, layout: Layout, ids: NDArray[Any], starts: NDArray
 
 
 def are_sources(tree: Any) -> bool:
-    """Whether this describes the files that a store is made from."""
+    """Whether `tree` is a list of source files as in `Layout.sources`."""
     return isinstance(tree, list) and bool(tree) and all(isinstance(item, dict) and _is_source(item) for item in tree)
 
 
 def digest_of(*arrays: NDArray[Any]) -> str:
-    """sha256 of the bytes of arrays, one behind the other."""
+    """The sha256 of the concatenated bytes of arrays."""
     state = hashlib.sha256()
     for array in arrays:
         for part in _parts(array):
@@ -112,7 +121,7 @@ def write_token_file(
     num_pieces: int,
     sources: str,
 ) -> None:
-    """Write a store, whole or not at all. blocks: the ids in pieces, as many in all as `lengths` says."""
+    """Write a store atomically. blocks: consecutive parts of the ids, sum(lengths) in total."""
     import h5py
 
     total = int(lengths.sum(dtype=np.int64))
@@ -129,12 +138,12 @@ def write_token_file(
         assert written == total, f"{written} ids for sentences of {total}"
         out.create_dataset("starts", data=starts)
         out.create_dataset("lineBytes", data=line_bytes)
-        # RETURNN counts a second stream, "classes", whether it is there or not.
+        # The second column is for RETURNN's stream "classes", which it expects even if there is none.
         out.create_dataset("seqLengths", data=np.stack([lengths, np.zeros_like(lengths)], axis=1))
         tags = out.create_dataset("seqTags", (len(lengths),), f"S{5 + digits}")
-        for place in range(0, len(lengths), BLOCK):
-            numbers = range(place, min(place + BLOCK, len(lengths)))
-            tags[place : numbers.stop] = np.array([b"line-%d" % number for number in numbers], tags.dtype)
+        for start in range(0, len(lengths), BLOCK):
+            numbers = range(start, min(start + BLOCK, len(lengths)))
+            tags[start : numbers.stop] = np.array([b"line-%d" % number for number in numbers], tags.dtype)
         out.attrs.update(
             numTimesteps=total, inputPattSize=num_pieces, numDims=1, numLabels=num_pieces, numSeqs=len(lengths)
         )
@@ -151,19 +160,20 @@ def _layout(stored: Any, path: Path) -> Layout:
         raise ValueError(f"format {form!r}")
     places = {name: _place(stored, name, types, path.stat().st_size) for name, types in _TYPES.items()}
     tokens, sentences = (places[name][1] for name in ("inputs", "lineBytes"))
-    found = {name: _number(stored, name) for name in ("numTimesteps", "numSeqs", "inputPattSize")}
-    counts = (found["numTimesteps"], found["numSeqs"], places["starts"][1])
+    announced = {name: _number(stored, name) for name in ("numTimesteps", "numSeqs", "inputPattSize")}
+    counts = (announced["numTimesteps"], announced["numSeqs"], places["starts"][1])
     if counts != (tokens, sentences, sentences + 1):
         raise ValueError(
-            f"{tokens} ids of {sentences} sentences, but {counts[0]} tokens, {counts[1]} sentences and {counts[2]} starts are announced"
+            f"{tokens} ids of {sentences} sentences, but {counts[0]} tokens, {counts[1]} sentences"
+            f" and {counts[2]} starts are announced"
         )
-    if found["inputPattSize"] < 1:
-        raise ValueError(f"{found['inputPattSize']} pieces")
+    if announced["inputPattSize"] < 1:
+        raise ValueError(f"{announced['inputPattSize']} pieces")
     lines_digest = _text(stored, LINES) if form == FORMATS[1] else ""
     sources = json.loads(_text(stored, "sources"))
     if not are_sources(sources):
         raise ValueError("attribute 'sources' is no list of files")
-    return Layout(sources, found["inputPattSize"], _text(stored, "sha256"), lines_digest, places)
+    return Layout(sources, announced["inputPattSize"], _text(stored, "sha256"), lines_digest, places)
 
 
 def _is_source(item: dict[str, Any]) -> bool:
@@ -172,7 +182,10 @@ def _is_source(item: dict[str, Any]) -> bool:
 
 
 def _place(stored: Any, name: str, types: tuple[str, ...], file_size: int) -> tuple[int, int, np.dtype[Any]]:
-    """Where an array lies, known from its description alone: numpy would follow pointers that a file gives for its objects."""
+    """(offset in bytes, number of values, type) of an array, from its header only.
+
+    The elements are not read through h5py, because numpy would follow object pointers that a file contains.
+    """
     from h5py import h5d, h5l, h5o, h5s, h5t
 
     key = name.encode()
@@ -223,13 +236,13 @@ def _number(stored: Any, name: str) -> int:
 
 
 def _parts(array: NDArray[Any]) -> Iterable[NDArray[Any]]:
-    plain = np.asarray(array)  # a memory map would look at every slice
-    return (plain[place : place + BLOCK] for place in range(0, len(plain), BLOCK))
+    plain = np.asarray(array)  # slices of a memory map would be slow
+    return (plain[start : start + BLOCK] for start in range(0, len(plain), BLOCK))
 
 
 def _ascends(starts: NDArray[Any]) -> bool:
     plain = np.asarray(starts)
     return all(
-        bool((plain[place + 1 : place + BLOCK + 1] >= plain[place : place + BLOCK][: len(plain) - place - 1]).all())
-        for place in range(0, len(plain) - 1, BLOCK)
+        bool((plain[first + 1 : first + BLOCK + 1] >= plain[first : first + BLOCK][: len(plain) - first - 1]).all())
+        for first in range(0, len(plain) - 1, BLOCK)
     )

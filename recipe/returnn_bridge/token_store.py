@@ -1,13 +1,14 @@
-"""A corpus tokenised once: ids in one HDF file that RETURNN's HDFDataset reads as it is and that we map into memory.
+"""Token stores: a corpus tokenised once into an HDF file that is memory-mapped, and that RETURNN's HDFDataset can read.
 
     files = ["novels.txt.gz", "transcripts.txt"]
-    build_store(files, "vocab", default_store(files, "vocab"))                  # killed at any moment, the same call goes on
-    store = find_store(lm_dataset_dict(files, "vocab"), "vocab")                # None without one, ValueError if it is of other content
-    order = store.order(sub_epoch, lm_dataset_opts, shard=(0, 1))                # RETURNN's own, from the stored line lengths
-    ids, lengths = store.gather(order[:256])
+    build_store(files, "vocab", default_store(files, "vocab"))          # after an interruption the same call continues
+    store = find_store(lm_dataset_dict(files, "vocab"), "vocab")        # None without one, ValueError for other content
+    order = store.order(sub_epoch, lm_dataset_opts, shard=(0, 1))       # RETURNN's order, from the stored line lengths
+    ids, lengths = store.gather(order[:256]), store.lengths(order[:256])
 
-Any number of processes share its pages; none holds an index of its own. The sentences are those of RETURNN's LmDataset on the same
-files, numbered as it does, with the length of each line in bytes, by which it sorts. The layout is in token_file.py.
+All processes of a machine share the memory pages of a store. Its sentences and their numbers are those of RETURNN's
+LmDataset on the same files; the length of each line in bytes, by which LmDataset sorts, is stored too. The layout is in
+token_file.py.
 """
 
 from __future__ import annotations
@@ -34,32 +35,32 @@ from returnn_bridge.token_file import BLOCK as MOVED
 from returnn_bridge.token_file import SAMPLED, are_sources, check_content, digest_of, read_layout, write_token_file
 from returnn_bridge.vocab import Vocab, sentence_pieces_file
 
-BLOCK = 20_000  # sentences that are encoded at once; what an interruption may cost
+BLOCK = 20_000  # sentences that are encoded at once; an interruption loses at most one block
 _STREAMS = ("ids", "lengths", "bytes")
 
 
 @dataclass(frozen=True)
 class TokenStore:
-    """Tokens of a corpus, memory-mapped."""
+    """The memory-mapped tokens of a corpus."""
 
     path: Path
     ids: NDArray[Any]
     """[tokens]"""
     starts: NDArray[np.int64]
-    """[sentences + 1]: sentence i is ids[starts[i]:starts[i + 1]]."""
+    """[sentences + 1]; sentence i is ids[starts[i]:starts[i + 1]]."""
     line_bytes: NDArray[np.int32]
-    """[sentences]: what LmDataset takes for the length of a sentence."""
+    """[sentences], the length of each line in bytes, by which LmDataset sorts."""
     num_pieces: int
 
     @classmethod
     def open(
         cls, path: str | os.PathLike[str], *, corpus_files: Sequence[str] = (), spm_model: str | os.PathLike[str] = ""
     ) -> TokenStore:
-        """Map a store; with corpus files and a SentencePiece model it has to be made from them. ValueError naming what differs.
+        """Map a store. If corpus files and a SentencePiece model are given, check that it was built from them.
 
-        Its arrays are read whole once: the places of the sentences, the range and the sha256 of the ids have to be right. Of a file
-        of 256 MB or more that is remembered beside it, in `.NAME.verified`, and so are the digests of large corpus files (see digests.py):
-        later starts look at sizes and times only.
+        ValueError that names the difference. All arrays are read once, to check the starts, the range and the sha256 of
+        the ids. For stores and corpus files of 256 MB or more the result is cached in `.NAME.verified` (see
+        digests.py), so that later starts check sizes and times only.
         """
         file = Path(path)
         if not file.is_file():
@@ -79,27 +80,30 @@ class TokenStore:
         return len(self.line_bytes)
 
     def order(self, sub_epoch: int, opts: Mapping[str, Any], *, shard: tuple[int, int] = (0, 1)) -> NDArray[np.int64]:
-        """Numbers of the sentences of a sub-epoch in the order that the LmDataset of the dict `opts` gives them."""
+        """Sentence indices [n] of a sub-epoch in the order of the LmDataset dict `opts`."""
         return sub_epoch_order(opts, self.line_bytes, sub_epoch=sub_epoch, shard=shard)
 
     def lengths(self, sentences: NDArray[np.int64]) -> NDArray[np.int64]:
-        """[n] tokens of each sentence."""
+        """[n] the number of tokens of each sentence."""
         return self.starts[sentences + 1] - self.starts[sentences]
 
     def gather(self, sentences: NDArray[np.int64]) -> NDArray[np.int64]:
-        """[tokens] the ids of these sentences one behind the other."""
+        """[tokens] the concatenated ids of these sentences."""
         lengths = self.lengths(sentences)
         ends = np.cumsum(lengths)
-        places = np.arange(ends[-1] if len(ends) else 0) + np.repeat(self.starts[sentences] - (ends - lengths), lengths)
-        return self.ids[places].astype(np.int64)
+        offsets = np.repeat(self.starts[sentences] - (ends - lengths), lengths)
+        return self.ids[np.arange(ends[-1] if len(ends) else 0) + offsets].astype(np.int64)
 
     def checksum(self) -> str:
-        """sha256 of the ids; compare with the attribute `sha256` of the file."""
+        """The sha256 of the ids, which should equal the attribute `sha256` of the file."""
         return digest_of(self.ids)
 
 
 def default_store(corpus_files: Sequence[str | os.PathLike[str]], vocab: str | os.PathLike[str]) -> Path:
-    """Where the store of these files is unless one says otherwise: beside the SentencePiece model, named by the files' base names."""
+    """The default path of the store of these files.
+
+    It is beside the SentencePiece model; its name contains a digest of the base names of the files.
+    """
     names = [Path(path).name for path in corpus_files]
     digest = hashlib.sha256("\n".join([str(len(names)), *names]).encode()).hexdigest()
     return sentence_pieces_file(vocab).parent / f"tokens.{digest[:8]}.hdf"
@@ -108,8 +112,8 @@ def default_store(corpus_files: Sequence[str | os.PathLike[str]], vocab: str | o
 def find_store(opts: Mapping[str, Any], vocab: str | os.PathLike[str], wish: str = "") -> TokenStore | None:
     """The store to read instead of the text of a training dataset dict, or None.
 
-    wish: "" for the one at its default place, if there is one and the dict is of a kind that a store stands for; "none"; or a path.
-    FileNotFoundError if there is none at that path; ValueError for one that was made from something else.
+    wish: a path; "none" for no store; "" for the store at the default path, if it exists and can replace the dataset.
+    FileNotFoundError for a missing path, ValueError for a store that was built from other files.
     """
     if wish == "none":
         return None
@@ -123,14 +127,14 @@ def find_store(opts: Mapping[str, Any], vocab: str | os.PathLike[str], wish: str
 
 
 def store_of(opts: Mapping[str, Any], path: str | os.PathLike[str]) -> TokenStore:
-    """The store at `path`, which has to be that of the LmDataset of the dict `opts`."""
+    """The store at `path`. ValueError unless it was built from the files of the LmDataset dict `opts`."""
     opts = plain_opts(opts)
     check_kind(opts, path)
     return TokenStore.open(path, corpus_files=_corpus_files(opts), spm_model=opts["orth_vocab"]["model_file"])
 
 
 def check_kind(opts: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """ValueError for a dataset dict that no store can stand for."""
+    """ValueError for a dataset dict that a token store cannot replace."""
     if not _stands_for(opts):
         raise ValueError(
             f"{path}: a token store stands for an LmDataset without {', '.join(_CHOOSING)} and with skip_empty_lines;"
@@ -138,7 +142,7 @@ def check_kind(opts: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
         )
 
 
-_CHOOSING = ("seq_list_file", "seq_list_filter_file", "unique_seq_tags")  # they choose sentences, or name them
+_CHOOSING = ("seq_list_file", "seq_list_filter_file", "unique_seq_tags")  # select sentences or need their tags
 
 
 def _stands_for(opts: Mapping[str, Any]) -> bool:
@@ -157,11 +161,12 @@ def build_store(
     out: str | os.PathLike[str],
     progress: Any = None,
 ) -> TokenStore:
-    """Tokenise text files (plain or .gz, a sentence a line) into `out`; it appears whole or not at all.
+    """Tokenise text files (plain or .gz, one sentence per line) into `out`, which is written atomically.
 
-    What is done stays in `out`.partial, and the same call goes on from there. progress: called with the bytes of text per block.
-    ValueError for lines that RETURNN would lose (see `check_corpus`), for an `out` made from something else, for one that another process
-    is building, and for text that changes meanwhile.
+    Finished blocks are kept in `out`.partial, from which the same call continues after an interruption.
+    progress: called with the number of bytes of text after each block.
+    ValueError for lines that RETURNN would lose (see `check_corpus`), for an existing `out` of other files, if another
+    process is building it, and for text that changes meanwhile.
     """
     target = Path(out)
     files = [os.fspath(path) for path in corpus_files]
@@ -170,7 +175,7 @@ def build_store(
     partial = target.with_name(target.name + ".partial")
     sweep(target)
     sweep(partial)
-    if target.exists() and not partial.exists():  # needs no right to write
+    if target.exists() and not partial.exists():  # works without write permission
         return TokenStore.open(target, corpus_files=files, spm_model=spm_model)
     with lock(target):
         if not target.exists():
@@ -229,7 +234,7 @@ def _build(
 def describe_sources(
     corpus_files: Sequence[str], spm_model: str | os.PathLike[str], digests: Digests
 ) -> list[dict[str, Any]]:
-    """What a store depends on: name, size and sha256 of every file; the model first."""
+    """Name, size and sha256 of every source file of a store, the vocabulary first."""
     return [
         {"file": path.name, "bytes": path.stat().st_size, "sha256": digests.of(path)}
         for path in (sentence_pieces_file(spm_model), *map(Path, corpus_files))
@@ -239,7 +244,7 @@ def describe_sources(
 def _difference(
     then: list[dict[str, Any]], corpus_files: Sequence[str], spm_model: str | os.PathLike[str], digests: Digests
 ) -> str:
-    """What a store was made from that is not what there is now; "" if it is. A file may have got another name."""
+    """The first difference between recorded sources and current files, or "". Names of files may differ."""
     paths = [sentence_pieces_file(spm_model), *map(Path, corpus_files)]
     for number, (old, path) in enumerate(zip(then, paths)):
         size = path.stat().st_size
@@ -254,12 +259,12 @@ def _difference(
 
 
 def _sampled(path: Path) -> str:
-    """What stores of format 1 hold of a file: a digest of its ends and of 64 places between."""
+    """The digest of a file in stores of format 1, which covers its ends and 64 pieces in between."""
     size = path.stat().st_size
     state = hashlib.sha256()
     with open(path, "rb") as file:
-        for place in np.linspace(0, max(0, size - (1 << 16)), 66).astype(np.int64):
-            file.seek(int(place))
+        for offset in np.linspace(0, max(0, size - (1 << 16)), 66).astype(np.int64):
+            file.seek(int(offset))
             state.update(file.read(1 << 16))
     return state.hexdigest()
 
@@ -269,8 +274,8 @@ def _digests(store: Path) -> Digests:
 
 
 def _states(paths: Sequence[str | os.PathLike[str]]) -> dict[str, tuple[int, int, int]]:
-    found = {os.fspath(path): os.stat(path) for path in paths}
-    return {name: (state.st_ino, state.st_size, state.st_mtime_ns) for name, state in found.items()}
+    states = {os.fspath(path): os.stat(path) for path in paths}
+    return {name: (state.st_ino, state.st_size, state.st_mtime_ns) for name, state in states.items()}
 
 
 def _rebuild_command(path: Path, corpus_files: Sequence[str], spm_model: str | os.PathLike[str]) -> str:
@@ -280,7 +285,7 @@ def _rebuild_command(path: Path, corpus_files: Sequence[str], spm_model: str | o
 
 
 def _lines(path: str) -> Iterator[bytes]:
-    """As LmDataset reads them: a .gz without blanks at the ends, a plain file with them; empty lines are skipped."""
+    """Non-empty lines as LmDataset reads them: stripped in a .gz, with outer blanks in a plain file."""
     zipped = path.endswith(".gz")
     for _, raw in iterate_raw_lines(path):
         line = raw.strip() if zipped else raw.removesuffix(b"\n")
@@ -304,7 +309,10 @@ def _blocks(files: Sequence[str], skip: int) -> Iterator[list[bytes]]:
 def _resume(
     partial: Path, files: Sequence[str], spm_model: str | os.PathLike[str], dtype: np.dtype[Any], digests: Digests
 ) -> int:
-    """Sentences that are done; what was written after the last whole block is cut off. Streams that lack some of it are begun anew."""
+    """The number of sentences that are done.
+
+    Data after the last complete block is cut off; inconsistent streams are discarded with a warning.
+    """
     state_file = partial / "state.json"
     done, sizes = 0, [0, 0, 0]
     if state_file.is_file():
@@ -315,7 +323,7 @@ def _resume(
                 done, sizes = _checked_state(partial, state, dtype)
         except (OSError, KeyError, ValueError) as error:
             print(f"warning: {partial}: not what was left there ({error}); tokenising from the start", file=sys.stderr)
-            state_file.unlink()  # first, so that it never speaks of streams that are not there
+            state_file.unlink()  # before the streams are truncated, so that it never describes missing data
         else:
             if other:
                 raise ValueError(f"{partial}: an unfinished store of other files; remove it to start again with these")
@@ -326,16 +334,19 @@ def _resume(
 
 
 def _checked_state(partial: Path, state: Mapping[str, Any], dtype: np.dtype[Any]) -> tuple[int, list[int]]:
-    """Sentences and sizes of the streams, which have to hold that much: a longer stream is cut, a shorter one must never be filled up."""
+    """(sentences, bytes of each stream) of a saved state.
+
+    ValueError for an invalid state and for streams that are shorter, because truncating would fill them with zeros.
+    """
     done, sizes = state["done"], state["sizes"]
     if not are_sources(state["sources"]):
         raise ValueError("sources that are none")
     if type(done) is not int or done < 0 or not isinstance(sizes, list) or len(sizes) != len(_STREAMS):
         raise ValueError(f"{done!r} sentences in streams of {sizes!r} bytes")
     for name, size in zip(_STREAMS, sizes):
-        there = (partial / name).stat().st_size
-        if type(size) is not int or there < size:
-            raise ValueError(f"stream {name!r} of {there} bytes, expected {size!r}")
+        actual = (partial / name).stat().st_size
+        if type(size) is not int or actual < size:
+            raise ValueError(f"stream {name!r} of {actual} bytes, expected {size!r}")
     tokens = int(np.fromfile(partial / "lengths", "<i4", done).sum(dtype=np.int64))
     if sizes != [tokens * dtype.itemsize, 4 * done, 4 * done]:
         raise ValueError(f"streams of {sizes} bytes for {done} sentences of {tokens} tokens")
@@ -349,8 +360,8 @@ def _stored_ids(path: Path, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
 
 
 def _remove(partial: Path) -> None:
-    """All at once: a part of it that a killed process left would pass for an unfinished store."""
+    """Rename the folder before deleting it, because a partly deleted one would look like an unfinished store."""
     if partial.exists():
-        gone = temporary_path(partial)
-        os.replace(partial, gone)
-        shutil.rmtree(gone)
+        renamed = temporary_path(partial)
+        os.replace(partial, renamed)
+        shutil.rmtree(renamed)

@@ -1,10 +1,10 @@
-"""Loaded by Python itself in a process that is to be ended at a change of its files: folder on PYTHONPATH, what to do in KILL_POINT.
+"""Ends a process at a change of its files; Python imports this file at its start if the folder is on PYTHONPATH.
 
-    KILL_POINT='{"log": FILE}'                               # write down every change of a file below the working folder
-    KILL_POINT='{"log": FILE, "at": 7, "signal": 9}'         # send itself the signal before the change number 7, counted from 0
+    KILL_POINT='{"log": FILE}'                               # log every change below the working folder
+    KILL_POINT='{"log": FILE, "at": 7, "signal": 9}'         # send the signal before change 7, counted from 0
 
-A change is a file opened for writing, a rename, a removal, a new folder, a truncation. Python tells of them before they happen, so a
-kill before number 7 is one right behind number 6, the moment that a clock would hit by luck alone.
+A change is a file opened for writing, a rename, a removal, a new folder or a truncation. Python's audit events precede
+them, so a signal before change 7 comes directly after change 6, a moment that a timer would only hit by chance.
 """
 
 from __future__ import annotations

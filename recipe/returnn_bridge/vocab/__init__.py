@@ -1,14 +1,15 @@
-"""The vocabulary: text <-> ids, and the special ids every model of this project agrees on.
+"""Vocabularies convert between text and ids, and define the special ids of all models of this project.
 
-    vocab = train_vocab(["train.txt.gz"], size=10240, out="vocab")       # or Vocab.load("vocab") / Vocab.load("some/spm.model")
+    vocab = train_vocab(["train.txt.gz"], size=10240, out="vocab")       # or Vocab.load("vocab")
     ids = vocab.encode("he hoped there would be stew")
     vocab.decode(ids); vocab.count_unknown(ids)
 
-Ids 0 .. V-1 are the tokenizer's own pieces (V = `num_pieces`); the mask id follows them (m = V). BOS and EOS are pieces where the tokenizer
-has them, otherwise they follow the mask. The padding id comes last and is never embedded: PAD and MASK can not coincide, which is a trap with
-tokenizers that have neither.
+Ids 0 .. V-1 are the tokenizer's pieces (V = `num_pieces`) and the mask id is m = V. BOS and EOS are pieces if the
+tokenizer has them, otherwise they follow the mask. The padding id comes last and is never embedded, so that PAD and
+MASK cannot coincide, as they do with some tokenizers that have neither.
 
-`Vocab` is a SentencePiece model, what is trained with; bpe_vocab.py has the tokenizer of published weights; open_vocab.py opens either.
+`Vocab` is a SentencePiece model, which is used for training; vocab/bpe.py has the tokenizer of published weights, and
+vocab/open.py opens either.
 """
 
 from __future__ import annotations
@@ -25,24 +26,26 @@ from returnn_bridge.files import iterate_lines, lock, write_text
 
 MODEL_FILE = "spm.model"
 TOKENIZER_FILE = "tokenizer.json"
-PAIR = ("vocab.json", "merges.txt")  # the same tokenizer in GPT-2's own two files
+PAIR = ("vocab.json", "merges.txt")  # a byte-level BPE tokenizer in GPT-2's original two files
 
 
 class Vocabulary(ABC):
-    """What a model asks of its vocabulary, whichever tokenizer it is. Two with the same bytes are equal."""
+    """The interface of vocabularies, independent of the tokenizer. Two with the same bytes are equal."""
 
-    file_name: ClassVar[str]  # of its file in a folder
-    separator: ClassVar[str]  # between the text of pieces and a special id's name
+    file_name: ClassVar[str]
+    """Name of the vocabulary's file in a folder."""
+    separator: ClassVar[str]
+    """Text that `decode` puts between decoded pieces and the name of a special id."""
 
     @property
     @abstractmethod
     def content(self) -> bytes:
-        """The bytes of its file."""
+        """The bytes of the vocabulary's file."""
 
     @property
     @abstractmethod
     def num_pieces(self) -> int:
-        """V, the number of the tokenizer's pieces; the ids a network may predict."""
+        """V, the number of the tokenizer's pieces, which are the ids that a network may predict."""
 
     @property
     @abstractmethod
@@ -51,24 +54,24 @@ class Vocabulary(ABC):
     @property
     @abstractmethod
     def eos_id(self) -> int:
-        """May be the id of BOS too, as it is in GPT-2's vocabulary."""
+        """The id of EOS, which may equal that of BOS, as in GPT-2's vocabulary."""
 
     @property
     @abstractmethod
     def special_names(self) -> Mapping[int, str]:
-        """How `decode` writes the ids that are no text."""
+        """Names of the special ids, as `decode` writes them."""
 
     @abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` for many texts at once (faster)."""
+        """The ids of many texts, without BOS and EOS; faster than `encode` for each."""
 
     @abstractmethod
     def decode_pieces(self, ids: Sequence[int]) -> str:
-        """Text of ids that are all pieces."""
+        """The text of ids that are all pieces."""
 
     @abstractmethod
     def count_unknown(self, ids: Sequence[int]) -> int:
-        """How many of these ids stand for something the tokenizer has no piece for."""
+        """The number of ids that represent text without a piece."""
 
     @property
     def mask_id(self) -> int:
@@ -76,7 +79,7 @@ class Vocabulary(ABC):
 
     @property
     def num_inputs(self) -> int:
-        """How many ids a network embeds: pieces, mask, and BOS / EOS where the tokenizer has none."""
+        """The number of ids that a network embeds: pieces, mask, and BOS and EOS if they are no pieces."""
         return max(self.mask_id, self.bos_id, self.eos_id) + 1
 
     @property
@@ -84,11 +87,11 @@ class Vocabulary(ABC):
         return self.num_inputs
 
     def encode(self, text: str) -> list[int]:
-        """Ids of one text; no BOS, no EOS."""
+        """The ids of one text, without BOS and EOS."""
         return self.encode_batch([text])[0]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of ids; the mask, BOS and EOS are written by their names."""
+        """The text of ids, with the mask, BOS and EOS written as their names."""
         names = self.special_names
         parts: list[str] = []
         run: list[int] = []
@@ -103,11 +106,11 @@ class Vocabulary(ABC):
         return self.separator.join(parts)
 
     def join_pieces(self, text: str) -> str:
-        """Words of a text given as space-separated pieces, the i6 label-level form: '▁AS ▁I ▁APPROACH ED' -> 'AS I APPROACHED'."""
+        """Words of space-separated pieces (i6 label level): '▁AS ▁I ▁APPROACH ED' -> 'AS I APPROACHED'."""
         return text.replace(" ", "").replace("▁", " ").strip()
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the vocabulary's file into `folder` (whole or not at all) and return its path."""
+        """Write the vocabulary's file into `folder` atomically and return its path."""
         target = Path(folder) / self.file_name
         write_text(target, self.content)
         return target
@@ -137,7 +140,7 @@ class Vocab(Vocabulary):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Vocab:
-        """Read a vocabulary folder (holding `spm.model`) or a SentencePiece .model file. ValueError if it is not one."""
+        """Read a vocabulary folder (with `spm.model`) or a SentencePiece .model file. ValueError if it is neither."""
         file = sentence_pieces_file(path)
         proto = file.read_bytes()
         try:
@@ -159,20 +162,20 @@ class Vocab(Vocabulary):
 
     @property
     def bos_id(self) -> int:
-        own = int(self._processor.bos_id())
-        return own if own >= 0 else self.num_pieces + 1
+        piece = int(self._processor.bos_id())
+        return piece if piece >= 0 else self.num_pieces + 1
 
     @property
     def eos_id(self) -> int:
-        own = int(self._processor.eos_id())
-        return own if own >= 0 else self.num_pieces + 1 + (int(self._processor.bos_id()) < 0)
+        piece = int(self._processor.eos_id())
+        return piece if piece >= 0 else self.num_pieces + 1 + (int(self._processor.bos_id()) < 0)
 
     @property
     def special_names(self) -> Mapping[int, str]:
         return {self.mask_id: "<mask>", self.bos_id: "<s>", self.eos_id: "</s>"}
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Characters without a piece become `unk_id` (see `count_unknown`)."""
+        """The ids of many texts, without BOS and EOS. Characters without a piece become `unk_id`."""
         return [list(ids) for ids in self._processor.Encode(list(texts), out_type=int, num_threads=1)]
 
     def decode_pieces(self, ids: Sequence[int]) -> str:
@@ -183,7 +186,7 @@ class Vocab(Vocabulary):
 
 
 def sentence_pieces_file(path: str | os.PathLike[str]) -> Path:
-    """The SentencePiece model at a path: the file itself, or the one of a folder. ValueError where there is another tokenizer instead."""
+    """The SentencePiece model file at a path (file or folder). ValueError for a byte-level BPE tokenizer."""
     given = Path(path)
     file = given / MODEL_FILE if given.is_dir() else given
     others = [name for name in (TOKENIZER_FILE, *PAIR) if (given / name).is_file()]
@@ -198,11 +201,11 @@ def sentence_pieces_file(path: str | os.PathLike[str]) -> Path:
 def train_vocab(
     texts: Sequence[str | os.PathLike[str]], *, size: int, out: str | os.PathLike[str], model_type: str = "unigram"
 ) -> Vocab:
-    """Train a SentencePiece model of `size` pieces on text files (plain or .gz, one sentence a line) and save it in folder `out`.
+    """Train a SentencePiece model of `size` pieces on text files (plain or .gz) and save it in the folder `out`.
 
-    Every line counts, however long it is; of more than 500,000 lines that many are drawn. One thread, so that the same text gives the same
-    bytes. Raises ValueError when the text has too few distinct pieces for `size`, for text that is not readable, and where `out` holds a
-    vocabulary of other bytes; FileNotFoundError for a missing text.
+    Lines of any length are used; of more than 500,000 lines that many are sampled. Training uses one thread, so that
+    the same text gives the same bytes. ValueError if the text is too small for `size` or not readable, and if `out` has
+    a different vocabulary; FileNotFoundError for a missing text.
     """
     if model_type not in ("unigram", "bpe"):
         raise ValueError(f"model type {model_type!r}; expected 'unigram' or 'bpe'")
@@ -215,24 +218,25 @@ def train_vocab(
     except ValueError:
         if lines.error is not None or lines.longest <= LINE_BYTES:
             raise
-    if lines.longest > LINE_BYTES:  # rare: the text is read a second time then, and not beforehand every time
+    if lines.longest > LINE_BYTES:  # rare, so reading the text again then is cheaper than a first pass every time
         model = _train(lines, size, model_type, max_sentence_length=lines.longest)
     vocab = Vocab(model)
     target = Path(out) / MODEL_FILE
     with lock(target):
         if target.exists() and target.read_bytes() != model:
             raise ValueError(
-                f"{target}: exists and was trained otherwise; remove it, with what was made with it, or choose a new name"
+                f"{target}: exists and was trained otherwise;"
+                " remove it, with what was made with it, or choose a new name"
             )
         vocab.save(out)
     return vocab
 
 
-LINE_BYTES = 4192  # SentencePiece leaves longer lines out unless told otherwise
+LINE_BYTES = 4192  # SentencePiece's default max_sentence_length; it skips longer lines
 
 
 class _TrainingLines:
-    """The lines of texts, as often as they are asked for; knows the longest, and what went wrong while SentencePiece took them."""
+    """An iterable over the lines of texts that records the longest line and any error during iteration."""
 
     def __init__(self, texts: Sequence[str | os.PathLike[str]]) -> None:
         self.texts = texts
@@ -242,18 +246,18 @@ class _TrainingLines:
     def __iter__(self) -> Iterator[str]:
         try:
             for line in read_lines(self.texts):
-                # Lines with this sign, which it writes for what is unknown, SentencePiece would leave out too.
+                # SentencePiece also skips lines with this character, which it uses for unknown text.
                 text = line.replace("\u2585", " ")
                 if 4 * len(text) > self.longest:
                     self.longest = max(self.longest, len(text.encode()))
                 yield text
-        except Exception as error:  # SentencePiece would make a RuntimeError of many lines of it
+        except Exception as error:  # SentencePiece would turn it into a RuntimeError of many lines
             self.error = error
             raise
 
 
 def _train(lines: _TrainingLines, size: int, model_type: str, **more: Any) -> bytes:
-    """The bytes of a SentencePiece model. It keeps what it was told, so it is told no default."""
+    """Train a SentencePiece model and return its bytes. They contain the options given, so defaults are not passed."""
     import sentencepiece
 
     buffer = io.BytesIO()
@@ -280,7 +284,7 @@ def _train(lines: _TrainingLines, size: int, model_type: str, **more: Any) -> by
 
 
 def read_lines(texts: Sequence[str | os.PathLike[str]]) -> Iterator[str]:
-    """Non-empty lines of text files, plain or .gz, without blanks at the ends. A broken .gz or wrong encoding names file and line."""
+    """The stripped non-empty lines of text files, plain or .gz; errors as in `iterate_lines`."""
     for path in texts:
         for _, line in iterate_lines(path):
             if stripped := line.strip():

@@ -1,17 +1,18 @@
-"""The vocabulary of published weights: a byte-level BPE tokenizer in the way of GPT-2, read from Hugging Face's files by its own library.
+"""The vocabulary of published weights: a byte-level BPE tokenizer like GPT-2's, read by Hugging Face's library.
 
-    vocab = BpeVocab.load("gpt2")            # folder of tokenizer.json, or of vocab.json and merges.txt; or a tokenizer.json itself
+    vocab = BpeVocab.load("gpt2")            # a tokenizer.json, or a folder of it or of vocab.json and merges.txt
     ids = vocab.encode("he hoped there would be stew")
     assert vocab.decode(ids) == "he hoped there would be stew"
 
-<|endoftext|> is BOS and EOS at once (50256 of GPT-2's 50257 pieces) and the mask follows the pieces (50257), as in MDLM's and BD3-LM's code.
-Their padding id, which coincides with their mask, is not used.
+<|endoftext|> is both BOS and EOS (id 50256 of GPT-2's 50257 pieces) and the mask follows the pieces (50257), as in the
+code of MDLM and BD3-LM. Their padding id, which coincides with their mask, is not used.
 
-Bytes are pieces, so there is no unknown text, and `decode` gives every text back. A text is only text: "<|endoftext|>" written in it is spelled.
-Whether a blank is put before the first word is what the tokenizer says (`add_prefix_space`). GPT-2's says no, so the first word of a sentence
-is the piece that documents begin with: "the" and not " the", as published models saw it behind <|endoftext|>.
+Every byte is a piece, so there is no unknown text, and `decode` inverts `encode`. "<|endoftext|>" within a text is
+encoded as characters. Whether a blank is inserted before the first word depends on the tokenizer's `add_prefix_space`.
+GPT-2 inserts none, so the first word of a sentence is "the" and not " the", as published models saw it after
+<|endoftext|>.
 
-A tokenizer file is data: no part of one names a file or code. Truncation and padding that it may ask for are not done.
+A tokenizer file is data and cannot name other files or code. Its truncation and padding settings are switched off.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from returnn_bridge.files import iterate_lines, read_json_object
 from returnn_bridge.vocab import PAIR, TOKENIZER_FILE, Vocabulary
 
 END = "<|endoftext|>"
-SETTINGS_FILE = "tokenizer_config.json"  # of the transformers library, beside the tokenizer
-# Every byte that UTF-8 text can have: all of the first two lengths, and each first byte of the others.
+SETTINGS_FILE = "tokenizer_config.json"  # written by the transformers library beside the tokenizer
+# Contains every byte that UTF-8 text can have: all one- and two-byte characters, and each first byte of longer ones.
 PROBE = "".join(map(chr, (*range(0x801), *range(0x1000, 0x110000, 0x1000))))
 
 
@@ -40,14 +41,17 @@ class BpeVocab(Vocabulary):
     _tokenizer: Any = field(init=False, repr=False, compare=False)
 
     file_name: ClassVar[str] = TOKENIZER_FILE
-    separator: ClassVar[str] = ""  # pieces carry their blanks
+    separator: ClassVar[str] = ""  # because pieces include their blanks
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_tokenizer", _checked(self.tokenizer_json))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> BpeVocab:
-        """Read a folder or a tokenizer.json. ValueError naming the file that is none, or that differs from tokenizer_config.json beside it."""
+        """Read a folder or a tokenizer.json.
+
+        ValueError for an invalid file and for one that disagrees with the tokenizer_config.json beside it.
+        """
         given = Path(path)
         folder, file = (given, given / TOKENIZER_FILE) if given.is_dir() else (given.parent, given)
         if file.name in PAIR:
@@ -84,7 +88,7 @@ class BpeVocab(Vocabulary):
 
     @property
     def adds_blank(self) -> bool:
-        """Whether a text's first word is read as if a blank stood before it."""
+        """Whether a blank is inserted before the first word of a text."""
         return self.encode("a") == self.encode(" a")
 
     @property
@@ -92,14 +96,15 @@ class BpeVocab(Vocabulary):
         return {self.mask_id: "<mask>", self.eos_id: END}
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [list(found.ids) for found in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [list(encoding.ids) for encoding in encodings]
 
     def decode_pieces(self, ids: Sequence[int]) -> str:
-        """Ids that do not end a character, which a model can draw, give the sign for what is no text (U+FFFD)."""
+        """The text of ids that are all pieces. Incomplete characters, which a model can sample, become U+FFFD."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def count_unknown(self, ids: Sequence[int]) -> int:
-        """None: what has no piece of its own is spelled in bytes."""
+        """Always 0, because every byte is a piece."""
         return 0
 
 
@@ -114,15 +119,18 @@ def _library() -> Any:
 
 
 def _checked(tokenizer_json: bytes) -> Any:
-    """The library's tokenizer. ValueError for one that is not deterministic, loses text, or whose ids are not 0 .. V-1 with <|endoftext|>."""
+    """The library's tokenizer.
+
+    ValueError unless it is deterministic, keeps all text, has ids 0 .. V-1 and the piece <|endoftext|>.
+    """
     library = _library()
     try:
         tokenizer = library.Tokenizer.from_str(tokenizer_json.decode("utf-8"))
-    except Exception as error:  # the library raises nothing more special
+    except Exception as error:  # the library raises no more specific class
         raise ValueError(f"not a tokenizer.json ({str(error)[:200]})") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    tokenizer.encode_special_tokens = True  # as text
+    tokenizer.encode_special_tokens = True  # their names within a text are encoded as text
     kind = type(tokenizer.model).__name__
     if kind != "BPE" or tokenizer.model.dropout:
         found = f"{kind} with dropout {tokenizer.model.dropout:g}" if kind == "BPE" else kind
@@ -139,7 +147,7 @@ def _checked(tokenizer_json: bytes) -> Any:
 
 
 def _of_pair(folder: Path, add_prefix_space: bool) -> bytes:
-    """GPT-2's two files as a tokenizer.json."""
+    """The content of a tokenizer.json that is equal to GPT-2's two files in a folder."""
     library = _library()
     vocab, merges = (folder / name for name in PAIR)
     pieces = read_json_object(vocab)
@@ -162,13 +170,13 @@ def _of_pair(folder: Path, add_prefix_space: bool) -> bytes:
 
 
 def _settings(file: Path) -> dict[str, Any]:
-    """What the file beside a tokenizer says about it; transformers lets it have the last word."""
+    """The tokenizer_config.json beside a tokenizer, or {}; in transformers its settings take precedence."""
     return read_json_object(file) if file.is_file() else {}
 
 
 def _check_settings(settings: Mapping[str, Any], vocab: BpeVocab, file: Path) -> None:
-    found = {"add_prefix_space": vocab.adds_blank, "bos_token": END, "eos_token": END}
-    for name, expected in found.items():
+    actual = {"add_prefix_space": vocab.adds_blank, "bos_token": END, "eos_token": END}
+    for name, expected in actual.items():
         value = settings.get(name)
         value = value.get("content") if isinstance(value, dict) else value
         if value is not None and value != expected:

@@ -1,8 +1,8 @@
-"""Any vocabulary: which tokenizer it is follows from what lies at its path.
+"""Opens a vocabulary of any kind; the tokenizer is recognised by the files at the path.
 
-    vocab = load_vocab("run/model")             # spm.model, tokenizer.json, or vocab.json and merges.txt; a folder of one, or such a file
+    vocab = load_vocab("run/model")             # folder or file: spm.model, tokenizer.json, vocab.json with merges.txt
 
-A folder that holds two vocabularies is an error, not a choice.
+A folder with two vocabularies is an error.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from returnn_bridge.vocab.bpe import BpeVocab
 
 
 def load_vocab(path: str | os.PathLike[str]) -> Vocabulary:
-    """A vocabulary folder or file. FileNotFoundError where there is none, ValueError for a file that is none or a folder of two."""
+    """The vocabulary in a folder or file. FileNotFoundError if it is missing, ValueError if invalid or ambiguous."""
     given = Path(path)
     file = vocab_file(given) if given.is_dir() else given
     if not file.is_file():
@@ -24,7 +24,7 @@ def load_vocab(path: str | os.PathLike[str]) -> Vocabulary:
 
 
 def vocab_file(folder: Path) -> Path:
-    """The file of a folder that says which vocabulary it holds."""
+    """The vocabulary file in a folder. FileNotFoundError if there is none, ValueError if there are two."""
     names = [name for name in (MODEL_FILE, TOKENIZER_FILE) if (folder / name).is_file()]
     if not names and all((folder / name).is_file() for name in PAIR):
         names = [PAIR[0]]
@@ -36,7 +36,7 @@ def vocab_file(folder: Path) -> Path:
 
 
 def is_vocab(path: Path) -> bool:
-    """Whether there is a vocabulary at a path (of a folder; any file may be one)."""
+    """Whether a path is a file, which may be a vocabulary, or a folder that contains one."""
     return path.is_file() or any((path / name).is_file() for name in (MODEL_FILE, TOKENIZER_FILE, *PAIR))
 
 
