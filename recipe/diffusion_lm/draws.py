@@ -3,9 +3,9 @@
     draw = draw_noise(lengths, generator, stratified=True)
     draw.time [B], draw.keep [N], draw.category [N], all in [0, 1)
 
-"Antithetic" sampling in the MDLM code is stratified jitter: row j of n gets a time in [j/n, (j+1)/n]. That ties the index
-of a row in the batch to its noise level, which is harmful when rows are sorted by length. Here the strata are permuted,
-which costs nothing and keeps the variance reduction.
+"Antithetic" sampling in the MDLM code is stratified jitter: row j of n gets a time in [j/n, (j+1)/n]. That ties the
+index of a row in the batch to its noise level, which is harmful when rows are sorted by length. Here the strata are
+permuted, which costs nothing and keeps the variance reduction.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class NoiseDraw(NamedTuple):
 def draw_noise(
     lengths: Tensor, generator: torch.Generator, *, stratified: bool, step: int = NO_STEP, seed: int | None = None
 ) -> NoiseDraw:
-    """New noise for sentences of these lengths [B], drawn on the CPU so that a seed gives equal noise on every device."""
+    """New noise for sentences of these lengths [B], drawn on the CPU so that it is equal on every device."""
     num_rows, total = len(lengths), int(lengths.sum())
     time = torch.rand(num_rows, generator=generator)
     if stratified and num_rows:

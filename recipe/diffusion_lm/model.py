@@ -182,7 +182,8 @@ def _check_size(path: Path, backbone: NetworkConfig, family: Family, vocab: Voca
     stored = count_weights(path / WEIGHTS)
     if backbone.min_tensors > stored:
         raise ValueError(
-            f"{path / WEIGHTS}: weights do not fit {CONFIG} ({stored} tensors, expected at least {backbone.min_tensors})"
+            f"{path / WEIGHTS}: weights do not fit {CONFIG} "
+            f"({stored} tensors, expected at least {backbone.min_tensors})"
         )
     try:
         with torch.device("meta"):  # shapes without memory

@@ -1,7 +1,7 @@
 """The interface of a network: the type that families, samplers and training work with.
 
     class MyNetwork(Backbone): ...                              # forward, embedding, blocks
-    NETWORKS.add("mine", Network(MyConfig, MyNetwork))          # backbones/__init__.py; `model.network: mine` then chooses it
+    NETWORKS.add("mine", Network(MyConfig, MyNetwork))          # backbones/__init__.py; for `model.network: mine`
 
 A network receives a visibility and the numbers of input and output symbols, never the name of a family.
 """
@@ -120,8 +120,8 @@ class Backbone(nn.Module, ABC):
     ) -> tuple[Tensor, KeyValueCache]:
         """Read the next block of each row after the finished blocks in `past`.
 
-        ids [N] and `layout` describe the new blocks alone. Returns logits [M, num_outputs] and `past` extended by the new
-        blocks; the extended cache is valid only for rows whose new block is complete and without noise.
+        ids [N] and `layout` describe the new blocks alone. Returns logits [M, num_outputs] and `past` extended by the
+        new blocks; the extended cache is valid only for rows whose new block is complete and without noise.
         """
         raise ValueError(
             f"{self._kind} keeps no keys and values of finished blocks; expected a network that does, such as {DEFAULT}"

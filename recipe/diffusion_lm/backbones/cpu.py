@@ -33,13 +33,14 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
 def padding(count: int, device: torch.device) -> int:
     """Number of padding positions that round a `count` above 256 up to a multiple of 256 on a CPU; else 0.
 
-    oneDNN compiles and keeps a kernel for every new shape, which takes gigabytes in an hour of training without padding.
+    oneDNN compiles and keeps a kernel for every new shape, which takes gigabytes in an hour of training without
+    padding.
     """
     return -count % MULTIPLE if device.type == "cpu" and count > MULTIPLE else 0
 
 
 def padded_selection(count: int, select: Tensor | None, ids: Tensor) -> tuple[int, Tensor | None]:
-    """Number of requested positions, and their indices padded by `padding`: layers after the last attention run on these.
+    """Number of requested positions, and their padded indices: layers after the last attention run on these alone.
 
     The first `count` positions of `ids` are the ones before any context. The indices are None if all positions are
     computed, padding included.

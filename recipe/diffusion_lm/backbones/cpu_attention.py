@@ -112,7 +112,7 @@ class GroupedRows:
 
 
 class _Attended(torch.autograd.Function):
-    """qkv [N', 3, heads, w] -> softmax(q k^T / sqrt(w)) v [N', heads * w], with q and k rotated and the softmax in float32."""
+    """qkv [N', 3, heads, w] -> softmax(q k^T / sqrt(w)) v [N', heads * w]; q, k rotated, the softmax in float32."""
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, seen: GroupedRows) -> Tensor:
@@ -169,7 +169,7 @@ class _Attended(torch.autograd.Function):
 
 
 def _spread(lengths: Tensor, starts: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Two tensors [R, width]: whether a slot holds a token, and its flat position (in the padding the row's last one)."""
+    """Two tensors [R, width]: whether a slot holds a token, and its flat position (in padding the row's last)."""
     slot, lengths = torch.arange(width), lengths[:, None]
     return slot < lengths, starts[:, None] + torch.minimum(slot, lengths - 1)
 
@@ -190,7 +190,7 @@ def _bias(visibility: Visibility, longest: int, real: Tensor | None) -> Tensor |
     seen: Tensor | None = None
     if isinstance(visibility, Blocks):
         seen = doubled_mask(longest, visibility.size)[None, None]
-    elif visibility == "causal":  # which never sees the padding behind a row
+    elif visibility == "causal":  # a causal row never sees the padding at its end
         seen, real = torch.ones(longest, longest, dtype=torch.bool).tril()[None, None], None
     if real is not None:
         keys = real[:, None, None, :]

@@ -197,7 +197,7 @@ class DiT(Backbone):
 
 
 class Block(nn.Module):
-    """x + gate * attention(norm(x)), then the same with the MLP; without adaLN gates are 1 and norms are unmodulated."""
+    """x + gate * attention(norm(x)), then the same with the MLP; without adaLN gates are 1, norms unmodulated."""
 
     def __init__(self, config: DiTConfig, conditioned: bool):
         super().__init__()

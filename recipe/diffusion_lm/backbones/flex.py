@@ -128,26 +128,27 @@ def _intervals(layout: Layout, visibility: Visibility) -> list[Interval]:
 
 
 def _tiles(intervals: Sequence[Interval], count: int) -> tuple[Tensor, Tensor]:
-    """Two [T, T] masks over (query tile, key tile): `touched`, at least one pair is visible, and `covered`, all pairs are.
+    """Two [T, T] masks over (query tile, key tile): whether any pair of a tile is visible, and whether all pairs are.
 
-    A tile counts as covered only if a single interval of each of its queries spans it.
+    A tile counts as fully visible only if a single interval of each of its queries spans it.
     """
     tiles = -(-count // TILE)
     query_tile = torch.arange(count, device=intervals[0][0].device) // TILE
     touched, covered = query_tile.new_zeros(2, tiles, tiles + 1).unbind()
     for begin, end in intervals:
         _add(touched, query_tile, begin // TILE, (end + TILE - 1) // TILE, end > begin)
-        first, behind = (begin + TILE - 1) // TILE, end // TILE
-        _add(covered, query_tile, first, behind, behind > first)
+        first, stop = (begin + TILE - 1) // TILE, end // TILE
+        _add(covered, query_tile, first, stop, stop > first)
     return touched.cumsum(1)[:, :-1] > 0, covered.cumsum(1)[:, :-1] == TILE
 
 
-def _add(steps: Tensor, row: Tensor, first: Tensor, behind: Tensor, real: Tensor) -> None:
-    """Difference array: add 1 at column `first` and -1 at column `behind` of row `row` of `steps` [T, T + 1], where `real`.
+def _add(steps: Tensor, row: Tensor, first: Tensor, stop: Tensor, real: Tensor) -> None:
+    """Difference array: add 1 at column `first` and -1 at `stop` in row `row` of `steps` [T, T + 1], where `real`.
 
-    A cumulative sum over the columns then gives, for each tile, the number of intervals [first, behind) that contain it.
+    A cumulative sum over the columns then gives, for each tile, the number of intervals [first, stop) that contain
+    it.
     """
-    for column, step in ((first, real.long()), (behind, -real.long())):
+    for column, step in ((first, real.long()), (stop, -real.long())):
         steps.view(-1).index_add_(0, row * steps.shape[1] + column, step)
 
 

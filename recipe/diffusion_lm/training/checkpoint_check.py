@@ -18,7 +18,7 @@ PARTS = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks"
 
 
 def check_checkpoint(path: Path, state: Mapping[str, Tensor]) -> None:
-    """ValueError if the file is damaged or lacks the weights `state` (by name and shape). No weight is kept in memory."""
+    """ValueError if the file is damaged or its weights differ from `state` in name or shape. Loads no weights."""
     if reason := _problem(path, state):
         raise ValueError(
             f"{path}: not a whole checkpoint of this run ({reason}); "

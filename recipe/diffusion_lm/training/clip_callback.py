@@ -27,7 +27,7 @@ USUAL = {"widths": [0.5, 0.6, 0.7, 0.8, 0.9], "delta": 0.05}
 
 
 class ClipTraining(Callback):
-    """Clip search during training. ValueError for a family without blocks of two or more tokens, and unknown settings."""
+    """Clip search during training. ValueError for unknown settings and a family without blocks of several tokens."""
 
     def __init__(self, settings: dict[str, Any], family: Family, seed: int):
         unknown = sorted(set(settings) - set(USUAL))

@@ -3,9 +3,9 @@
     found = search_clip(model.family.clippable, model.network, batches, widths=[0.5, 0.6, 0.7, 0.8, 0.9], delta=0.05)
     family = model.family.clippable.with_interval(found[0].low, found[0].high, resample=False)
 
-The method is that of Arriola et al. (arXiv 2503.09573, section 4). Gradients of small blocks are noisy: a block with few
-masked tokens gives little signal, and one with few visible tokens is far from what a sampler sees. Losses over a part
-of the times are no bounds, so intervals are compared by variance only; `nelbo` does not depend on the interval.
+The method is that of Arriola et al. (arXiv 2503.09573, section 4). Gradients of small blocks are noisy: a block with
+few masked tokens gives little signal, and one with few visible tokens is far from what a sampler sees. Losses over a
+part of the times are no bounds, so intervals are compared by variance only; `nelbo` does not depend on the interval.
 """
 
 from __future__ import annotations

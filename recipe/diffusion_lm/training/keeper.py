@@ -3,7 +3,8 @@
     keeper = Keeper(folder, config, stop)       # a callback; keeper.finish(trainer, module) after the last step
 
 `scores.tsv` has a line for every validation; `sub_epochs.tsv` one for every sub-epoch, with the mean training loss.
-`kept/step.N` are models of validations, the last `trainer.keep_last` and the best `trainer.keep_best`, for `dlm average`.
+`kept/step.N` are models of validations, the last `trainer.keep_last` and the best `trainer.keep_best`, for `dlm
+average`.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from returnn_bridge.files import write_text
 class Keeper(Callback):
     """Writes the resume checkpoint, the model folders and the scores files; each replaces its older version atomically.
 
-    `append_scores`, `export_best`, `export_kept` and `save` are steps of `validation_end` (validation.py), which defines
-    their order and the weights they see.
+    `append_scores`, `export_best`, `export_kept` and `save` are steps of `validation_end` (validation.py), which
+    defines their order and the weights they see.
     """
 
     def __init__(self, folder: Path, config: TrainConfig, stop: StopRequest):

@@ -4,8 +4,9 @@
     result.model                            # run/model, the self-contained folder
 
 A run writes `model/` (averaged weights of the last step), `best/` (those of the best validation), `kept/` (those of
-further validations, if configured), `checkpoints/last.ckpt` (to resume), `config.json`, `inputs.json` (sizes and digests
-of its input files), `vocab/`, `progress.json`, `scores.tsv` (a line per validation), `sub_epochs.tsv` and `tensorboard/`.
+further validations, if configured), `checkpoints/last.ckpt` (to resume), `config.json`, `inputs.json` (sizes and
+digests of its input files), `vocab/`, `progress.json`, `scores.tsv` (a line per validation), `sub_epochs.tsv` and
+`tensorboard/`.
 """
 
 from __future__ import annotations
@@ -68,9 +69,9 @@ def train(
 ) -> TrainResult:
     """Train to `trainer.max_steps`, or continue the run in `out`.
 
-    On SIGTERM, and `max_seconds` after the call, the run is saved and SystemExit is raised (status 143 and 75); the same
-    call then continues it. ValueError if `out` holds a run of another configuration or of other data, if another process
-    trains in it, and for errors in the configuration or the data.
+    On SIGTERM, and `max_seconds` after the call, the run is saved and SystemExit is raised (status 143 and 75); the
+    same call then continues it. ValueError if `out` holds a run of another configuration or of other data, if another
+    process trains in it, and for errors in the configuration or the data.
 
     Args:
         config: the run's configuration.

@@ -4,8 +4,9 @@
     with only_writer(folder, config.trainer) as first:                  # ValueError while another training holds it
         checkpoint = claim(folder, config, vocab, inputs, write=first)  # None: a new run; ValueError for a conflict
 
-A folder without results is used for a new run. A folder with results accepts no other configuration, and a run continues
-from a checkpoint only with the vocabulary and text it was started with, compared by content and not by file name.
+A folder without results is used for a new run. A folder with results accepts no other configuration, and a run
+continues from a checkpoint only with the vocabulary and text it was started with, compared by content and not by file
+name.
 """
 
 from __future__ import annotations
@@ -76,8 +77,8 @@ def claim(folder: Path, config: TrainConfig, vocab: Vocab, inputs: Mapping[str, 
         raise ValueError(f"{folder}: holds {', '.join(held)} but no {CONFIG} of a run; expected a new folder")
     if changed and held:
         raise ValueError(
-            f"{folder} holds a run of another configuration ({', '.join(changed[:5])} differ; it has {', '.join(held)}); "
-            "expected the same one, or a new folder"
+            f"{folder} holds a run of another configuration ({', '.join(changed[:5])} differ; "
+            f"it has {', '.join(held)}); expected the same one, or a new folder"
         )
     checkpoint = folder / "checkpoints" / "last.ckpt"
     resumes = checkpoint.is_file()

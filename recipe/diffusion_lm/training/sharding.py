@@ -1,7 +1,7 @@
 """Sharded weights (FSDP): how a network is sharded, and how full tensors go in and out.
 
     shard(network, mesh)                            # in place; each block, and the rest, is gathered when it is used
-    gather_full(parameter)                          # the full tensor on the CPU; unsharded tensors are returned unchanged
+    gather_full(parameter)                          # the full tensor on the CPU; an unsharded one unchanged
     shard_like(full_tensor, parameter)              # a full tensor placed and sharded as `parameter` is
 
 Other modules call these functions whether or not weights are sharded.
