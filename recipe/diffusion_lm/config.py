@@ -1,10 +1,10 @@
-"""A training run's configuration: frozen dataclasses, strict, with dotted overrides.
+"""The configuration of a training run: frozen dataclasses with checked values, and overrides by dotted names.
 
-    config = apply_overrides(presets.build("demo_masked:tiny"), ["optim.lr=1e-3", "data.text=[a.txt.gz, b.txt.gz]", "family.T=1000"])
+    config = apply_overrides(presets.build("demo_masked:tiny"), ["optim.lr=1e-3", "data.text=[a.txt.gz, b.txt.gz]"])
     config = from_dict(yaml.safe_load(text))            # unknown key -> ValueError naming the known ones
     to_dict(config)                                     # plain lists, dicts, numbers and strings again
 
-Values are checked where they are set: an unknown key, a wrong type or an impossible value is a ValueError that names the key.
+An unknown key, a value of a wrong type and an impossible value are a ValueError that names the key.
 """
 
 from __future__ import annotations
@@ -30,17 +30,20 @@ class DataConfig:
     vocab: str = ""
     """Vocabulary folder or SentencePiece .model file."""
     text: tuple[str, ...] = ()
-    """Training text files (plain or .gz); shorthand for an LmDataset."""
+    """Training text files (plain or .gz), read by an LmDataset."""
     valid_text: dict[str, str] = field(default_factory=dict)
-    """Name -> text file; shorthand for validation LmDatasets."""
+    """Name -> text file (plain or .gz) of each validation set, read by an LmDataset."""
     partition_epoch: int = 1
-    """For `text`: sub-epochs in one pass over it."""
+    """Number of sub-epochs in one pass over `text`."""
     seq_ordering: str = "laplace:.1000"
-    """For `text`: RETURNN's ordering of the sentences."""
+    """RETURNN's ordering of the sentences of `text`."""
     train: dict[str, Any] = field(default_factory=dict)
     """A RETURNN dataset dict instead of `text`."""
     store: str = ""
-    """Token store of the training text (`dlm tokenize`), the same batches: "" = if it is there, "none", or a path."""
+    """Token store of the training text (`dlm tokenize`): a path, "none", or "" for the usual path if it exists.
+
+    Batches are the same with and without it.
+    """
     valid: dict[str, Any] = field(default_factory=dict)
     """Name -> RETURNN dataset dict instead of `valid_text`."""
     batch_size: int = 32768
@@ -48,11 +51,11 @@ class DataConfig:
     max_seqs: int = 256
     """Most sentences in a batch."""
     max_seq_length: int = 128
-    """Longer training sentences are dropped and counted; positions of BOS and EOS come on top."""
+    """Most pieces in a training sentence, without BOS and EOS; `too_long` applies to longer ones."""
     too_long: str = "drop"
-    """One of "drop" and "crop" (a random window of max_seq_length pieces of a longer text, anew each sub-epoch)."""
+    """One of "drop" (and count) and "crop" (a random window of max_seq_length pieces, drawn anew each sub-epoch)."""
     num_workers: int = 0
-    """0: data are read in the training process; 1: in one process beside it."""
+    """Number of processes that read data: 0 (the training process reads) or 1."""
 
     def __post_init__(self) -> None:
         if bool(self.text) == bool(self.train) and self.text:
@@ -70,7 +73,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW on all parameters, and the learning rate over the steps."""
+    """AdamW on all parameters, and the learning-rate schedule."""
 
     lr: float = 3e-4
     weight_decay: float = 0.0
@@ -78,7 +81,7 @@ class OptimConfig:
     beta2: float = 0.999
     eps: float = 1e-8
     schedule: str = "constant"
-    """After the warm-up: "constant" or "cosine" (down to lr * final_factor at trainer.max_steps)."""
+    """Learning rate after the warm-up: "constant" or "cosine" (to lr * final_factor at trainer.max_steps)."""
     warmup_steps: int = 2500
     """Number of optimizer steps over which the learning rate rises linearly from 0."""
     final_factor: float = 0.0
@@ -94,13 +97,13 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """How long, on what, and how often to look."""
+    """Length of the training, devices, precision, validation and saving."""
 
     max_steps: int = 1000
     val_check_interval: int = 1000
     """Optimizer steps between validations."""
     limit_val_batches: int | float = 1.0
-    """A number of batches, or a share."""
+    """Most batches of a validation set (int), or the fraction of its batches (float)."""
     save_every: int = 500
     """Optimizer steps between resume checkpoints."""
     accumulate_grad_batches: int = 1
@@ -114,22 +117,23 @@ class TrainerConfig:
     devices: int = 1
     num_nodes: int = 1
     strategy: str = "auto"
-    """One of "auto", "ddp" (a copy of the network in every process) and "fsdp" (weights sharded over them)."""
+    """One of "auto", "ddp" (a copy of the network in every process) and "fsdp" (weights sharded over processes)."""
     activation_checkpointing: bool = False
-    """Compute each block again in the backward pass instead of keeping what it needs."""
+    """Compute each block again in the backward pass instead of keeping its activations."""
     compile: bool = False
-    """torch.compile of the blocks; no gain on a CPU, where it takes half a minute and is a little slower."""
+    """Compile the blocks with torch.compile; on a CPU it takes half a minute and training is a little slower."""
     attention: str = "sdpa"
     """One of "sdpa" (torch's scaled_dot_product_attention) and "flex" (compiled, without padding; needs a GPU)."""
     clip_search: dict[str, Any] = field(default_factory=dict)
-    """For a block model: {widths: [0.5, 0.7, 0.9], delta: 0.05} searches the times to train on at each validation."""
+    """Search the training times of a block model at each validation: {widths: [0.5, 0.7, 0.9], delta: 0.05}."""
     keep_last: int = 0
-    """Models of that many last validations in kept/, beside best/ and model/."""
+    """Number of last validations whose models are kept in kept/."""
     keep_best: int = 0
-    """Models of that many best validations, beside those."""
+    """Number of best validations whose models are kept in kept/."""
     log_every: int = 50
+    """Optimizer steps between log entries."""
     monitor: str = "val/nll"
-    """What makes a model the best one, lower is better."""
+    """Validation value that selects the best model, lower is better."""
     logger: str = "tensorboard"
     """One of "tensorboard", "wandb" and "none"."""
 
@@ -163,7 +167,7 @@ class TrainerConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything a run depends on."""
+    """The configuration of a training run."""
 
     data: DataConfig = DataConfig()
     model: NetworkConfig = DiTConfig()
@@ -171,19 +175,20 @@ class TrainConfig:
     optim: OptimConfig = OptimConfig()
     trainer: TrainerConfig = TrainerConfig()
     init_from: str = ""
-    """Model folder whose weights to start from; what it lacks (adaLN, say) keeps its own start."""
+    """Model folder to take initial weights from; weights it lacks (adaLN, for example) are initialised as usual."""
     preload_from_files: dict[str, Any] = field(default_factory=dict)
-    """Parts of other models, with the keys of RETURNN's setting of that name: training/preload.py."""
+    """Parts of other models to take initial weights from, as RETURNN's setting of this name (training/preload.py)."""
     seed: int = 1
+    """Seed of initial weights, noise, dropout and random windows of long texts."""
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Plain data: dicts, lists, numbers, strings."""
+    """The configuration as dicts, lists, numbers and strings."""
     return plain(dataclasses.asdict(config))
 
 
 def from_dict(tree: Mapping[str, Any]) -> TrainConfig:
-    """The configuration of a plain dict. An unknown key or a value of another type is a ValueError naming it."""
+    """The configuration in a plain dict. ValueError naming an unknown key or the key of a value of a wrong type."""
     model = tree.get("model") if isinstance(tree, Mapping) else None
     if not isinstance(model, Mapping):
         return build(TrainConfig, tree)
@@ -192,9 +197,9 @@ def from_dict(tree: Mapping[str, Any]) -> TrainConfig:
 
 
 def apply_overrides(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
-    """A copy with `section.key=value` settings; values are read as YAML. Later ones win.
+    """A copy of the configuration with `section.key=value` settings, whose values are YAML; later ones win.
 
-    `model.network=NAME` for another network puts its defaults in place of the section `model`.
+    `model.network=NAME` for another network replaces the section `model` by the defaults of that network.
     """
     tree = to_dict(config)
     chosen = [text for key, _, text in (override.partition("=") for override in overrides) if key == "model.network"]
@@ -219,9 +224,9 @@ def apply_overrides(config: TrainConfig, overrides: Sequence[str]) -> TrainConfi
 def override_tree(
     tree: dict[str, Any], overrides: Sequence[str], *, open_sections: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """`a.b.c=value` settings put into a plain tree (edited in place and returned).
+    """Set `a.b.c=value` settings in a tree of dicts, which is edited in place and returned.
 
-    A key must exist already, unless it lies in one of `open_sections` (dotted names) where new keys are legal.
+    ValueError for a key that is not in the tree, unless it is in one of `open_sections` (dotted names).
     """
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -248,7 +253,7 @@ def override_tree(
 
 
 def parse_value(text: str) -> Any:
-    """A YAML scalar, list or dict; 3e-4 is a number too (YAML 1.1 would call it a string)."""
+    """Read a YAML scalar, list or dict; 3e-4 is a number here, although it is a string in YAML 1.1."""
     value = yaml.safe_load(text)
     if isinstance(value, str):
         try:

@@ -1,11 +1,11 @@
-"""Copies between the host and a device that do not wait for the work queued on the device.
+"""Copies between host and device without waiting for the work that is queued on the device.
 
     ids = to_device(ids, device)  # queues the copy and returns
     loss = AsyncScalar(tensor)    # queues the copy back and returns
-    ...                           # the next step is queued
+    ...                           # queue the next step
     float(loss)                   # waits for that copy alone; float(tensor) would wait for everything queued since
 
-A copy between a GPU and host memory that is not page-locked may wait for the whole queue. On a CPU there is nothing to wait for.
+Host memory is page-locked because a copy between a GPU and pageable memory may wait for the whole queue.
 """
 
 from __future__ import annotations

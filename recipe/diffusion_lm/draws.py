@@ -1,11 +1,11 @@
-"""All randomness of one Monte-Carlo draw, made outside the maths.
+"""The random numbers of one Monte-Carlo draw, drawn outside the loss functions.
 
     draw = draw_noise(lengths, generator, stratified=True)
     draw.time [B], draw.keep [N], draw.category [N], all in [0, 1)
 
-"Antithetic" sampling in the MDLM code is stratified jitter: row j of n gets a time in [j/n, (j+1)/n]. That ties a row's place in the
-batch to its noise level, which is harmful when rows are sorted by length. Here the strata are permuted, which costs nothing and keeps
-the variance reduction.
+"Antithetic" sampling in the MDLM code is stratified jitter: row j of n gets a time in [j/n, (j+1)/n]. That ties the
+index of a row in the batch to its noise level, which is harmful when rows are sorted by length. Here the strata are
+permuted, which costs nothing and keeps the variance reduction.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ class NoiseDraw(NamedTuple):
     """One draw for a batch of B sentences with N positions in all."""
 
     time: Tensor
-    """[B] uniform in [0, 1): a family maps it to its own time."""
+    """[B] uniform in [0, 1); a family maps it to a diffusion time."""
     keep: Tensor
-    """[N] uniform in [0, 1): what decides whether a position is noised."""
+    """[N] uniform in [0, 1); decides whether a position is noised."""
     category: Tensor = torch.empty(0)
-    """[N] uniform in [0, 1): the symbol that replaces it, for families that have a choice."""
+    """[N] uniform in [0, 1); selects the replacing symbol in families with more than one."""
     step: int = NO_STEP
     """Optimizer step, for a curriculum; NO_STEP outside of training."""
     seed: int | None = None
-    """Of `generator`; None outside of training."""
+    """Seed of `generator`; None outside of training."""
     device: torch.device | str = "cpu"
-    """Where the network is, and `generator` draws."""
+    """Device of the network, on which `generator` draws."""
 
     def generator(self) -> torch.Generator:
-        """For further numbers of a training step, which may depend on what else is in the batch. ValueError outside of training.
+        """A generator for further numbers of a training step; these may depend on the other rows of the batch.
 
-        There every draw and every sentence would get the same numbers: a bound that is reported asks `gaussian` for them.
+        ValueError outside of training, where every draw and sentence would get the same numbers; reported bounds use
+        `gaussian` instead.
         """
         if self.seed is None:
-            raise ValueError(
-                "this noise has no seed, it is that of a score; expected a family that asks it for `gaussian`"
-            )
+            raise ValueError("this noise has no seed because it is for scoring; expected a family that uses `gaussian`")
         return torch.Generator(self.device).manual_seed(self.seed)
 
     def gaussian(self, width: int) -> Tensor:
-        """[N, width] standard normal numbers, float32. They follow from `keep` and `category` of each position (BOS excepted) alone.
+        """[N, width] standard normal numbers, float32, computed from `keep` and `category` of each position alone.
 
-        So they differ from draw to draw, do not depend on the batch, and are shared by hypotheses that share the position's noise.
+        They differ between draws, do not depend on the batch, and are equal for hypotheses that share the noise of a
+        position. BOS is the exception.
         """
         first = (self.category.double() * 2**24).long()[:, None] * width
         uniform = more_noise(self.keep[:, None], first + torch.arange(width, device=first.device))
@@ -66,7 +66,7 @@ class NoiseDraw(NamedTuple):
 def draw_noise(
     lengths: Tensor, generator: torch.Generator, *, stratified: bool, step: int = NO_STEP, seed: int | None = None
 ) -> NoiseDraw:
-    """Fresh noise for sentences of these lengths [B]. Drawn on the CPU, so that a seed means the same on every device."""
+    """New noise for sentences of these lengths [B], drawn on the CPU so that it is equal on every device."""
     num_rows, total = len(lengths), int(lengths.sum())
     time = torch.rand(num_rows, generator=generator)
     if stratified and num_rows:
@@ -77,10 +77,10 @@ def draw_noise(
 
 
 def more_noise(uniform: Tensor, counter: Tensor) -> Tensor:
-    """[M] further uniform numbers in [0, 1) that follow from drawn ones [M] and a counter [M] (int64) alone.
+    """Further uniform numbers [M] in [0, 1), a function of drawn ones `uniform` [M] and of `counter` [M] (int64) alone.
 
-    For a family that needs more numbers than a draw has, on any device and whatever the batch. The mixing is that of SplitMix64 (Steele et
-    al., OOPSLA 2014), whose outputs for successive counters pass for independent.
+    For a family that needs more numbers than a draw has; the result is the same on any device and in any batch. Mixing
+    is that of SplitMix64 (Steele et al., OOPSLA 2014), whose outputs for successive counters count as independent.
     """
     z = (uniform.double() * 2**53).long() * 0x2545F491 + counter * -0x61C8864680B583EB
     for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
@@ -90,12 +90,12 @@ def more_noise(uniform: Tensor, counter: Tensor) -> Tensor:
 
 
 def _shifted(z: Tensor, by: int) -> Tensor:
-    """Logical shift to the right; that of torch repeats the sign."""
+    """Logical right shift of int64 numbers; torch's operator is the arithmetic one."""
     return (z >> by) & ((1 << (64 - by)) - 1)
 
 
 def step_seed(seed: int, purpose: str, step: int, rank: int) -> int:
-    """63-bit seed of one step; a hash, so that neighbouring steps are unrelated."""
+    """63-bit seed for a purpose, step and rank; a hash, so that neighbouring steps are unrelated."""
     return (
         int.from_bytes(hashlib.blake2b(f"{seed}/{purpose}/{step}/{rank}".encode(), digest_size=8).digest(), "big") >> 1
     )

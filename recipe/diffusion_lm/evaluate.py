@@ -3,8 +3,8 @@
     result = evaluate_text(LanguageModel.load("run/model"), ["test.txt.gz"], passes=8)
     print(result.summary())
 
-The error bar is that of the masks: the text is taken as it is. Sentences are independent, so the variance of the sum is the sum of the
-variances of the sentences' means over their passes; passes are stratified over k, which can only lower it.
+The error bar covers the random masks, not the choice of the text. Sentences are independent, so the variance of the sum
+is the sum of the variances of each sentence's mean over passes; stratifying the passes over time can only lower it.
 """
 
 from __future__ import annotations
@@ -31,32 +31,34 @@ class Perplexity:
     nelbo: float
     """Sum over the whole text, nats."""
     standard_error: float
-    """Standard error of `nelbo` over masks, nats."""
+    """Standard error of `nelbo` over random masks, nats."""
     tokens: int
-    """Number of scored tokens; the end of a sentence is one of them if `ends`."""
+    """Number of scored tokens, sentence ends included if `ends`."""
     words: int
     """Number of words."""
     sentences: int
     """Number of sentences."""
     unknown: int
-    """Number of pieces that the vocabulary does not have."""
+    """Number of unknown pieces."""
     exact: bool
     """Whether `nelbo` is -log p itself."""
     ends: bool
     """Whether the ends of sentences are predicted and counted."""
     passes: int
-    """Draws of noise for each sentence."""
+    """Number of noise draws for each sentence."""
 
     @property
     def per_token(self) -> float:
+        """Perplexity per scored token."""
         return math.exp(self.nelbo / self.tokens)
 
     @property
     def per_word(self) -> float:
-        """Sentence ends count as words for a model that predicts them; a bound given the length does not have them."""
+        """Perplexity per word; sentence ends count as words if `ends`, else the length of a sentence is given."""
         return math.exp(self.nelbo / (self.words + (self.sentences if self.ends else 0)))
 
     def summary(self) -> str:
+        """One line with perplexities, error bar and sizes."""
         kind = "exact" if self.exact else f"upper bound, {self.passes} passes a sentence"
         error = self.standard_error / self.tokens
         margin = "" if self.exact else f" +- {self.per_token * error:.2f}"
@@ -78,7 +80,10 @@ def evaluate_text(
     seed: int = 1,
     batch_tokens: int = 2048,
 ) -> Perplexity:
-    """Score every non-empty line of the files. ValueError for text without a line, or too few passes for an error bar."""
+    """Perplexity of all non-empty lines of the files. ValueError if there are none, and for fewer than two passes.
+
+    See `evaluate_tokens` for the parameters.
+    """
     lines = list(read_lines(texts))
     if not lines:
         raise ValueError(f"{', '.join(map(str, texts))}: no non-empty line")
@@ -97,24 +102,33 @@ def evaluate_tokens(
     batch_tokens: int = 2048,
     framed: bool = False,
 ) -> Perplexity:
-    """Score sentences given as piece ids. words: how many they hold (default: counted in their text). ValueError if nothing is scored.
+    """Perplexity of sentences given as piece ids.
 
-    framed: the rows are complete, nothing is put around them; their ends are no sentence ends.
+    ValueError if there is no token to score, and for fewer than two passes unless the family is exact.
+
+    Args:
+        model: the language model, on the device to compute on.
+        encoded: piece ids of each sentence.
+        words: number of words in all sentences; None: counted in the decoded text.
+        passes: number of noise draws for each sentence; an exact family uses 1.
+        seed: seed of the noise.
+        batch_tokens: most tokens in a batch, all passes counted.
+        framed: rows are used without adding BOS and EOS, and their ends do not count as sentence ends.
     """
     family = model.family
     passes = 1 if family.exact else passes
     if passes < 2 and not family.exact:
         raise ValueError(f"passes {passes}: expected at least 2, an error bar needs them")
-    order = sorted(range(len(encoded)), key=lambda place: (len(encoded[place]), place))
+    order = sorted(range(len(encoded)), key=lambda index: (len(encoded[index]), index))
     nelbo, variance, tokens = 0.0, 0.0, 0
     with torch.inference_mode(), progress_bar() as bar:
-        for start in bar.track(
+        for batch in bar.track(
             list(_batches(order, encoded, max(1, batch_tokens // passes))), description="perplexity"
         ):
-            rows = [encoded[place] for place in start for _ in range(passes)]
-            sentences = _complete(rows, model.device) if framed else model.frame(rows)
-            draw = _draws(start, sentences.layout.lengths, passes, seed)
-            values = family.nelbo(model.network, sentences, draw).reshape(len(start), passes).double()
+            rows = [encoded[index] for index in batch for _ in range(passes)]
+            sentences = _without_frame(rows, model.device) if framed else model.frame(rows)
+            draw = _draws(batch, sentences.layout.lengths, passes, seed)
+            values = family.nelbo(model.network, sentences, draw).reshape(len(batch), passes).double()
             nelbo += float(values.mean(1).sum())
             tokens += int(family.num_scored(sentences.layout).sum()) // passes
             if passes > 1:
@@ -129,9 +143,9 @@ def evaluate_tokens(
 
 
 def evaluate_packed(model: LanguageModel, packed: Packed, *, passes: int = 8, seed: int = 1) -> Perplexity:
-    """Score packed rows, all tokens of each but the first. Ends of documents count as words. ValueError for a model that does not fit.
+    """Perplexity of packed rows, of which all tokens but the first are scored. Ends of documents count as words.
 
-    What counts as a sentence in the result is a row.
+    A row counts as a sentence in the result. ValueError for a model that does not predict ends.
     """
     family, eos = model.family, model.vocab.eos_id
     if not family.scores_end:
@@ -145,17 +159,21 @@ def evaluate_packed(model: LanguageModel, packed: Packed, *, passes: int = 8, se
     return evaluate_tokens(model, packed.rows, words=words, passes=passes, seed=seed, framed=True)
 
 
-def _complete(rows: Sequence[Sequence[int]], device: torch.device) -> Sentences:
+def _without_frame(rows: Sequence[Sequence[int]], device: torch.device) -> Sentences:
+    """Rows of ids as they are, without adding BOS and EOS."""
     ids = torch.tensor([token for row in rows for token in row], dtype=torch.int64)
     return Sentences(ids, Layout(torch.tensor([len(row) for row in rows], dtype=torch.int64))).to(device)
 
 
-def _draws(places: Sequence[int], lengths: torch.Tensor, passes: int, seed: int) -> NoiseDraw:
-    """Noise of each sentence from (seed, its place in the text), its `passes` times spread evenly: batches do not matter."""
+def _draws(batch: Sequence[int], lengths: torch.Tensor, passes: int, seed: int) -> NoiseDraw:
+    """Noise of the sentences with the indices `batch`, with times stratified over the passes.
+
+    It is seeded by `seed` and a sentence's index in the text, so it does not depend on the batch.
+    """
     times, keeps, categories = [], [], []
-    for index, place in enumerate(places):
-        generator = torch.Generator().manual_seed(step_seed(seed, "perplexity", place, 0))
-        length = int(lengths[index * passes])
+    for number, index in enumerate(batch):
+        generator = torch.Generator().manual_seed(step_seed(seed, "perplexity", index, 0))
+        length = int(lengths[number * passes])
         times.append(
             (torch.arange(passes) + torch.rand(passes, generator=generator)).clamp(max=passes - 2**-10) / passes
         )
@@ -166,13 +184,14 @@ def _draws(places: Sequence[int], lengths: torch.Tensor, passes: int, seed: int)
 
 
 def _batches(order: Sequence[int], encoded: Sequence[Sequence[int]], budget: int) -> list[list[int]]:
+    """Split the indices `order` into batches of at most `budget` tokens, BOS and EOS counted."""
     batches: list[list[int]] = [[]]
     room = budget
-    for place in order:
-        size = len(encoded[place]) + 2
+    for index in order:
+        size = len(encoded[index]) + 2
         if size > room and batches[-1]:
             batches.append([])
             room = budget
-        batches[-1].append(place)
+        batches[-1].append(index)
         room -= size
     return batches

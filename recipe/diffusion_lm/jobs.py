@@ -1,10 +1,11 @@
-"""Sisyphus job for training: `dlm train` with a checkpoint under output/, so that a preempted run goes on where it was.
+"""Sisyphus job for training: `dlm train` with its checkpoint under output/, so that a preempted run continues.
 
-    job = TrainLmJob("librispeech_masked", {"data.vocab": vocab, "data.train": lm_dataset_dict([text], vocab, partition_epoch=20)})
-    job.rqmt.update({"time": 72, "gpu": 1, "sbatch_args": ["--partition=gpu"]})      # no part of the hash
-    job.out_model, job.out_best                                                       # model folders, for the jobs of rescore.jobs
+    text = lm_dataset_dict([text_file], vocab, partition_epoch=20)
+    job = TrainLmJob("librispeech_masked", {"data.vocab": vocab, "data.train": text})
+    job.rqmt.update({"time": 72, "gpu": 1, "sbatch_args": ["--partition=gpu"]})         # no part of the hash
+    job.out_model, job.out_best                                                         # model folders for rescore.jobs
 
-Settings are plain data and paths of other jobs; they and the preset make the hash.
+Settings are plain data and paths of other jobs; the hash depends on them and on the preset.
 """
 
 from __future__ import annotations
@@ -17,21 +18,22 @@ from sisyphus import Job, Task
 
 from returnn_bridge.jobs import prepare_process, resolved
 
-_SAVING = 660  # seconds kept free at the end of a time limit; over 0.1 h, below which Sisyphus would double the limit
+# Seconds reserved for saving at the end of a time limit. More than 0.1 h, below which Sisyphus would double the limit.
+_SAVING = 660
 
 
 class TrainLmJob(Job):
-    """Trains a language model of any family (`dlm train`). Interrupted, it continues to the same weights.
+    """Trains a language model of any family (`dlm train`). An interrupted job continues to the same weights.
 
-    The job asks for as many GPUs as `trainer.devices` says, and trains data-parallel on them: their number is part of the hash
-    because it changes the batch. Ask for none with `rqmt["gpu"] = 0`.
+    The job requests `trainer.devices` GPUs and trains data-parallel on them; their number is part of the hash because
+    it changes the batch. Set `rqmt["gpu"] = 0` to train without a GPU.
     """
 
     def __init__(self, preset: str, changes: dict[str, Any] | None = None) -> None:
         """
         :param preset: NAME or NAME:SUFFIX:SUFFIX (`dlm train --list-presets`)
-        :param changes: settings on top, by dotted name, such as {"optim.lr": 1e-3, "data.vocab": tk.Path}; values are plain data and
-            paths, also nested
+        :param changes: settings that override the preset, by dotted name, such as
+            {"optim.lr": 1e-3, "data.vocab": tk.Path}; values are plain data and paths, also nested
         """
         self.preset = preset
         self.changes = changes or {}
@@ -56,14 +58,14 @@ class TrainLmJob(Job):
 
         prepare_process(max(1, self.rqmt["cpu"] // self.devices))
         seconds = 3600 * self.rqmt["time"] - _SAVING
-        limits = {"max_seconds": seconds} if seconds >= 3600 else {}  # short limits: SIGTERM alone says when
+        limits = {"max_seconds": seconds} if seconds >= 3600 else {}  # with a short limit only SIGTERM stops the run
         if self.devices == 1:
             train(self.overrides(), preset=self.preset, out=Path(self.out_run.get_path()), **limits)
         else:
             self.run_verb(limits)
 
     def run_verb(self, limits: dict[str, float]) -> None:
-        """The same as a command of its own: Lightning starts further ranks by repeating the command line of the first."""
+        """Train in a subprocess, because Lightning starts further ranks by repeating the command line of the first."""
         import os
         import sys
 
@@ -78,11 +80,11 @@ class TrainLmJob(Job):
         run_command([sys.executable, "-m", "diffusion_lm", "train", *options, *self.overrides()], environment)
 
     def overrides(self) -> list[str]:
-        """The changes as `dlm train` takes them; JSON is YAML."""
+        """The changes as `section.key=value` arguments of `dlm train`, values in JSON, which is valid YAML."""
         return [f"{key}={json.dumps(resolved(value))}" for key, value in self.changes.items()]
 
     def completed_fraction(self) -> float:
-        """Share of the steps that are saved; progress lets Sisyphus go on resubmitting beyond its usual number of attempts."""
+        """Fraction of the steps that are saved; while it grows, Sisyphus resubmits beyond its limit of attempts."""
         try:
             with open(self.out_run.get_path() + "/progress.json") as file:
                 progress = json.load(file)

@@ -3,8 +3,8 @@
     model = LanguageModel.load("run/model")
     model.family.nelbo(model.network, model.sentences(["he hoped there would be stew"]), draw)
 
-What the folder holds is told in model_folder.py. Loading is strict: a missing, surplus or misshapen weight is an error, never a silent
-random layer, and so are a file with other bytes than were saved and a weight that is nan or inf.
+The contents of the folder are described in model_folder.py. Loading is strict: a weight that is missing, unknown, of
+another shape, nan or inf is an error, and so is a file with other bytes than were saved.
 """
 
 from __future__ import annotations
@@ -45,29 +45,36 @@ STORED_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """Ready to score. `facts` is what training wrote about itself (steps, seed, text), free for people to read."""
+    """A language model that can be trained, scored with and sampled from."""
 
     family: Family
+    """Loss, bound and noise of the model."""
     network: Backbone
+    """The network, with its weights."""
     vocab: Vocabulary
+    """Vocabulary of input text."""
     family_options: Mapping[str, Any]
+    """The section `family` of the configuration that `family` was built from."""
     backbone: NetworkConfig
+    """The section `model` of the configuration that `network` was built from."""
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What training recorded about itself (steps, seed, text), for information."""
 
     @classmethod
     def build(cls, family_options: Mapping[str, Any], backbone: NetworkConfig, vocab: Vocabulary) -> LanguageModel:
-        """A model with fresh weights. The network's attention follows from the family."""
+        """A model with initial weights; the family determines the network's visibility and number of outputs."""
         family = build_family(family_options, special_ids(vocab))
         return cls(family, _network(family, backbone, vocab), vocab, dict(family_options), backbone)
 
     def with_family_options(self, changes: Mapping[str, Any]) -> LanguageModel:
-        """The same network with other options of its family. ValueError for an unknown or impossible one."""
+        """The model with these options of its family changed and the same network. ValueError for an invalid option."""
         options = {**self.family_options, **changes}
         family = build_family(options, special_ids(self.vocab))
         return dataclasses.replace(self, family=family, family_options=options)
 
     @property
     def device(self) -> torch.device:
+        """The device of the network."""
         return next(self.network.parameters()).device
 
     @property
@@ -75,10 +82,11 @@ class LanguageModel:
         return sum(parameter.numel() for parameter in self.network.parameters())
 
     def sentences(self, texts: Sequence[str]) -> Sentences:
-        """Framed ids of texts, on the model's device. Nothing is truncated."""
+        """Encode texts and add BOS and EOS; on the model's device. Nothing is truncated."""
         return self.frame(self.vocab.encode_batch(texts))
 
     def frame(self, tokens: Sequence[Sequence[int]]) -> Sentences:
+        """Add BOS and EOS to lists of piece ids; on the model's device."""
         return Sentences.of(tokens, bos_id=self.vocab.bos_id, eos_id=self.vocab.eos_id).to(self.device)
 
     def save(
@@ -90,20 +98,24 @@ class LanguageModel:
         weights: Mapping[str, torch.Tensor] | None = None,
         replaces: Callable[[Path], bool] | None = None,
     ) -> Path:
-        """Write the folder whole or not at all. dtype 'bfloat16' halves its size.
+        """Write the model folder atomically and return its path.
 
-        weights: instead of the network's own, where these are cut up over several processes. replaces: which folder at its place may go
-        (`made_by`); ValueError for any other that holds something.
+        Args:
+            folder: the model folder; ValueError if it exists, is not empty and `replaces` is not true of it.
+            dtype: type of the stored weights, "float32" or "bfloat16".
+            facts: facts to record instead of the model's.
+            weights: full weights to store instead of the network's, which may be sharded over several processes.
+            replaces: a test for existing folders that may be overwritten (`made_by`).
         """
         target = Path(folder)
-        # A link stays, and the folder it leads to is written.
+        # A symbolic link is kept, and its target is written.
         with whole_folder(target.resolve() if target.is_symlink() else target, replaces=replaces) as temporary:
             stored = {
                 name: value.detach().cpu().to(STORED_TYPES[dtype]).contiguous()
                 for name, value in (weights or self.network.state_dict()).items()
             }
             content = serialize(stored)
-            # Not save_file: its files are for the owner only, ours get the rights that the umask gives.
+            # Not save_file, because it makes files that only their owner can read; these follow the umask.
             (temporary / WEIGHTS).write_bytes(content)
             self.vocab.save(temporary)
             config = {
@@ -121,7 +133,10 @@ class LanguageModel:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> LanguageModel:
-        """Read a folder that `save` wrote. Weights come back in float32, in evaluation mode. ValueError says what does not fit."""
+        """Read a folder that `save` wrote: weights in float32, the network in evaluation mode.
+
+        ValueError for a folder that is incomplete, damaged or inconsistent, and for an unusable device.
+        """
         path = Path(folder)
         device = usable_device(device)
         config = read_config(path)
@@ -133,7 +148,7 @@ class LanguageModel:
         backbone = _backbone(config["model"], path / CONFIG)
         _check_size(path, backbone, build_family(config["family"], special_ids(vocab)), vocab)
         weights = read_weights(path, config)
-        with torch.random.fork_rng(devices=[]):  # loading must not move anyone's random state
+        with torch.random.fork_rng(devices=[]):  # loading must not change the caller's random state
             model = cls.build(config["family"], backbone, vocab)
         model.network.load_state_dict(weights)
         model.network.to(device).eval().requires_grad_(False)
@@ -147,7 +162,7 @@ def _network(family: Family, backbone: NetworkConfig, vocab: Vocabulary) -> Back
 
 
 def _backbone(section: Mapping[str, Any], file: Path) -> NetworkConfig:
-    """The configuration of the network in a config.json; folders of earlier versions do not name it."""
+    """The network configuration in a config.json, whose `network` is absent in folders of earlier versions."""
     try:
         kind = config_class(section.get("network", DEFAULT))
     except ValueError as error:
@@ -163,11 +178,12 @@ def _backbone(section: Mapping[str, Any], file: Path) -> NetworkConfig:
 
 
 def _check_size(path: Path, backbone: NetworkConfig, family: Family, vocab: Vocabulary) -> None:
-    """The weights that are stored must be those of a network of this size, before there is one: a size is only a number in a file."""
+    """ValueError if the stored weights do not fit a network of this size; checked before memory for it is allocated."""
     stored = count_weights(path / WEIGHTS)
     if backbone.min_tensors > stored:
         raise ValueError(
-            f"{path / WEIGHTS}: weights do not fit {CONFIG} ({stored} tensors, expected at least {backbone.min_tensors})"
+            f"{path / WEIGHTS}: weights do not fit {CONFIG} "
+            f"({stored} tensors, expected at least {backbone.min_tensors})"
         )
     try:
         with torch.device("meta"):  # shapes without memory
@@ -179,7 +195,7 @@ def _check_size(path: Path, backbone: NetworkConfig, family: Family, vocab: Voca
 
 
 def usable_device(name: torch.device | str) -> torch.device:
-    """The device of that name; ValueError if there is none."""
+    """The device of that name. ValueError if it cannot be used here."""
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
@@ -187,11 +203,12 @@ def usable_device(name: torch.device | str) -> torch.device:
 
 
 def special_ids(vocab: Vocabulary) -> SpecialIds:
+    """The ids and numbers of symbols of a vocabulary that a family needs."""
     return SpecialIds(vocab.num_pieces, vocab.mask_id, vocab.bos_id, vocab.eos_id, vocab.num_inputs)
 
 
 def fingerprint(folder: str | os.PathLike[str]) -> str:
-    """16 hex digits that change when the model (weights, configuration or vocabulary) does."""
+    """16 hex digits of a hash over weights, configuration and vocabulary of a model folder."""
     digest = hashlib.sha256()
     path = Path(folder)
     for part in (path / WEIGHTS, path / CONFIG, vocab_file(path)):

@@ -1,12 +1,13 @@
-"""What lies in a model folder: whose result it is, and whether its files are the ones that were written.
+"""The files of a model folder: reading and checking them, and finding out what made the model.
 
-    with whole_folder("mean", replaces=made_by("averaged")) as temporary: ...       # nothing but an earlier average is replaced
+    with whole_folder("mean", replaces=made_by("averaged")) as temporary: ...       # replaces only an earlier average
     config = read_config(folder)
-    check_header(folder / WEIGHTS, expected)            # names and shapes, before memory is asked for
+    check_header(folder / WEIGHTS, expected)            # names and shapes, before memory is allocated
     weights = read_weights(folder, config)
 
-`model.safetensors` holds the weights, `config.json` family, size and facts, `spm.model` or `tokenizer.json` the vocabulary. config.json
-says how many bytes the other two have, and their sha256; folders of earlier versions do not, and are read without that check.
+`model.safetensors` holds the weights, `config.json` family, size and facts, and `spm.model` or `tokenizer.json` the
+vocabulary. config.json records size and sha256 of the other two files; folders of earlier versions lack these records
+and are read without that check.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from returnn_bridge.vocab import MODEL_FILE, TOKENIZER_FILE, Vocabulary
 
 WEIGHTS, CONFIG, FORMAT = "model.safetensors", "config.json", "diffusion-lm"
 FILES = {WEIGHTS, CONFIG, MODEL_FILE, TOKENIZER_FILE}
-_FLOATS = ("F64", "F32", "F16", "BF16")  # types of stored weights, as a safetensors header names them
+_FLOATS = ("F64", "F32", "F16", "BF16")  # accepted types of stored weights, by their names in safetensors
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a model folder, checked to be ours."""
+    """Read config.json of a model folder. ValueError if it is not of this format and version."""
     file = folder / CONFIG
     config = read_json(file, "a model folder that training wrote")
     if not isinstance(config, dict) or config.get("format") != FORMAT or config.get("version") != 1:
@@ -39,16 +40,16 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def origin(facts: Mapping[str, Any]) -> str:
-    """What made a model, by its facts: "averaged", "imported", "trained", or "" if they do not say."""
-    if "averaged" in facts:  # first: it has the facts of the first of its models too
+    """What made a model, by its facts: "averaged", "imported" or "trained"; "" if the facts do not tell."""
+    if "averaged" in facts:  # checked first, because an average also has the facts of its first model
         return "averaged"
-    if "imported" in facts or "imported_from" in facts:  # the latter in folders of earlier versions
+    if "imported" in facts or "imported_from" in facts:  # "imported_from" in folders of earlier versions
         return "imported"
     return "trained" if "steps" in facts else ""
 
 
 def made_by(kind: str) -> Callable[[Path], bool]:
-    """A test for folders: nothing in them but the files of a model that was "averaged", "imported" or "trained"."""
+    """A test whether a folder holds a model of this `origin` and nothing else."""
 
     def is_one(folder: Path) -> bool:
         try:
@@ -62,7 +63,7 @@ def made_by(kind: str) -> Callable[[Path], bool]:
 
 
 def described(content: bytes) -> dict[str, Any]:
-    """Size and digest of a file's content, as config.json keeps them."""
+    """Size and sha256 of a file's content, as config.json records them."""
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
@@ -78,7 +79,7 @@ def check_vocab(folder: Path, config: Mapping[str, Any], vocab: Vocabulary) -> N
 
 
 def check_header(file: Path, expected: Mapping[str, Tensor]) -> None:
-    """ValueError if the names and shapes in a file of weights are not the expected ones. Reads no weight."""
+    """ValueError if names and shapes in a file of weights are not the expected ones. Reads the file's header only."""
     found = _header(file)
     problems = [f"no {name}" for name in expected if name not in found]
     problems += [f"{name} is in no such network" for name in found if name not in expected]
@@ -95,12 +96,12 @@ def check_header(file: Path, expected: Mapping[str, Tensor]) -> None:
 
 
 def count_weights(file: Path) -> int:
-    """How many tensors a file of weights has by its header."""
+    """Number of tensors in a file of weights, by its header."""
     return len(_header(file))
 
 
 def read_weights(folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights in float32. ValueError for a file that is not the one that was written, and for a weight that is no number."""
+    """The weights in float32. ValueError for a file that was changed after saving, and for nan or inf in a weight."""
     file = folder / WEIGHTS
     if "weights" in config:
         with open(file, "rb") as stream:
@@ -115,7 +116,7 @@ def read_weights(folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def check_finite(weights: Mapping[str, Tensor], file: Path) -> None:
-    """ValueError naming the first tensor with nan or inf in it."""
+    """ValueError naming the first tensor that has nan or inf."""
     for name, value in weights.items():
         if value.is_floating_point() and not (finite := torch.isfinite(value)).all():
             wrong = value.numel() - int(finite.sum())
@@ -123,7 +124,7 @@ def check_finite(weights: Mapping[str, Tensor], file: Path) -> None:
 
 
 def _header(file: Path) -> dict[str, tuple[list[int], str]]:
-    """Shape and type by name."""
+    """Shape and type of each tensor in a safetensors file, by name."""
     try:
         with safe_open(file, framework="pt") as stored:
             slices = {name: stored.get_slice(name) for name in stored.keys()}  # noqa: SIM118  # not a mapping
@@ -148,7 +149,8 @@ def _check_content(file: Path, found: dict[str, Any], config: Mapping[str, Any],
     if recorded.get("bytes") != found["bytes"]:
         raise ValueError(f"{file}: {found['bytes']} bytes, {CONFIG} beside it says {recorded.get('bytes')}; {what}")
     if recorded.get("sha256") != found["sha256"]:
-        own, its = found["sha256"], str(recorded.get("sha256"))
+        actual, expected = found["sha256"], str(recorded.get("sha256"))
         raise ValueError(
-            f"{file}: other content than {CONFIG} beside it says (sha256 {own[:12]}..., not {its[:12]}...); {what}"
+            f"{file}: other content than {CONFIG} beside it says (sha256 {actual[:12]}..., not {expected[:12]}...); "
+            f"{what}"
         )

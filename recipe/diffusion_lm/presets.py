@@ -1,8 +1,8 @@
-"""Named configurations as functions, and suffixes that change one thing: `dlm train --preset librispeech_masked:ar:bf16`.
+"""Named configurations and suffixes that change them, for `dlm train --preset librispeech_masked:ar:bf16`.
 
     config = build("demo_masked:tiny:bf16")
 
-Suffixes are applied from left to right, each to the configuration that the ones before have made.
+Suffixes are applied from left to right. Presets and suffixes are functions, registered under their names.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from returnn_bridge.registry import Registry
 
 
 def librispeech_masked() -> TrainConfig:
-    """The reference experiment: small DiT (12 x 768), 128 positions, 10,240 pieces, batches of 32,768 tokens and 256 sentences."""
+    """The reference experiment: a small DiT (12 x 768), 128 positions, batches of 32,768 tokens and 256 sentences.
+
+    It is meant for a vocabulary of 10,240 pieces.
+    """
     return TrainConfig(
         data=DataConfig(partition_epoch=20, num_workers=1),
         model=DiTConfig(),
@@ -28,7 +31,10 @@ def librispeech_masked() -> TrainConfig:
 
 
 def demo_masked() -> TrainConfig:
-    """A small masked LM for two CPU cores and minutes; start it from `demo_ar`. Light masking only, so score it by `pll` or `strided`."""
+    """A small masked LM that trains in minutes on two CPU cores, starting from a `demo_ar` model.
+
+    It is trained with at most 45 % of the tokens masked, so score it with the estimators `pll` or `strided`.
+    """
     return TrainConfig(
         data=DataConfig(batch_size=4000, max_seqs=128, max_seq_length=96, seq_ordering="laplace:.10000"),
         model=DiTConfig(hidden_size=192, num_blocks=4, num_heads=3, dropout=0.05, adaln=False),
@@ -53,23 +59,23 @@ def demo_masked() -> TrainConfig:
 
 
 def demo_ar() -> TrainConfig:
-    """The autoregressive twin of `demo_masked`."""
+    """The autoregressive model with the network and data of `demo_masked`."""
     config = ar(demo_masked())
     return replace(config, optim=replace(config.optim, lr=3e-3), trainer=replace(config.trainer, max_steps=1300))
 
 
 def adaptive(config: TrainConfig) -> TrainConfig:
-    """A masked model whose training predicts hard tokens more often (families/adaptive.py); scored as any masked one."""
+    """A masked model that is trained more often on hard tokens (families/adaptive.py); scored like any masked model."""
     return replace(config, family={**config.family, "name": "adaptive"})
 
 
 def ar(config: TrainConfig) -> TrainConfig:
-    """The same network and training, left to right."""
+    """An autoregressive model with the same network size and training."""
     return replace(config, family={"name": "autoregressive"}, trainer=replace(config.trainer, monitor="val/nll"))
 
 
 def hybrid(config: TrainConfig) -> TrainConfig:
-    """Hybrid diffusion (GIDD+): mask and up to 10 % uniform noise, with its optimiser settings."""
+    """Hybrid diffusion (GIDD+): masks and up to 10 % uniform noise, with the optimiser settings of GIDD+."""
     return replace(
         config,
         family={"name": "hybrid", **_kept(config)},
@@ -80,7 +86,7 @@ def hybrid(config: TrainConfig) -> TrainConfig:
 
 
 def uniform(config: TrainConfig) -> TrainConfig:
-    """Uniform diffusion (UDLM, Duo): noise is any token, there is no mask."""
+    """Uniform diffusion (UDLM, Duo): tokens are replaced by random tokens instead of a mask."""
     return replace(
         config,
         family={"name": "uniform", **_kept(config)},
@@ -97,17 +103,17 @@ def _dit(config: TrainConfig, **changes: Any) -> DiTConfig:
 
 
 def _kept(config: TrainConfig) -> dict[str, Any]:
-    """What another family takes over: the reading of outputs that goes with autoregressive weights."""
+    """Family options that a suffix keeps: `shift`, because it belongs to autoregressive initial weights."""
     return {"shift": True} if config.family.get("shift") else {}
 
 
 def d3pm(config: TrainConfig) -> TrainConfig:
-    """The loss of D3PM in 1000 steps, of which SUBS is a special case; two network runs a training step."""
+    """The loss of D3PM with 1000 steps, of which SUBS is a special case; it runs the network twice per step."""
     return replace(config, family={**config.family, "parameterization": "d3pm", "T": 1000, "weighting": "nelbo"})
 
 
 def sedd(config: TrainConfig) -> TrainConfig:
-    """The score entropy of SEDD."""
+    """The score entropy loss of SEDD."""
     return replace(config, family={**config.family, "parameterization": "sedd", "weighting": "nelbo"})
 
 
@@ -117,27 +123,27 @@ def _blocks(config: TrainConfig, size: int) -> TrainConfig:
 
 
 def block4(config: TrainConfig) -> TrainConfig:
-    """The same network and training, blocks of 4 tokens from left to right."""
+    """Block diffusion with blocks of 4 tokens from left to right, with the same network and training."""
     return _blocks(config, 4)
 
 
 def block16(config: TrainConfig) -> TrainConfig:
-    """Blocks of 16 tokens."""
+    """Block diffusion with blocks of 16 tokens."""
     return _blocks(config, 16)
 
 
 def tiny(config: TrainConfig) -> TrainConfig:
-    """A network that a test can train."""
+    """A network small enough for tests."""
     return replace(config, model=_dit(config, hidden_size=32, num_blocks=2, num_heads=2, cond_dim=16))
 
 
 def medium(config: TrainConfig) -> TrainConfig:
-    """24 x 1024, 16 heads."""
+    """A network of 24 blocks of width 1024 with 16 heads."""
     return replace(config, model=_dit(config, hidden_size=1024, num_blocks=24, num_heads=16))
 
 
 def fp32(config: TrainConfig) -> TrainConfig:
-    """Full precision."""
+    """float32 precision."""
     return replace(config, trainer=replace(config.trainer, precision="32"))
 
 
@@ -156,7 +162,7 @@ SUFFIXES: Registry[Callable[[TrainConfig], TrainConfig]] = Registry(
 
 
 def build(name: str) -> TrainConfig:
-    """`NAME` or `NAME:SUFFIX:SUFFIX`; ValueError naming what is known."""
+    """The configuration `NAME` or `NAME:SUFFIX:SUFFIX`. ValueError for an unknown name, listing the known ones."""
     preset, *suffixes = name.split(":")
     config = PRESETS[preset]()
     for suffix in suffixes:

@@ -1,17 +1,19 @@
-"""Forward processes: each token is kept with probability alpha(t), else replaced by a symbol of a known distribution.
+"""Forward processes that keep a token with probability alpha(t) and else replace it by a random symbol.
 
     q_t(z | x) = alpha(t) onehot(x) + beta_pi(t)                   beta_pi: a vector over symbols, sum 1 - alpha
     marginal = process.marginal(t)                                 t [B] -> alpha [B], beta_pi [B, V], rate_in [B, V]
     loss = token_nelbo(marginal, log_x_hat, x, z, row)             nats per token and unit of time
 
-From these three numbers one formula gives the negative ELBO of every such process (von Ruette et al., arXiv 2503.04482): with q = q_t(.|x),
-q_hat = alpha x_hat + beta_pi, r = q[z] / q_hat[z] and the rate rate_in = beta_pi' - (alpha'/alpha) beta_pi at which symbols come in,
+One formula gives the negative ELBO of every such process from its marginal (von Ruette et al., arXiv 2503.04482): with
+q = q_t(.|x), q_hat = alpha x_hat + beta_pi, r = q[z] / q_hat[z] and the rate at which symbols replace tokens,
+rate_in = beta_pi' - (alpha'/alpha) beta_pi,
 
     -log p(x) <= int_t0^t1 E_z[ rate_in[z] / q[z] (KL(q || q_hat) + r - log r - 1) ] dt + R0 + K1
 
-R0 is the reconstruction at t0, K1 the divergence from the prior at t1. It is zero iff x_hat = x, and tight iff x_hat is the leave-one-out
-posterior p(x_i | z without position i): the formula puts in what z_i itself tells. A new family needs only alpha and beta_pi
-(families/process_family.py); families with a cheaper form of their own are tested against this one.
+R0 is the reconstruction term at t0 and K1 the divergence from the prior at t1. The integral is zero iff x_hat = x, and
+tight iff x_hat is the leave-one-out posterior p(x_i | z without position i), because the formula itself adds the
+information in z_i. A new family needs only alpha and beta_pi (families/process_family.py); families with a cheaper form
+are tested against this one.
 """
 
 from __future__ import annotations
@@ -24,18 +26,18 @@ from torch import Tensor
 
 
 class Marginal(NamedTuple):
-    """A process at the times of B rows."""
+    """A process at the times of B rows, computed by `ForwardProcess.marginal`."""
 
     alpha: Tensor
     """[B] probability that a token is kept."""
     beta_pi: Tensor
-    """[B, V] what replaces it; alpha + beta_pi.sum(-1) = 1."""
+    """[B, V] probability that a token is replaced by each symbol; alpha + beta_pi.sum(-1) = 1."""
     rate_in: Tensor
-    """[B, V] beta_pi' - (alpha'/alpha) beta_pi, >= 0."""
+    """[B, V] rate at which each symbol replaces tokens: beta_pi' - (alpha'/alpha) beta_pi, >= 0."""
 
 
 class ForwardProcess(ABC):
-    """alpha and beta_pi over V symbols; rates by automatic differentiation where a subclass has no closed form."""
+    """alpha and beta_pi over V symbols; rates by automatic differentiation unless a subclass has a closed form."""
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
@@ -46,7 +48,10 @@ class ForwardProcess(ABC):
         """[B] -> [B, V] probability of each symbol as a replacement."""
 
     def marginal(self, t: Tensor) -> Marginal:
-        """t [B] in (0, 1); computed in float64, because rates of rare symbols are differences of nearly equal numbers."""
+        """The marginal at t [B] in (0, 1).
+
+        It is computed in float64, because rates of rare symbols are differences of nearly equal numbers.
+        """
         t = t.double()
         ones = torch.ones_like(t)
         alpha, alpha_prime = torch.func.jvp(self.alpha, (t,), (ones,))  # type: ignore[misc]  # two without has_aux
@@ -56,11 +61,14 @@ class ForwardProcess(ABC):
 
 
 def corrupt(marginal: Marginal, x: Tensor, row: Tensor, keep: Tensor, category: Tensor) -> Tensor:
-    """[M] noised ids of x [M]: kept where `keep` [M] < alpha, else the symbol that `category` [M] in [0, 1) falls on."""
+    """Noised ids [M] of x [M]: x where `keep` [M] < alpha, else a symbol selected by `category` [M] in [0, 1).
+
+    row [M]: index of each token's time among the B times of the marginal.
+    """
     alpha, beta_pi, _ = marginal
     cumulative = beta_pi.double().cumsum(-1)
     cumulative = cumulative / cumulative[:, -1:]
-    # Every row's numbers lie in its own interval [row, row + 1), so that one search serves all rows.
+    # Row r is shifted to the interval [r, r + 1), so that one search in the flat array serves all rows.
     rows = torch.arange(len(alpha), device=x.device)[:, None]
     drawn = torch.searchsorted((cumulative + rows).flatten(), category.double() + row, right=True)
     symbols = (drawn - row * cumulative.shape[1]).clamp(max=cumulative.shape[1] - 1)
@@ -68,15 +76,16 @@ def corrupt(marginal: Marginal, x: Tensor, row: Tensor, keep: Tensor, category: 
 
 
 def token_nelbo(marginal: Marginal, log_x_hat: Tensor, x: Tensor, z: Tensor, row: Tensor) -> Tensor:
-    """Negative ELBO per token and unit of time, [M] nats, >= 0: the product of its `token_terms`."""
+    """Negative ELBO per token and unit of time, [M] nats, >= 0: the product of the two `token_terms`."""
     weight, divergence = token_terms(marginal, log_x_hat, x, z, row)
     return weight * divergence
 
 
 def token_terms(marginal: Marginal, log_x_hat: Tensor, x: Tensor, z: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-    """(weight, divergence) of each token in its negative ELBO, [M] each: the general form, V-wide in float64.
+    """The factors (weight, divergence) of each token's negative ELBO, [M] each, over all V symbols in float64.
 
-    log_x_hat [M, V] the network's log p of the clean token; x, z [M] clean and noised ids; row [M] which of the B times each has.
+    log_x_hat: [M, V] the network's log-probabilities of the clean token. x, z: [M] clean and noised ids.
+    row: [M] index of each token's time among the B times of the marginal.
     """
     alpha, beta_pi, rate_in = (part.to(log_x_hat.device).double()[row] for part in marginal)
     q_hat = alpha[:, None] * log_x_hat.double().exp() + beta_pi
@@ -103,15 +112,16 @@ def prior_divergence(marginal: Marginal, x: Tensor, row: Tensor) -> Tensor:
     """K1 of each token, [M] nats: KL of q_t1(. | x) from the prior beta_pi / (1 - alpha), with t1 the largest time."""
     alpha, beta_x = marginal.alpha.double()[row], marginal.beta_pi.double()[row, x]
     q_x = alpha + beta_x
-    # Off x both are beta_pi up to the factor 1 - alpha; where x itself is no symbol of the prior the divergence is infinite.
+    # For symbols other than x the ratio of both is 1 - alpha. If the prior never draws x, the divergence is infinite.
     return torch.special.xlogy(q_x, q_x / beta_x) + torch.log1p(-alpha)
 
 
 def posterior(now: Marginal, before: Marginal, x_hat: Tensor, z: Tensor, row: Tensor) -> Tensor:
-    """p(z_s | z_t) with x_hat [M, V] (probabilities) in the place of the clean token, s < t: [M, V], rows sum to 1.
+    """p(z_s | z_t) for s < t, [M, V] with rows that sum to 1, from probabilities x_hat [M, V] of the clean token:
 
-    q(z_t | z_s) (alpha_s x_hat + beta_pi_s)[z_s] / (alpha_t x_hat + beta_pi_t)[z_t], with q(z_t | z_s) = alpha_t/alpha_s
-    onehot(z_s) + beta_pi_t - alpha_t/alpha_s beta_pi_s.
+        q(z_t | z_s) (alpha_s x_hat + beta_pi_s)[z_s] / (alpha_t x_hat + beta_pi_t)[z_t]
+
+    with q(z_t | z_s) = alpha_t/alpha_s onehot(z_s) + beta_pi_t - alpha_t/alpha_s beta_pi_s.
     """
     x_hat = x_hat.double()
     kept = now.alpha / before.alpha

@@ -1,11 +1,12 @@
-"""Noise schedules: how likely a token is still unmasked at time t, and the derivative that the loss weight needs.
+"""Noise schedules: the probability that a token is unmasked at time t, and its derivative for the loss weight.
 
     schedule = build_schedule("loglinear")
     schedule.alpha(t); schedule.alpha_prime(t); schedule.sigma(t); schedule.weight(t)
 
-t in [0, 1], 0 is clean and 1 fully noised; alpha decreases from about 1 to about 0. Everything follows from sigma = -ln alpha and its
-derivative: alpha' = -sigma' alpha and the NELBO weight w = -alpha'/(1 - alpha) = sigma'/(e^sigma - 1). Sources: MDLM (Sahoo et al.,
-arXiv 2406.07524) for loglinear, linear, geometric, cosine and cosine squared.
+Time t is in [0, 1], 0 is clean and 1 fully noised; alpha decreases from about 1 to about 0. A schedule defines
+sigma = -ln alpha and its derivative; alpha' = -sigma' alpha and the NELBO weight
+w = -alpha'/(1 - alpha) = sigma'/(e^sigma - 1) follow. The five schedules are those of MDLM (Sahoo et al.,
+arXiv 2406.07524).
 """
 
 from __future__ import annotations
@@ -37,18 +38,19 @@ class Schedule(ABC):
         return torch.exp(-self.sigma(t))
 
     def alpha_prime(self, t: Tensor) -> Tensor:
+        """d alpha / dt."""
         return -self.sigma_prime(t) * self.alpha(t)
 
     def mask_probability(self, t: Tensor) -> Tensor:
-        """rho(t) = 1 - alpha(t)."""
+        """rho(t) = 1 - alpha(t), the probability that a token is masked at t."""
         return -torch.expm1(-self.sigma(t))
 
     def weight(self, t: Tensor) -> Tensor:
-        """w(t) = -alpha'/(1 - alpha): what one masked token's cross-entropy counts in the continuous-time NELBO."""
+        """w(t) = -alpha'/(1 - alpha), the weight of a masked token's cross-entropy in the continuous-time NELBO."""
         return self.sigma_prime(t) / torch.expm1(self.sigma(t))
 
     def time_of_log_mask_probability(self, log_rho: Tensor) -> Tensor:
-        """t with ln rho(t) = log_rho; what importance sampling needs. Schedules without a closed form refuse."""
+        """The t with ln rho(t) = log_rho, for importance sampling. ValueError for a schedule without a closed form."""
         raise ValueError(
             f"schedule {type(self).__name__} has no inverse; importance sampling needs loglinear or linear"
         )
@@ -56,7 +58,7 @@ class Schedule(ABC):
 
 @dataclass(frozen=True)
 class LogLinear(Schedule):
-    """alpha = 1 - (1 - eps) t. The weight is exactly 1/t for every eps, although the mask probability is (1 - eps) t."""
+    """alpha = 1 - (1 - eps) t, with mask probability (1 - eps) t and weight 1/t for every eps."""
 
     eps: float = 1e-3
 
@@ -149,7 +151,7 @@ SCHEDULES: Registry[type[Schedule]] = Registry(
 
 
 def build_schedule(name: str, **options: float) -> Schedule:
-    """The schedule of that name; ValueError naming the known ones, or the options this one takes."""
+    """The schedule of that name. ValueError listing the known names or options if one is unknown."""
     kind = SCHEDULES[name]
     try:
         return kind(**options)

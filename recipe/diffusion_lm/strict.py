@@ -1,9 +1,9 @@
-"""Plain data made into frozen dataclasses, strictly: an unknown key, a wrong type or a missing option is a ValueError that names the key.
+"""Build frozen dataclasses from plain data: an unknown key or a value of a wrong type is a ValueError naming the key.
 
     config = build(TrainConfig, tree)                                   # sections within sections
     family = build(MaskedFamily, {"T": 1000}, "family.", special=special)
 
-Types are those of the fields' annotations; only lossless changes are made (an int for a float, one string for a list of one).
+Types come from the annotations of the fields; only lossless conversions are made (int to float, one string to a list).
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ Section = TypeVar("Section")
 
 
 def build(kind: type[Section], tree: Any, prefix: str = "", **given: Any) -> Section:
-    """The dataclass `kind` with the fields of `tree`. prefix: put before a key in errors; given: fields that no tree may set."""
+    """The dataclass `kind` with the fields of `tree`.
+
+    prefix: put before keys in error messages. given: further fields, which `tree` must not set.
+    """
     if not isinstance(tree, Mapping):
         raise ValueError(f"{prefix or 'configuration'}: got {tree!r}; expected a section of keys")
     hints = typing.get_type_hints(kind)
@@ -31,7 +34,7 @@ def build(kind: type[Section], tree: Any, prefix: str = "", **given: Any) -> Sec
 
 
 def unknown_key(path: str, key: str, known: typing.Iterable[str]) -> str:
-    """What to say of a key that is not among the known ones."""
+    """The error message for an unknown key: the nearest known key, or all known keys."""
     names = sorted(known)
     near = difflib.get_close_matches(key, names, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(names) or 'nothing'}"
@@ -39,7 +42,7 @@ def unknown_key(path: str, key: str, known: typing.Iterable[str]) -> str:
 
 
 def convert(hint: Any, value: Any, path: str) -> Any:
-    """`value` as the field's type, or a ValueError. Only lossless changes: int -> float, one string -> a list of one."""
+    """`value` converted to the type `hint` without loss. ValueError naming `path` if that is impossible."""
     if dataclasses.is_dataclass(hint):
         return build(typing.cast(type, hint), value, f"{path}.")
     if isinstance(hint, types.UnionType):
@@ -55,7 +58,7 @@ def convert(hint: Any, value: Any, path: str) -> Any:
         if isinstance(value, Mapping):
             return plain(dict(value))
     elif hint is float:
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300:  # nor nan
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300:  # false for nan
             return float(value)
     elif hint is int:
         if (
@@ -75,7 +78,7 @@ def convert(hint: Any, value: Any, path: str) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Dicts, lists, numbers and strings of data that may hold tuples."""
+    """The data with all mappings as dicts and all tuples as lists."""
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,9 +1,9 @@
-"""Networks: `model.network` names one of `NETWORKS`. A backbone receives a visibility, never a family name.
+"""The registry of networks: `model.network` names one of `NETWORKS`.
 
     network = build_network(DiTConfig(), num_inputs=V + 1, num_outputs=V + 1, visibility="bidirectional")
-    NETWORKS.add("mine", Network(MyConfig, MyNetwork))      # from a program of your own; base.py says what a network must offer
+    NETWORKS.add("mine", Network(MyConfig, MyNetwork))      # from a program of your own
 
-base.py says what a network must offer.
+The interface of a network is in base.py.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ __all__ = ["NETWORKS", "Backbone", "Network", "NetworkConfig", "build_network", 
 
 
 def config_class(name: object) -> type[NetworkConfig]:
-    """The configuration class of the network of that name. ValueError for an unknown one, and for what is no name."""
+    """The configuration class of the network `name`. ValueError for an unknown name or a value that is no string."""
     if not isinstance(name, str):
         raise ValueError(f"model.network {name!r}; expected one of {', '.join(NETWORKS)}")
     return NETWORKS[name].config
 
 
 def build_network(config: NetworkConfig, *, num_inputs: int, num_outputs: int, visibility: Visibility) -> Backbone:
-    """A network of that size with fresh weights, drawn from torch's global generator.
+    """A network of the size `config` with initial weights drawn from torch's global generator.
 
     Args:
-        num_inputs: symbols it reads, special ones included.
-        num_outputs: symbols it has a logit for.
-        visibility: what a position may see.
+        config: size of the network; its class and `network` select the network's class.
+        num_inputs: number of input symbols, special ones included.
+        num_outputs: number of symbols that have a logit.
+        visibility: which positions a position may see.
     """
     backbone = NETWORKS[config.network].backbone
     return backbone(config, num_inputs=num_inputs, num_outputs=num_outputs, visibility=visibility)

@@ -24,36 +24,47 @@ KeyValue = tuple[Tensor, Tensor]  # rotated keys and values of one layer, [B, he
 
 @dataclass(frozen=True)
 class PaddedAttention:
-    """How flat positions are spread for attention (torch's scaled_dot_product_attention), and who sees whom."""
+    """Attention by torch's scaled_dot_product_attention on a padded batch [rows, width]."""
 
     rows: int
-    width: int  # positions of a row
-    slot: Tensor | None  # [N] place of each flat position in [rows * width]; None: they are the same
-    mask: Tensor | None  # [rows or 1, 1, width or 1, keys] True where a key is seen; None: all of them
+    """Number of rows of the padded batch."""
+    width: int
+    """Positions of a row, padding included."""
+    slot: Tensor | None
+    """[N] index of each flat position in [rows * width]; None if the two are the same."""
+    mask: Tensor | None
+    """[rows or 1, 1, width or 1, keys] True where a key is visible; None if all are."""
     causal: bool = False
+    """Whether a position sees only itself and the positions before it."""
 
     @classmethod
     def of(cls, layout: Layout, visibility: Visibility) -> PaddedAttention:
-        """Each position sees its own row (and, if causal, not what follows); for blocks flat ids are noisy ones, then clean ones."""
+        """Attention in which a position sees its row and, if causal, nothing after itself.
+
+        For blocks the flat ids are the noisy ones followed by the clean ones (`doubled_mask`).
+        """
         rows, longest, causal = len(layout.lengths), layout.longest, visibility == "causal"
         if isinstance(visibility, Blocks):
             doubled = doubled_mask(longest, visibility.size, layout.lengths.device)[None, None]
             if not layout.equal:
-                # Never an empty row: BOS is seen by all, in its own block or as a clean key.
+                # No row of the mask is empty: every position sees BOS, in the same block or as a clean key.
                 doubled = doubled & layout.valid.repeat(1, 2)[:, None, None, :]
             slot = layout.row * 2 * longest + layout.position
             return cls(rows, 2 * longest, torch.cat([slot, slot + longest]), doubled)
-        # A causal row never sees the padding behind it, so only the bidirectional one needs a key-padding mask.
+        # A causal row never sees the padding at its end, so only the bidirectional one needs a key-padding mask.
         mask = None if layout.equal or causal else layout.valid[:, None, None, :]
         return cls(rows, longest, None if layout.equal else layout.slot, mask, causal)
 
     def attend(
         self, qkv: Tensor, rotation: tuple[Tensor, Tensor], past: KeyValue | None = None, chosen: Tensor | None = None
     ) -> tuple[Tensor, KeyValue]:
-        """qkv [N', 3, heads, w] -> [N', heads * w], of the flat positions `chosen` [M] only if given; and the rotated keys and values used.
+        """qkv [N', 3, heads, w] -> (outputs [N', heads * w], the rotated keys and values that were used).
 
-        rotation: of N flat positions, the first ones; what fills up behind them sees nothing and is seen by none.
-        past: keys and values that stand before those of qkv.
+        Args:
+            qkv: queries, keys and values; positions after the first N are padding, which takes no part in attention.
+            rotation: cosine and sine of the N real positions.
+            past: keys and values of earlier positions, put before those of `qkv`.
+            chosen: [M] flat positions whose outputs [M, heads * w] are returned instead of all N'.
         """
         filled, qkv = len(qkv), rotate(qkv[: len(rotation[0])], rotation)
         if self.slot is not None:
@@ -63,12 +74,12 @@ class PaddedAttention:
             key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=self.mask, is_causal=self.causal)
         out = out.transpose(1, 2).flatten(2).flatten(0, 1)
-        place = self.slot if chosen is None else chosen if self.slot is None else self.slot[chosen]
-        return filled_up(out if place is None else out.index_select(0, place), filled, chosen), (key, value)
+        index = self.slot if chosen is None else chosen if self.slot is None else self.slot[chosen]
+        return filled_up(out if index is None else out.index_select(0, index), filled, chosen), (key, value)
 
 
 def filled_up(out: Tensor, count: int, chosen: Tensor | None) -> Tensor:
-    """[N, d] -> [count, d], or as it is where positions were chosen."""
+    """Pad `out` [N, d] with zeros to [count, d]; returned unchanged if positions were chosen."""
     return out if chosen is not None else F.pad(out, (0, 0, 0, count - len(out)))
 
 
@@ -77,13 +88,15 @@ class KeyValueCache:
     """Keys and values of the finished blocks of B rows, all of the same length."""
 
     layers: tuple[KeyValue, ...] = ()
+    """Keys and values of each layer; empty before the first block."""
 
     @property
     def length(self) -> int:
+        """Number of cached positions of a row."""
         return self.layers[0][0].shape[2] if self.layers else 0
 
     def of(self, rows: Tensor) -> KeyValueCache:
-        """That of the rows with these indices [R] (or True in [B])."""
+        """The cache of the rows with these indices [R], or of those that are True in a mask [B]."""
         return KeyValueCache(tuple((key[rows], value[rows]) for key, value in self.layers))
 
 
@@ -97,19 +110,19 @@ class Rotary(nn.Module):
         self.inverse: Tensor
 
     def forward(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """cos, sin of every flat position [N]: [N, 1, 1, head_width / 2]."""
+        """position [N] -> (cosine, sine) of its angles, [N, 1, 1, head_width / 2] each."""
         angle = position.to(self.inverse.dtype)[:, None] * self.inverse
         return angle.cos()[:, None, None], angle.sin()[:, None, None]
 
 
 def rotate(qkv: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """qkv [N, 3, heads, w] with queries and keys rotated, in float32; values as they are."""
+    """qkv [N, 3, heads, w] with queries and keys rotated in float32; values are unchanged."""
     rotated: Tensor = _Rotated.apply(qkv, *rotation)
     return rotated
 
 
 class _Rotated(torch.autograd.Function):
-    """The gradient of a rotation is the rotation back."""
+    """Rotation of queries and keys; its backward pass rotates the gradient by the negative angles."""
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -131,7 +144,7 @@ def _rotated(qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor, *, out: Tensor) -> None:
-    """x [..., w] rotated in float32 by angles whose cosine and sine are broadcast to [..., w / 2]."""
+    """Write to `out` x [..., w] rotated in float32 by angles whose `cos` and `sin` broadcast to [..., w / 2]."""
     half = x.shape[-1] // 2
     first, second = x.float().chunk(2, dim=-1)
     turned = (first * cos).addcmul_(second, sin, value=-1)

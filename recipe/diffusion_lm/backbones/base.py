@@ -1,9 +1,9 @@
-"""What a network has to offer, whatever it is made of: the type that families, samplers and training work with.
+"""The interface of a network: the type that families, samplers and training work with.
 
     class MyNetwork(Backbone): ...                              # forward, embedding, blocks
-    NETWORKS.add("mine", Network(MyConfig, MyNetwork))          # backbones/__init__.py; `model.network: mine` then chooses it
+    NETWORKS.add("mine", Network(MyConfig, MyNetwork))          # backbones/__init__.py; for `model.network: mine`
 
-A network receives a visibility and numbers of symbols, never the name of a family.
+A network receives a visibility and the numbers of input and output symbols, never the name of a family.
 """
 
 from __future__ import annotations
@@ -26,26 +26,27 @@ DEFAULT = "dit"
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The size of a network: the section `model` of a configuration. Subclasses add fields with defaults of simple types.
+    """The size of a network: the section `model` of a configuration.
 
-    Impossible values are a ValueError in `__post_init__` that names the key (`model.hidden_size`).
+    Subclasses add fields of simple types with defaults. For impossible values their `__post_init__` raises a ValueError
+    that names the key (`model.hidden_size`).
     """
 
     network: str = field(default="", kw_only=True)
-    """Name of the network in `NETWORKS`. A subclass gives its own as the default."""
+    """Name of the network in `NETWORKS`; a subclass sets it as the default of this field."""
 
     @property
     def min_tensors(self) -> int:
-        """A lower bound on the number of weight tensors, so that an absurd size is refused before such a network is built."""
+        """A lower bound on the number of weight tensors; loading refuses an absurd size by it before building."""
         return 0
 
     @property
     def head_width(self) -> int | None:
-        """Width of an attention head, None for a network without attention heads."""
+        """Width of an attention head; None for a network without attention heads."""
         return None
 
     def section(self) -> JsonObject:
-        """The section `model` of a model folder. `network` is left out for the default, as folders of earlier versions do."""
+        """The section `model` of config.json; `network` is omitted for the default, as in earlier versions."""
         values = dataclasses.asdict(self)
         if self.network == DEFAULT:
             del values["network"]
@@ -55,14 +56,14 @@ class NetworkConfig:
 class Backbone(nn.Module, ABC):
     """A network on padding-free rows: flat ids [N] in, logits [M, num_outputs] of selected flat positions out.
 
-    A subclass takes its own kind of configuration. It has to offer
+    A subclass has its configuration class in `NETWORKS` and must define
 
-    * `forward`, whose answer for a row does not depend on the other rows of the batch;
-    * `embedding`, whose rows are the input symbols: policies read it, and its device is the network's;
-    * `blocks`, the layers that are sharded, compiled and recomputed one by one; it may be empty.
+    * `forward`, whose result for a row does not depend on the other rows of the batch;
+    * `embedding`, one row per input symbol: policies read it, and its device is the device of the network;
+    * `blocks`, the layers that are sharded, compiled and recomputed one by one; the list may be empty.
 
-    It may offer `configure` (other attention, recomputation), `extend` (reading block by block with a key-value cache) and
-    `after_preload`; what it does not offer is refused with its name.
+    It may override `configure` (other attention, recomputation), `extend` (block by block with a key-value cache) and
+    `after_preload`. The defaults of the first two raise a ValueError that names the network.
     """
 
     embedding: nn.Embedding
@@ -89,18 +90,20 @@ class Backbone(nn.Module, ABC):
         Args:
             ids: [N] input symbols of all rows, one after the other.
             layout: lengths of the rows, row and position of each flat position.
-            sigma: [B] noise level of each row (nats), None = level 0 for all rows. ValueError for a network without noise embedding.
-            select: [M] flat positions whose logits are wanted, None = all N.
-            context: [N] the clean ids: for visibility `Blocks`, and there alone (ValueError otherwise).
-            blend: (flat positions [K], weights [K, n] of ids 0 .. n - 1) where the input is a weighted mean of embeddings, not `ids`.
+            sigma: [B] noise level of each row (nats); None: level 0 for all rows. A network without noise embedding
+                raises a ValueError for anything else.
+            select: [M] flat positions whose logits are returned; None: all N.
+            context: [N] the clean ids, required for visibility `Blocks` and a ValueError for any other.
+            blend: (flat positions [K], weights [K, n] of ids 0 .. n - 1); at these positions the input is the weighted
+                mean of embeddings instead of the embedding of `ids`.
         """
 
     def configure(self, *, attention: str = "sdpa", recompute: bool = False) -> None:
-        """Choose how the same function is computed. ValueError for a way that this network does not offer.
+        """Choose how the network is computed, without changing its function. ValueError for an unsupported choice.
 
         Args:
             attention: "sdpa" or another name in `ATTENTIONS` (flex.py).
-            recompute: in training, compute each block again in the backward pass instead of keeping its activations.
+            recompute: compute each block again in the backward pass instead of keeping its activations.
         """
         if attention != "sdpa":
             raise ValueError(f"trainer.attention {attention!r}: {self._kind} does not offer it; expected sdpa")
@@ -108,7 +111,7 @@ class Backbone(nn.Module, ABC):
             raise ValueError(f"trainer.activation_checkpointing true: {self._kind} does not offer it; expected false")
 
     def compile_blocks(self) -> None:
-        """torch.compile block by block: one compilation serves equal blocks, and any number of positions."""
+        """Compile each block with torch.compile; equal blocks share one compilation for any number of positions."""
         self.compiled = True
         for block in self.blocks:
             block.compile(dynamic=True)
@@ -116,16 +119,17 @@ class Backbone(nn.Module, ABC):
     def extend(
         self, ids: Tensor, layout: Layout, past: KeyValueCache | None = None, select: Tensor | None = None
     ) -> tuple[Tensor, KeyValueCache]:
-        """Read the next block of each row behind the finished blocks in `past`: (logits [M, num_outputs], `past` with this block).
+        """Read the next block of each row after the finished blocks in `past`.
 
-        ids [N] and `layout` are of the new blocks alone; the longer cache is right for rows whose new block is clean and whole.
+        ids [N] and `layout` describe the new blocks alone. Returns logits [M, num_outputs] and `past` extended by the
+        new blocks; the extended cache is valid only for rows whose new block is complete and without noise.
         """
         raise ValueError(
             f"{self._kind} keeps no keys and values of finished blocks; expected a network that does, such as {DEFAULT}"
         )
 
     def after_preload(self, names: Collection[str]) -> None:
-        """Called when the weights of these names were taken from another model: adapt the start of the others."""
+        """Adapt the initial values of the other weights after those with these names were loaded from another model."""
 
     @property
     def _kind(self) -> str:
@@ -133,7 +137,7 @@ class Backbone(nn.Module, ABC):
 
 
 class Network(NamedTuple):
-    """An entry of `NETWORKS`."""
+    """An entry of `NETWORKS`: the configuration class of a network and the network's class."""
 
     config: type[NetworkConfig]
     backbone: type[Backbone]

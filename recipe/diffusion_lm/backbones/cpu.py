@@ -1,4 +1,4 @@
-"""Elementwise operations in the form that is fast on a CPU. On any other device, and for compilers, each is the plain operation.
+"""Elementwise operations in a form that is fast on a CPU; on other devices and under compilation they are torch's own.
 
     x = dropout(x, 0.1, self.training)
     x = F.pad(x, (0, 0, 0, padding(len(x), x.device)))
@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LEVELS = 1 << 16  # values of a random number: one of torch's 64-bit numbers gives four
-MULTIPLE = 256
+LEVELS = 1 << 16  # values of a 16-bit random number; each of torch's 64-bit numbers gives four
+MULTIPLE = 256  # positions are padded to a multiple of this
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    """x with each entry 0 with probability p and 1 / (1 - p) times as large otherwise; on a CPU p is rounded to 1/65536.
+    """Dropout: each entry of x is 0 with probability p, else scaled by 1 / (1 - p). On a CPU p is rounded to 1/65536.
 
-    The random numbers come from torch's global generator, as those of torch's own dropout, of which one costs eight times as much on a CPU.
+    Random numbers come from torch's global generator, as in torch's dropout, which takes eight times as long on a CPU.
     """
     if not training or p == 0 or x.device.type != "cpu" or torch.compiler.is_compiling():
         return F.dropout(x, p, training)
@@ -31,17 +31,19 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
 
 
 def padding(count: int, device: torch.device) -> int:
-    """Number of padding positions that round `count` up to a multiple of 256 on a CPU, where `count` is larger than that.
+    """Number of padding positions that round a `count` above 256 up to a multiple of 256 on a CPU; else 0.
 
-    oneDNN compiles and keeps a kernel for every new shape: gigabytes in an hour of training if counts did not repeat.
+    oneDNN compiles and keeps a kernel for every new shape, which takes gigabytes in an hour of training without
+    padding.
     """
     return -count % MULTIPLE if device.type == "cpu" and count > MULTIPLE else 0
 
 
 def padded_selection(count: int, select: Tensor | None, ids: Tensor) -> tuple[int, Tensor | None]:
-    """Number of wanted positions, and their indices with padding: what follows the last attention is computed for these alone.
+    """Number of requested positions, and their padded indices: layers after the last attention run on these alone.
 
-    `count` of the positions of `ids` are no padding and no context. The indices are None if all positions, padding included, are computed.
+    The first `count` positions of `ids` are the ones before any context. The indices are None if all positions are
+    computed, padding included.
     """
     if select is None and count == len(ids):
         return count, None
@@ -50,14 +52,14 @@ def padded_selection(count: int, select: Tensor | None, ids: Tensor) -> tuple[in
 
 
 def spread_rows(values: Tensor, row: Tensor | None, x: Tensor) -> Tensor:
-    """Values of rows [B, d] at the positions of x: [N, d] by row [N], or [1, d] as it is for row None.
+    """Spread `values` [B, d] of rows to positions: [N, d] by `row` [N], or `values` [1, d] unchanged if `row` is None.
 
-    On a CPU they come in the type of x: kernels there convert a whole tensor before they mix types.
+    On a CPU the result has the dtype of x, because kernels there convert a full tensor before they mix types.
     """
     values = values.to(x.dtype) if x.device.type == "cpu" else values
     return values if row is None else values.index_select(0, row)
 
 
 def add_product(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
-    """x + y * z, on a CPU as one operation."""
+    """x + y * z, as a single operation on a CPU."""
     return torch.addcmul(x, y.to(x.dtype), z) if x.device.type == "cpu" else x + y * z

@@ -1,12 +1,12 @@
-"""Attention of sentences on a CPU: groups of rows of similar length, small enough to stay in the processor's cache.
+"""Attention of sentences on a CPU, in groups of rows of similar length that fit into the processor's cache.
 
     if by_sentences(layout, visibility): attention = GroupedRows.of(layout, visibility)
     out, key_value = attention.attend(qkv, rotation)        # as `PaddedAttention.attend`
 
-Spread over [rows, longest], half of the positions of a batch of sentences are padding, and every step of attention goes through memory.
-The backward pass of torch's CPU kernel also takes 2 to 7 times as long as matrix products at these lengths. Here rows are sorted by length
-and processed in groups with nearly no padding, rotation included, in the forward pass and in a backward pass of their own. A slot is a
-position of the spread form of a group, padding included.
+Spread over [rows, longest], half of the positions of a batch of sentences are padding, and every step of attention goes
+through memory. The backward pass of torch's CPU kernel also takes 2 to 7 times as long as matrix products at these
+lengths. Here rows are sorted by length and processed in groups with almost no padding, with a backward pass written by
+hand. A slot is a position of the padded form of a group.
 """
 
 from __future__ import annotations
@@ -23,44 +23,54 @@ from diffusion_lm.backbones.attention import KeyValue, apply_rotary
 from diffusion_lm.layout import Layout
 from diffusion_lm.visibility import Blocks, Visibility, doubled_mask
 
-LONGEST = 256  # slots of a row (for blocks noisy and clean ones), whose probabilities are kept for the backward pass
-SLOTS = 512  # of a group at a width of 768, and as many more as the network is narrower
-STEP = 4  # of the widths: oneDNN compiles and keeps a kernel for every new shape
+LONGEST = 256  # most slots of a row (noisy and clean ones for blocks): the backward pass keeps their probabilities
+SLOTS = 512  # slots of a group at a hidden size of 768; inversely proportional to the hidden size
+STEP = 4  # widths are multiples of this, because oneDNN compiles and keeps a kernel for every new shape
 
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that are worked on together, spread over [rows, width] slots."""
+    """Rows that are processed together, spread over [rows, width] slots."""
 
     rows: int
+    """Number of rows."""
     width: int
-    take: Tensor  # [rows * width] flat position at each slot; in the padding the last one of the row
-    padding: Tensor | None  # slots that are padding, None if none
-    bias: Tensor | None  # [rows or 1, 1, width or 1, width] 0 where a key is seen, -inf elsewhere; None: all are seen
-    start: int  # its first slot among those of all groups
+    """Slots of a row, padding included."""
+    take: Tensor
+    """[rows * width] flat position at each slot; in the padding the last one of the row."""
+    padding: Tensor | None
+    """Indices of the slots that are padding; None if there are none."""
+    bias: Tensor | None
+    """[rows or 1, 1, width or 1, width] 0 where a key is visible, -inf elsewhere; None if all are visible."""
+    start: int
+    """Index of the group's first slot among the slots of all groups."""
 
     @property
     def slots(self) -> slice:
+        """The group's slots among those of all groups."""
         return slice(self.start, self.start + self.rows * self.width)
 
 
 def by_sentences(layout: Layout, visibility: Visibility) -> bool:
-    """Whether this way is the better one."""
+    """Whether `GroupedRows` is the faster attention for these rows: short ones on a CPU."""
     width = layout.longest * (2 if isinstance(visibility, Blocks) else 1)
     return layout.lengths.device.type == "cpu" and 0 < width <= LONGEST
 
 
 @dataclass(frozen=True)
 class GroupedRows:
-    """All rows of a batch; who sees whom is as in `PaddedAttention.of`."""
+    """Attention of all rows of a batch, group by group; visibility as in `PaddedAttention.of`."""
 
     groups: tuple[Group, ...]
-    slot: Tensor  # [N] slot of each flat position among those of all groups
+    """Groups of rows, longest rows first."""
+    slot: Tensor
+    """[N] slot of each flat position among the slots of all groups."""
     num_slots: int
+    """Number of slots of all groups."""
 
     @classmethod
     def of(cls, layout: Layout, visibility: Visibility, hidden_size: int = 768) -> GroupedRows:
-        """For blocks flat positions are noisy ones, then clean ones."""
+        """Sort the rows by length and form groups. For blocks the flat positions are the noisy, then the clean ones."""
         order = layout.lengths.argsort(descending=True, stable=True)
         lengths, starts = layout.lengths[order], (layout.lengths.cumsum(0) - layout.lengths)[order]
         copies = 2 if isinstance(visibility, Blocks) else 1
@@ -70,13 +80,13 @@ class GroupedRows:
         while first < len(order):
             width = -(-int(lengths[first]) // STEP) * STEP
             rows = max(SLOTS * 768 // hidden_size // (copies * width), 1)
-            own = slice(first, first + rows)
+            members = slice(first, first + rows)
             rows = min(rows, 1 << (len(order) - first - 1).bit_length())
-            real, take = _spread(lengths[own], starts[own], width)
+            real, take = _spread(lengths[members], starts[members], width)
             if copies == 2:
                 take, real = torch.cat([take, take + len(layout.row)], dim=1), real.repeat(1, 2)
             slot[take[real]] = start + real.flatten().nonzero()[:, 0]
-            # Rows that fill up the last group are its last one again, and no position is theirs.
+            # The last group is filled with copies of its last row; no flat position points to them.
             take, real = (torch.cat([part, part[-1:].expand(rows - len(part), -1)]) for part in (take, real))
             padded = not real.all()
             group = Group(
@@ -89,20 +99,20 @@ class GroupedRows:
             )
             groups.append(group)
             start = group.slots.stop
-            first = own.stop
+            first = members.stop
         return cls(tuple(groups), slot, start)
 
     def attend(
         self, qkv: Tensor, rotation: tuple[Tensor, Tensor], past: KeyValue | None = None, chosen: Tensor | None = None
     ) -> tuple[Tensor, None]:
-        """As `PaddedAttention.attend`, but without keys and values for later ones, and without a past."""
-        assert past is None, "finished blocks are read by PaddedAttention"
+        """The interface of `PaddedAttention.attend`, but `past` must be None and no keys and values are returned."""
+        assert past is None, "only PaddedAttention reads keys of finished blocks"
         out: Tensor = _Attended.apply(qkv, *rotation, self)
         return out if chosen is None else out.index_select(0, chosen), None
 
 
 class _Attended(torch.autograd.Function):
-    """softmax(q k^T / sqrt(w)) v of rotated queries and keys, the softmax in float32: qkv [N', 3, heads, w] -> [N', heads * w]."""
+    """qkv [N', 3, heads, w] -> softmax(q k^T / sqrt(w)) v [N', heads * w]; q, k rotated, the softmax in float32."""
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, seen: GroupedRows) -> Tensor:
@@ -159,7 +169,7 @@ class _Attended(torch.autograd.Function):
 
 
 def _spread(lengths: Tensor, starts: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """[R, width] where there is a token, and which flat position it is; in the padding the row's last one."""
+    """Two tensors [R, width]: whether a slot holds a token, and its flat position (in padding the row's last)."""
     slot, lengths = torch.arange(width), lengths[:, None]
     return slot < lengths, starts[:, None] + torch.minimum(slot, lengths - 1)
 
@@ -170,17 +180,17 @@ def _by_slot(x: Tensor, group: Group) -> Tensor:
 
 
 def _angles(group: Group, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """Those of the group's longest row, its first one, for all of its rows: [width, w / 2] each."""
+    """Cosine and sine [width, w / 2] of the positions of the group's first and longest row, valid for all its rows."""
     longest = group.take[: group.width]
     return cos[:, 0, 0].index_select(0, longest), sin[:, 0, 0].index_select(0, longest)
 
 
 def _bias(visibility: Visibility, longest: int, real: Tensor | None) -> Tensor | None:
-    """real [rows, width]: where there is a token, None if everywhere."""
+    """`Group.bias` for rows of `longest` slots. real [rows, width]: whether a slot holds a token; None if all do."""
     seen: Tensor | None = None
     if isinstance(visibility, Blocks):
         seen = doubled_mask(longest, visibility.size)[None, None]
-    elif visibility == "causal":  # which never sees the padding behind a row
+    elif visibility == "causal":  # a causal row never sees the padding at its end
         seen, real = torch.ones(longest, longest, dtype=torch.bool).tril()[None, None], None
     if real is not None:
         keys = real[:, None, None, :]

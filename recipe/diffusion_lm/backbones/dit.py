@@ -1,16 +1,18 @@
-"""The reference diffusion transformer (DiT of MDLM, arXiv 2406.07524, after Peebles & Xie, arXiv 2212.09748) on padding-free rows.
+"""The diffusion transformer of MDLM (DiT, arXiv 2406.07524, after Peebles & Xie, arXiv 2212.09748), without padding.
 
     config = DiTConfig(hidden_size=768, num_blocks=12, num_heads=12)
     network = DiT(config, num_inputs=V + 1, num_outputs=V + 1, visibility="bidirectional")
     logits = network(ids, layout, sigma, select)        # [M, num_outputs] for the M selected flat positions
 
-Pre-norm blocks with rotary attention and tanh-GELU MLP; with a noise embedding each block's scale, shift and gate come from it
-(adaLN-zero). A causal network (the autoregressive baseline) is the same without adaLN. Norms and rotary are computed in float32.
-A network of blocks (BD3-LM, arXiv 2503.09573) reads noisy ids and clean ones side by side, both at the same rotary positions, and answers
-for the noisy ones; `extend` reads one more block behind a `KeyValueCache` of finished ones, which is the same function.
+Blocks are pre-norm, with rotary attention and a tanh-GELU MLP; each block's scale, shift and gate are computed from the
+noise embedding, if there is one (adaLN-zero). A causal network (the autoregressive baseline) has no adaLN. Norms and
+rotary embedding are computed in float32.
+A block network (BD3-LM, arXiv 2503.09573) reads noisy and clean ids side by side at the same rotary positions and
+returns logits of the noisy ones; `extend` reads one block after a `KeyValueCache` and computes the same function.
 Parameters with adaLN: blocks * (12 d^2 + 13 d + 6 d c) + 2 V' d + V' + d + 2 c d + 2 d + 256 c + c + c^2 + c.
 
-In the comments on shapes N is the number of flat positions with padding (cpu.py), d the hidden size, c `cond_dim`, B the number of rows.
+In shape comments N is the number of flat positions with padding (cpu.py), d the hidden size, c `cond_dim` and B the
+number of rows.
 """
 
 from __future__ import annotations
@@ -34,13 +36,13 @@ from diffusion_lm.device import to_device
 from diffusion_lm.layout import Layout
 from diffusion_lm.visibility import Blocks, Visibility
 
-FREQUENCIES = 256  # sinusoids of the noise embedding
+FREQUENCIES = 256  # number of sinusoids in the noise embedding
 AnyAttention = PaddedAttention | FlexAttention | GroupedRows
 
 
 @dataclass(frozen=True)
 class DiTConfig(NetworkConfig):
-    """Size of the network."""
+    """Size of the network: the section `model` for `network: dit`."""
 
     hidden_size: int = 768
     num_blocks: int = 12
@@ -48,9 +50,9 @@ class DiTConfig(NetworkConfig):
     cond_dim: int = 128
     """Width of the noise embedding."""
     dropout: float = 0.1
-    """Of the residual branches."""
+    """Dropout probability on the output of each attention and MLP branch."""
     adaln: bool = True
-    """Scale, shift and gate of each block follow from the noise level; a causal network never has it."""
+    """Whether the noise level sets scale, shift and gate of each block; a causal network never has adaLN."""
     network: str = field(default=DEFAULT, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -59,7 +61,8 @@ class DiTConfig(NetworkConfig):
                 raise ValueError(f"model.{name} {getattr(self, name)}: expected at least 1")
         if self.hidden_size % self.num_heads or (self.hidden_size // self.num_heads) % 2:
             raise ValueError(
-                f"model.hidden_size {self.hidden_size} with model.num_heads {self.num_heads}: expected an even width per head"
+                f"model.hidden_size {self.hidden_size} with model.num_heads {self.num_heads}: "
+                "expected an even width per head"
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout {self.dropout}: expected a value in [0, 1)")
@@ -74,7 +77,7 @@ class DiTConfig(NetworkConfig):
 
 
 class DiT(Backbone):
-    """Flat ids [N] in, logits of selected positions out."""
+    """The network: flat ids [N] to logits [M, num_outputs] of selected positions."""
 
     def __init__(self, config: DiTConfig, *, num_inputs: int, num_outputs: int, visibility: Visibility):
         super().__init__(config, num_inputs=num_inputs, num_outputs=num_outputs, visibility=visibility)
@@ -100,7 +103,7 @@ class DiT(Backbone):
         context: Tensor | None = None,
         blend: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """As `Backbone.forward`. One noise level for all rows (sigma None) is much cheaper than one per row."""
+        """See `Backbone.forward`. Noise level 0 for all rows (sigma None) is much cheaper than a level per row."""
         if isinstance(self.visibility, Blocks) != (context is not None):
             raise ValueError(
                 f"a network with visibility {self.visibility!r} and {'no ' if context is None else ''}clean ids: "
@@ -123,7 +126,7 @@ class DiT(Backbone):
         attention, rotation = self._attention_of(layout), self.rotary(position)
         wanted, chosen = padded_selection(count, select, ids)
         last = len(self.blocks) - 1
-        for number, block in enumerate(self.blocks):  # the last one answers for the chosen positions alone: x [M, d]
+        for number, block in enumerate(self.blocks):  # the last block computes the chosen positions alone: x [M, d]
             inputs = (block, x, attention, rotation, condition, row_of, None, chosen if number == last else None)
             recompute = self._recompute and torch.is_grad_enabled()
             x = checkpoint(_output, *inputs, use_reentrant=False) if recompute else _output(*inputs)
@@ -135,7 +138,7 @@ class DiT(Backbone):
     def extend(
         self, ids: Tensor, layout: Layout, past: KeyValueCache | None = None, select: Tensor | None = None
     ) -> tuple[Tensor, KeyValueCache]:
-        """As `Backbone.extend`, for a network of blocks. Always by `PaddedAttention`: blocks of a row each have hardly any padding."""
+        """See `Backbone.extend`. Always by `PaddedAttention`, because one block per row leaves hardly any padding."""
         past = past or KeyValueCache()
         count, rows = len(ids), len(layout.lengths)
         condition = self._condition(None, ids.device)  # [1, c]
@@ -155,26 +158,26 @@ class DiT(Backbone):
         return self._logits(x, wanted, condition, None), KeyValueCache(tuple(layers))
 
     def after_preload(self, names: Collection[str]) -> None:
-        """Gates that are closed, as they are at random weights, would hide blocks that were taken from a network without adaLN."""
+        """Open the gates if blocks came from a network without adaLN; the initial gates of 0 would hide them."""
         if any(name.startswith("blocks.") for name in names) and not any("modulation" in name for name in names):
             self.open_gates()
 
     def open_gates(self) -> None:
-        """Start each block with gate 1 instead of 0: with weights of a network without adaLN it then computes what that one did."""
+        """Set each block's gates to 1 instead of 0, so that blocks of a network without adaLN compute what they did."""
         for block in self.blocks:
             assert isinstance(block, Block)
             if block.modulation is not None:
-                for part in (2, 5):  # of shift, scale, gate for attention and MLP
+                for part in (2, 5):  # the gates among shift, scale, gate of attention and of MLP
                     nn.init.ones_(block.modulation.bias.data.chunk(6)[part])
 
     def _attention_of(self, layout: Layout) -> AnyAttention:
-        # Groups of rows differ from batch to batch, and each would be compiled.
+        # Not for compiled blocks: groups differ from batch to batch, and torch would compile each of them.
         if self._attention is PaddedAttention and not self.compiled and by_sentences(layout, self.visibility):
             return GroupedRows.of(layout, self.visibility, self.embedding.embedding_dim)
         return self._attention.of(layout, self.visibility)
 
     def _condition(self, sigma: Tensor | None, device: torch.device) -> Tensor | None:
-        """[B, c] of noise levels [B], or [1, c] of level 0."""
+        """Conditioning vectors [B, c] of the noise levels `sigma` [B], or [1, c] of level 0 for None."""
         if self.noise is None and sigma is not None:
             raise ValueError(
                 "this network has no noise embedding (model.adaln false); expected family.time_conditioning false"
@@ -185,7 +188,7 @@ class DiT(Backbone):
         return F.silu(self.noise(level))
 
     def _logits(self, x: Tensor, wanted: int, condition: Tensor | None, row: Tensor | None) -> Tensor:
-        """x [M, d], row [M] -> logits [wanted, num_outputs] of the first positions; the others are padding."""
+        """x [M, d], row [M] -> logits [wanted, num_outputs] of the first `wanted` positions; the rest is padding."""
         x = self.final_norm(x)
         if self.final_modulation is not None:
             shift, scale = self.final_modulation(condition).chunk(2, dim=-1)
@@ -194,7 +197,7 @@ class DiT(Backbone):
 
 
 class Block(nn.Module):
-    """x + gate * attention(norm(x)), then the same with the MLP; without adaLN the gates are 1 and the norms are not modulated."""
+    """x + gate * attention(norm(x)), then the same with the MLP; without adaLN gates are 1, norms unmodulated."""
 
     def __init__(self, config: DiTConfig, conditioned: bool):
         super().__init__()
@@ -219,9 +222,16 @@ class Block(nn.Module):
         past: KeyValue | None = None,
         chosen: Tensor | None = None,
     ) -> tuple[Tensor, KeyValue | None]:
-        """x [N, d] -> the next layer's [N, d], or [M, d] at the positions `chosen` [M]; and the keys and values that were used.
+        """x [N, d] -> (the block's output, [N, d] or [M, d] for `chosen`, and the keys and values that were used).
 
-        condition: [B or 1, c], with row [N] which of them each position has (None: the only one). past: keys and values before those of x.
+        Args:
+            x: [N, d] output of the previous block.
+            attention: computes attention over the flat positions.
+            rotation: cosine and sine of the positions (`Rotary`).
+            condition: [B or 1, c] conditioning vectors; None without adaLN.
+            row: [N] index into `condition` for each position; None if there is only one.
+            past: keys and values of earlier positions.
+            chosen: [M] positions to compute the output for; None for all.
         """
         if self.modulation is None:
             attended, key_value = self._attend(self.norm_attention(x), attention, rotation, past, chosen)
@@ -243,7 +253,7 @@ class Block(nn.Module):
         past: KeyValue | None,
         chosen: Tensor | None,
     ) -> tuple[Tensor, KeyValue | None]:
-        """x [N, d] -> [N or M, d]"""
+        """x [N, d] -> (attention output [N, d], or [M, d] for `chosen`, and the keys and values)."""
         qkv = self.qkv(x).view(len(x), 3, self.num_heads, -1)  # [N, 3, heads, d / heads]
         out, key_value = attention.attend(qkv, rotation, past, chosen)
         return self.attention_out(out), key_value
@@ -256,7 +266,7 @@ class Block(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Weight only, no bias, computed in float32."""
+    """Layer norm with a weight and no bias, computed in float32."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -284,7 +294,7 @@ class NoiseEmbedding(nn.Module):
 
 
 def _output(block: nn.Module, *inputs: object) -> Tensor:
-    """A block's output without its keys and values, which only a sampler wants."""
+    """A block's output without its keys and values, which only `extend` uses."""
     output: Tensor = block(*inputs)[0]
     return output
 
@@ -297,12 +307,12 @@ def _zero_linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 def _modulate(x: Tensor, shift: Tensor, scale: Tensor, row: Tensor | None) -> Tensor:
-    """x [N, d] * (1 + scale) + shift, both [B, d] with row [N], or [1, d]."""
+    """x [N, d] * (1 + scale) + shift, where scale and shift are [B, d] with indices `row` [N], or [1, d]."""
     return add_product(spread_rows(shift, row, x), x, spread_rows(1 + scale, row, x))
 
 
 def _add_gated(x: Tensor, y: Tensor, gate: Tensor, row: Tensor | None) -> Tensor:
-    """x + y * gate for x, y [N, d], the gate as shift and scale in `_modulate`."""
+    """x + y * gate for x, y [N, d]; the gate has the shape of shift and scale in `_modulate`."""
     return add_product(x, y, spread_rows(gate, row, x))
 
 
@@ -311,5 +321,5 @@ def _select(x: Tensor, chosen: Tensor | None) -> Tensor: ...
 @overload
 def _select(x: None, chosen: Tensor | None) -> None: ...
 def _select(x: Tensor | None, chosen: Tensor | None) -> Tensor | None:
-    """x at the chosen positions of its first dimension; all of it, or None, as it is."""
+    """x at the indices `chosen` of its first dimension; x unchanged if either is None."""
     return x if x is None or chosen is None else x.index_select(0, chosen)

@@ -1,13 +1,13 @@
-"""Flex attention: all flat positions as one row, of which only the tiles are computed in which somebody sees somebody.
+"""Flex attention: all flat positions form one row, and only tiles with at least one visible pair are computed.
 
-    check_attention("flex", head_width=64, accelerator="cuda")      # before a training, which needs the backward pass
+    check_attention("flex", head_width=64, accelerator="cuda")      # before training, which needs the backward pass
     network.configure(attention="flex")
-    seen = FlexAttention.of(layout, "causal")
-    out, key_value = seen.attend(qkv, rotation)                                     # as that of attention.PaddedAttention
+    attention = FlexAttention.of(layout, "causal")
+    out, key_value = attention.attend(qkv, rotation)                # the interface of attention.PaddedAttention
 
-Nothing is spread over [rows, longest], so padding is not computed in attention either. A position sees at most two intervals of flat
-places: its own row or a part of it, and for blocks a part of the clean row. That says which tiles of TILE x TILE pairs are needed without
-looking at the pairs, of which a batch of 32768 tokens, doubled, has four billion.
+Rows are not spread over [rows, longest], so attention computes no padding either. A position sees at most two intervals
+of flat positions: its row or a part of it, and for blocks a part of the clean row. The tiles of TILE x TILE pairs that
+are needed follow from the intervals, without enumerating the pairs (four billion for a doubled batch of 32768 tokens).
 """
 
 from __future__ import annotations
@@ -25,22 +25,23 @@ from diffusion_lm.backbones.attention import KeyValue, PaddedAttention, filled_u
 from diffusion_lm.layout import Layout
 from diffusion_lm.visibility import Blocks, Visibility
 
-TILE = 128  # positions; what torch's kernels are tuned for
-LEAST_WIDTH = 16  # of a head, below which Triton multiplies no matrices
-LEAST_CAPABILITY = (7, 0)  # of a GPU, for Triton
+TILE = 128  # positions; torch's kernels are tuned for this size
+LEAST_WIDTH = 16  # smallest head width for which Triton multiplies matrices
+LEAST_CAPABILITY = (7, 0)  # lowest compute capability of a GPU that Triton supports
 
-Interval = tuple[Tensor, Tensor]  # [N] first flat place that each position sees, [N] the one behind the last
+Interval = tuple[Tensor, Tensor]  # ([N] first visible flat position, [N] end of the visible interval, exclusive)
 
 
 @dataclass(frozen=True)
 class FlexAttention:
-    """Who sees whom in one flat run of N positions."""
+    """Attention over one flat sequence of N positions, restricted by a block mask."""
 
-    mask: BlockMask  # [1, 1, N, N]
+    mask: BlockMask
+    """[1, 1, N, N] which query sees which key."""
 
     @classmethod
     def of(cls, layout: Layout, visibility: Visibility) -> FlexAttention:
-        """The rules of `PaddedAttention.of`. Built once and shared by all layers; nobody waits for the device."""
+        """The visibility rules of `PaddedAttention.of`. Built once for all layers, without synchronising the device."""
         intervals = _intervals(layout, visibility)
         count = len(intervals[0][0])
 
@@ -61,11 +62,11 @@ class FlexAttention:
     def attend(
         self, qkv: Tensor, rotation: tuple[Tensor, Tensor], past: KeyValue | None = None, chosen: Tensor | None = None
     ) -> tuple[Tensor, KeyValue]:
-        """As `PaddedAttention.attend`, which alone reads a past: it is None here."""
-        assert past is None, "keys of finished blocks are for SDPA"
+        """The interface of `PaddedAttention.attend`; `past` must be None, only SDPA reads a key-value cache."""
+        assert past is None, "only PaddedAttention reads keys of finished blocks"
         filled, qkv = len(qkv), rotate(qkv[: len(rotation[0])], rotation)
         query, key, value = qkv.permute(1, 2, 0, 3)[:, None]
-        # Inside a compiled block it is compiled as a part of that; on a CPU, for tests, it runs as it is.
+        # A compiled block already compiles this call; on a CPU, which only tests use, it runs uncompiled.
         alone = qkv.device.type != "cpu" and not torch.compiler.is_compiling()
         out = (_compiled() if alone else flex_attention)(query, key, value, block_mask=self.mask)
         flat = out[0].transpose(0, 1).flatten(1)
@@ -77,17 +78,17 @@ ATTENTIONS: dict[str, Attention] = {"sdpa": PaddedAttention, "flex": FlexAttenti
 
 
 def check_attention(name: str, *, head_width: int | None, accelerator: str) -> None:
-    """ValueError where a training can not use this attention, saying how it could.
+    """Raise ValueError if training cannot use the attention `name` here; the message says what would help.
 
-    accelerator: Lightning's name. torch's flex attention has no backward pass but the one for CUDA that Triton compiles.
+    accelerator: Lightning's name. torch's flex attention has a backward pass on CUDA only, compiled by Triton.
     """
     if ATTENTIONS[name] is not FlexAttention:
         return
     if accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
         found = "" if torch.cuda.is_available() else " and no GPU here"
         raise ValueError(
-            f"trainer.attention {name!r} with trainer.accelerator {accelerator!r}{found}: it has a backward pass on CUDA only; "
-            "expected a GPU, or trainer.attention=sdpa"
+            f"trainer.attention {name!r} with trainer.accelerator {accelerator!r}{found}: "
+            "it has a backward pass on CUDA only; expected a GPU, or trainer.attention=sdpa"
         )
     if (capability := torch.cuda.get_device_capability()) < LEAST_CAPABILITY:
         raise ValueError(
@@ -103,50 +104,55 @@ def check_attention(name: str, *, head_width: int | None, accelerator: str) -> N
 
 @functools.cache
 def _compiled() -> Any:
-    """Compiled when it is first used, and again where sizes turn out to change. fullgraph: an error, and not all N x N pairs, if that fails.
+    """Flex attention, compiled at the first call and again when sizes change.
 
-    Not dynamic=True: torch would tie the number of tiles to another size that happens to be the same in the first batch.
+    With fullgraph a failed compilation is an error; without it torch would compute all N x N pairs. dynamic=True is not
+    set because torch would tie the number of tiles to another size that happens to be equal in the first batch.
     """
     return torch.compile(flex_attention, fullgraph=True)
 
 
 def _intervals(layout: Layout, visibility: Visibility) -> list[Interval]:
-    """The flat places that each of N positions sees, of which there are 2 N for blocks: noisy ones, then clean ones."""
-    place = torch.arange(len(layout.row), device=layout.row.device)
-    start = place - layout.position
+    """The intervals of flat positions that each position sees; for blocks 2 N positions, the noisy ones first."""
+    index = torch.arange(len(layout.row), device=layout.row.device)
+    start = index - layout.position
     end = start + layout.lengths[layout.row]
     if isinstance(visibility, Blocks):
         block = start + layout.position // visibility.size * visibility.size
         block_end = torch.minimum(block + visibility.size, end)
-        clean = start + len(place)
-        own = torch.cat([block, place]), torch.cat([block_end, place])  # of a clean position: nothing
-        before = torch.cat([clean, clean]), torch.cat([block, block_end]) + len(place)
-        return [own, before]
-    return [(start, place + 1 if visibility == "causal" else end)]
+        clean = start + len(index)
+        same_block = torch.cat([block, index]), torch.cat([block_end, index])  # empty for clean positions
+        before = torch.cat([clean, clean]), torch.cat([block, block_end]) + len(index)
+        return [same_block, before]
+    return [(start, index + 1 if visibility == "causal" else end)]
 
 
 def _tiles(intervals: Sequence[Interval], count: int) -> tuple[Tensor, Tensor]:
-    """[T, T] which tiles of keys some position of a tile of queries sees anything of, and which all of them see whole (by one interval)."""
+    """Two [T, T] masks over (query tile, key tile): whether any pair of a tile is visible, and whether all pairs are.
+
+    A tile counts as fully visible only if a single interval of each of its queries spans it.
+    """
     tiles = -(-count // TILE)
-    own = torch.arange(count, device=intervals[0][0].device) // TILE
-    touched, covered = own.new_zeros(2, tiles, tiles + 1).unbind()
+    query_tile = torch.arange(count, device=intervals[0][0].device) // TILE
+    touched, covered = query_tile.new_zeros(2, tiles, tiles + 1).unbind()
     for begin, end in intervals:
-        _add(touched, own, begin // TILE, (end + TILE - 1) // TILE, end > begin)
-        first, behind = (begin + TILE - 1) // TILE, end // TILE
-        _add(covered, own, first, behind, behind > first)
+        _add(touched, query_tile, begin // TILE, (end + TILE - 1) // TILE, end > begin)
+        first, stop = (begin + TILE - 1) // TILE, end // TILE
+        _add(covered, query_tile, first, stop, stop > first)
     return touched.cumsum(1)[:, :-1] > 0, covered.cumsum(1)[:, :-1] == TILE
 
 
-def _add(steps: Tensor, row: Tensor, first: Tensor, behind: Tensor, real: Tensor) -> None:
-    """Difference array: add 1 at column `first` and -1 at column `behind` of row `row` of `steps` [T, T + 1], for entries with `real`.
+def _add(steps: Tensor, row: Tensor, first: Tensor, stop: Tensor, real: Tensor) -> None:
+    """Difference array: add 1 at column `first` and -1 at `stop` in row `row` of `steps` [T, T + 1], where `real`.
 
-    A cumulative sum over the columns then counts, for each tile, the intervals from `first` to before `behind` that it is in.
+    A cumulative sum over the columns then gives, for each tile, the number of intervals [first, stop) that contain
+    it.
     """
-    for column, step in ((first, real.long()), (behind, -real.long())):
+    for column, step in ((first, real.long()), (stop, -real.long())):
         steps.view(-1).index_add_(0, row * steps.shape[1] + column, step)
 
 
 def _listed(tiles: Tensor) -> tuple[Tensor, Tensor]:
-    """[T, T] bool -> [1, 1, T] how many there are in each row and [1, 1, T, T] their columns, the others behind."""
+    """[T, T] bool -> [1, 1, T] number of True in each row, and [1, 1, T, T] their columns, followed by the others."""
     columns = tiles.int().argsort(dim=1, descending=True, stable=True)
     return tiles.sum(1, dtype=torch.int32)[None, None], columns.int()[None, None]

@@ -1,9 +1,9 @@
-"""Averages of weights: over the steps of a training, and of finished models.
+"""Averages of weights: over the steps of a training run, and over finished models.
 
     ema = ExponentialMovingAverage(network, 0.9999); ema.update(network)        # after every step
     average_models(["run/kept/step.00003000", "run/kept/step.00004000"], "averaged")
 
-Both are means of weights, not of what networks answer, so a model with averaged weights costs no more to use.
+Both average weights and not outputs, so a model with averaged weights costs no more to use.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ExponentialMovingAverage:
         self.start(network)
 
     def start(self, network: torch.nn.Module) -> None:
-        """Begin at the network's weights, on its device and cut up as they are; what was averaged before is forgotten."""
+        """Reset the average to the network's weights, with their device and sharding."""
         self.shadow = [parameter.detach().clone() for parameter in network.parameters()]
 
     def to(self, device: torch.device) -> None:
@@ -53,7 +53,7 @@ class ExponentialMovingAverage:
             average.copy_(keep)
 
     def state_dict(self) -> dict[str, Any]:
-        """Whole tensors. Where weights are sharded all ranks have to call this together."""
+        """The state with full tensors; a collective call if weights are sharded."""
         return {
             "decay": self.decay,
             "num_updates": self.num_updates,
@@ -62,14 +62,14 @@ class ExponentialMovingAverage:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.num_updates = state["num_updates"]
-        self.shadow = [shard_like(value, own) for value, own in zip(state["shadow"], self.shadow, strict=True)]
+        self.shadow = [shard_like(value, old) for value, old in zip(state["shadow"], self.shadow, strict=True)]
 
 
 def average_models(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Path:
-    """The model with the mean of the weights of these model folders, for the same text, family and size.
+    """Write to `out` a model with the mean of the weights of the models in `folders`, and return its path.
 
-    ValueError naming the folder that is of another kind than the first, for fewer than two, and for an `out` that holds anything but an
-    earlier average.
+    ValueError for a model whose family, size or vocabulary is not that of the first (naming the folder), for fewer than
+    two models, and for an `out` that holds anything but an earlier average.
     """
     if len(folders) < 2:
         raise ValueError(f"{len(folders)} model to average; expected at least two")
@@ -82,12 +82,12 @@ def average_models(folders: Sequence[str | os.PathLike[str]], out: str | os.Path
     sums = {name: value.double() for name, value in first.network.state_dict().items()}
     for folder in folders[1:]:
         other = LanguageModel.load(folder)
-        for what, own, its in (
+        for what, expected, found in (
             ("family", first.family_options, other.family_options),
             ("size", first.backbone, other.backbone),
             ("vocabulary", first.vocab, other.vocab),
         ):
-            if own != its:
+            if found != expected:
                 raise ValueError(f"{folder}: its {what} is not that of {folders[0]}; expected models of one training")
         for name, value in other.network.state_dict().items():
             sums[name] += value

@@ -1,8 +1,8 @@
-"""A resume checkpoint, looked at before it is loaded: what is wrong with the file is one line, and not a traceback out of the trainer.
+"""Check a resume checkpoint before the trainer loads it, so that a damaged file is a one-line error.
 
     check_checkpoint("run/checkpoints/last.ckpt", module.state_dict())      # ValueError naming the file
 
-The file is a zip archive that has a checksum of every part; loading does not compare them.
+The file is a zip archive with a checksum for every part, which loading does not compare.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ PARTS = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks"
 
 
 def check_checkpoint(path: Path, state: Mapping[str, Tensor]) -> None:
-    """state: the weights that the checkpoint has to have, by name and shape. No value is copied into memory."""
+    """ValueError if the file is damaged or its weights differ from `state` in name or shape. Loads no weights."""
     if reason := _problem(path, state):
         raise ValueError(
-            f"{path}: not a whole checkpoint of this run ({reason}); expected the file that training wrote, or a new folder for the run"
+            f"{path}: not a whole checkpoint of this run ({reason}); "
+            "expected the file that training wrote, or a new folder for the run"
         )
 
 
@@ -33,7 +34,7 @@ def _problem(path: Path, state: Mapping[str, Tensor]) -> str:
             if damaged := archive.testzip():
                 return f"its part {damaged} is damaged"
         tree = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # of many types, by what is wrong with the file
+    except Exception as error:  # the type depends on the damage
         lines = str(error).strip().splitlines()
         return lines[0] if lines else type(error).__name__
     if not isinstance(tree, dict):

@@ -1,9 +1,10 @@
-"""The interval of times that a block model is trained on, searched anew at every validation (Arriola et al., arXiv 2503.09573, section 4).
+"""A callback that searches the interval of training times of a block model at every validation (clip_search.py).
 
     callbacks.append(ClipTraining({"widths": [0.5, 0.7, 0.9], "delta": 0.05}, model.family, seed=1))
 
-The losses are measured with the averaged weights on the first batches of the first validation set, with the same noise every time and on
-every rank. The interval is kept in the resume checkpoint and in the config.json of exported models; no bound depends on it.
+Losses are measured with the averaged weights on the first batches of the first validation set, with the same noise at
+every validation and on every rank. The interval is stored in the resume checkpoint and in the config.json of exported
+models; no bound depends on it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ USUAL = {"widths": [0.5, 0.6, 0.7, 0.8, 0.9], "delta": 0.05}
 
 
 class ClipTraining(Callback):
-    """For a family of more than one token a block. ValueError for other families and for settings that are none."""
+    """Clip search during training. ValueError for unknown settings and a family without blocks of several tokens."""
 
     def __init__(self, settings: dict[str, Any], family: Family, seed: int):
         unknown = sorted(set(settings) - set(USUAL))
@@ -66,7 +67,10 @@ class ClipTraining(Callback):
             self.sentences.append(pl_module.framed(batch))
 
     def search(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
-        """Find the interval anew and train on it from now on. A step of `validation_end`: the averaged weights are in the network."""
+        """Search the interval and train on it from now on.
+
+        A step of `validation_end`; the network holds the averaged weights.
+        """
         batches = []
         for number, sentences in enumerate(self.sentences):
             generator = torch.Generator().manual_seed(step_seed(self.seed, "clip", number, 0))
@@ -89,5 +93,5 @@ class ClipTraining(Callback):
 
 def _clippable(module: TrainingModule) -> ClippableFamily:
     family = module.model.family.clippable
-    assert family is not None  # as `ClipTraining` was told
+    assert family is not None, "`ClipTraining` refuses other families"
     return family

@@ -1,10 +1,11 @@
-"""Which times to train a block model on: the interval whose loss varies least (Arriola et al., arXiv 2503.09573, section 4).
+"""Search for the interval of times to train a block model on: the one whose loss has the least variance.
 
     found = search_clip(model.family.clippable, model.network, batches, widths=[0.5, 0.6, 0.7, 0.8, 0.9], delta=0.05)
     family = model.family.clippable.with_interval(found[0].low, found[0].high, resample=False)
 
-Gradients of small blocks are noisy: with few masked tokens a block's loss says little, with few visible ones it is far from what the sampler
-meets. Losses on a part of the times are no bounds and are compared by their variance only; `nelbo` never looks at the interval.
+The method is that of Arriola et al. (arXiv 2503.09573, section 4). Gradients of small blocks are noisy: a block with
+few masked tokens gives little signal, and one with few visible tokens is far from what a sampler sees. Losses over a
+part of the times are no bounds, so intervals are compared by variance only; `nelbo` does not depend on the interval.
 """
 
 from __future__ import annotations
@@ -21,15 +22,21 @@ from diffusion_lm.layout import Sentences
 
 
 class Clip(NamedTuple):
-    """A candidate and how much its training loss varies."""
+    """A candidate interval and the variance of its training loss."""
 
     low: float
+    """Smallest time."""
     high: float
-    variance: float  # of a block's mean loss per token (nats^2), over sentences, at the same place in them
+    """Largest time."""
+    variance: float
+    """Variance over sentences of a block's mean loss per token (nats^2), pooled over block numbers."""
 
 
 def candidates(sampling_eps: float, widths: Sequence[float], delta: float) -> list[tuple[float, float]]:
-    """All of the times, and for each width the intervals that start at 0, delta, 2 delta ... and end within 1; at least eps."""
+    """The full interval [eps, 1], and for each width the intervals within [0, 1] that start at multiples of delta.
+
+    No interval starts below eps = `sampling_eps`.
+    """
     found = [(sampling_eps, 1.0)]
     for width in widths:
         number = int((1 - width) / delta + 1e-9) + 1
@@ -47,40 +54,42 @@ def search_clip(
     widths: Sequence[float],
     delta: float,
 ) -> list[Clip]:
-    """Every candidate interval with the variance of its loss, the best first. All see the same noise, one run each a batch.
+    """All candidate intervals with the variance of their loss, lowest first.
 
-    ValueError for block size 1 (nothing is drawn), impossible widths, or batches without two blocks at the same place.
+    Every candidate runs the network once per batch, on the same noise. ValueError for block size 1 (no time is drawn),
+    impossible widths, or batches without two blocks of the same number.
     """
     if family.exact:
         raise ValueError("clip search with family.block_size 1, where every token is masked; expected larger blocks")
     if not widths or any(not family.sampling_eps < width <= 1 for width in widths) or not 0 < delta <= 1:
         raise ValueError(
-            f"clip search over widths {list(widths)} with delta {delta}: expected widths above sampling_eps, at most 1, and 0 < delta <= 1"
+            f"clip search over widths {list(widths)} with delta {delta}: "
+            "expected widths above sampling_eps, at most 1, and 0 < delta <= 1"
         )
     intervals = candidates(family.sampling_eps, widths, delta)
     clipped = [family.with_interval(low, high, resample=False).clippable for low, high in intervals]
     losses: list[list[Tensor]] = [[] for _ in intervals]
-    places: list[Tensor] = []
+    numbers: list[Tensor] = []
     with torch.no_grad():
         for sentences, draw in batches:
-            for own, candidate in zip(losses, clipped):
-                assert candidate is not None, "the same family"
+            for measured, candidate in zip(losses, clipped):
+                assert candidate is not None, "the family stays clippable with another interval"
                 terms = candidate.training_terms(network, sentences, draw)
                 total = sum_over_rows(terms.loss, terms.block, len(terms.scored))
-                own.append((total / terms.scored.clamp(min=1)).cpu())
-            places.append(terms.number.cpu())
-    if not places:
+                measured.append((total / terms.scored.clamp(min=1)).cpu())
+            numbers.append(terms.number.cpu())
+    if not numbers:
         raise ValueError("clip search without a batch; expected at least one")
-    place = torch.cat(places)
-    found = [Clip(low, high, _variance(torch.cat(own), place)) for (low, high), own in zip(intervals, losses)]
+    number = torch.cat(numbers)
+    found = [Clip(low, high, _variance(torch.cat(values), number)) for (low, high), values in zip(intervals, losses)]
     return sorted(found, key=lambda clip: clip.variance)
 
 
-def _variance(values: Tensor, place: Tensor) -> float:
-    """Pooled variance of values [M] within the groups of equal place [M]."""
-    count = torch.bincount(place).double()
+def _variance(values: Tensor, number: Tensor) -> float:
+    """Pooled variance of values [M] within the groups of equal block number [M]."""
+    count = torch.bincount(number).double()
     freedom = float((count - 1).clamp(min=0).sum())
     if not freedom:
         raise ValueError("clip search over a single sentence; expected several, whose blocks can be compared")
-    mean = sum_over_rows(values, place, len(count)) / count.clamp(min=1)
-    return float((values - mean[place]).square().sum()) / freedom
+    mean = sum_over_rows(values, number, len(count)) / count.clamp(min=1)
+    return float((values - mean[number]).square().sum()) / freedom

@@ -1,6 +1,6 @@
-"""What a training says of the batch that it failed at: an error a user can act on, and the batch itself in a file.
+"""Error messages for a batch that training failed on, and the file `bad_batch.json` that the batch is saved in.
 
-Text and numbers only: bad_batch.json is read by people and by whoever repeats the step (its masks and dropout follow from the seed).
+The file holds step, seed, sequence tags and piece ids; masks and dropout of the step follow from the seed.
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ FILE = "bad_batch.json"
 
 
 class Current(NamedTuple):
-    """The batch in work."""
+    """The batch that is being processed."""
 
     batch: TokenBatch
     step: int
-    seed: int  # of its masks and dropout
+    """Optimizer step."""
+    seed: int
+    """Seed of the batch's masks and dropout."""
 
 
 def not_finite(current: Current, loss: float, folder: Path | None) -> str:
-    """The error of a loss that is no number. The batch is saved in the run's folder."""
+    """The error message for a loss that is not finite; saves the batch in `folder` unless that is None."""
     position = current.batch.position
     where = f"step {current.step} (sub-epoch {position.sub_epoch}, sequence {position.seqs_done})"
     saved = "" if folder is None else f"; the batch is in {_save(current, folder)}"
@@ -34,19 +36,20 @@ def not_finite(current: Current, loss: float, folder: Path | None) -> str:
 
 
 def out_of_memory(current: Current | None, batch_size: int, error: BaseException) -> str:
-    """The error of a batch that does not fit, with what to set."""
+    """The error message for a batch that does not fit into memory, with settings that help."""
     first = str(error).strip().split("\n")[0][:200]
     if current is None:
         return f"out of memory before the first batch ({first}); expected a smaller network or a larger device"
     rows, longest = current.batch.tokens.shape
     return (
-        f"out of memory at step {current.step}, a batch of {rows} sentences of up to {longest} pieces ({first}); set data.batch_size below "
-        f"{batch_size}, with trainer.accumulate_grad_batches for the same number of tokens a step, or data.max_seq_length below {longest}"
+        f"out of memory at step {current.step}, a batch of {rows} sentences of up to {longest} pieces ({first}); "
+        f"set data.batch_size below {batch_size}, with trainer.accumulate_grad_batches for the same number of tokens a "
+        f"step, or data.max_seq_length below {longest}"
     )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device, or the machine itself, had no memory left."""
+    """Whether the error means that a device or the host is out of memory."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 

@@ -1,10 +1,11 @@
-"""Ending a run early in good order: on SIGTERM, on SIGINT (Ctrl-C), or when its time is nearly up.
+"""Stop a run early with its state saved: on SIGTERM, on SIGINT (Ctrl-C), or when its time limit is near.
 
     stop = StopRequest(max_seconds=4 * 3600)
-    stop.listen()                           # in the process that trains, once Lightning has set its own handlers
+    stop.listen()                           # in the process that trains, after Lightning has set its handlers
     if stop.reason: save(); raise stop.leave(step)
 
-The process then ends with status 75 (time), 130 (SIGINT) or 143 (SIGTERM), never 0: whoever started it sees that there is more to do.
+The process then ends with status 75 (time), 130 (SIGINT) or 143 (SIGTERM) and never 0, so its caller knows that the run
+is not finished.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ TIME_IS_UP, TERMINATED, INTERRUPTED = 75, 128 + signal.SIGTERM, 128 + signal.SIG
 
 
 class StopRequest:
-    """Whether somebody wants the process to end; the clock starts when this is made."""
+    """Tells whether the process should stop; `max_seconds` count from the construction of this object."""
 
     def __init__(self, max_seconds: float | None = None):
         if max_seconds is not None and max_seconds <= 0:
@@ -29,9 +30,9 @@ class StopRequest:
         self.received: signal.Signals | None = None
 
     def listen(self) -> None:
-        """Remember SIGTERM and SIGINT from now on, in place of any handlers there are. A second SIGINT ends the process at once.
+        """Record SIGTERM and SIGINT from now on, replacing any handlers. A second SIGINT raises KeyboardInterrupt.
 
-        Only the main thread may set handlers; elsewhere nothing changes.
+        Without effect outside the main thread.
         """
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._remember)
@@ -39,13 +40,16 @@ class StopRequest:
 
     @property
     def reason(self) -> str:
-        """Why to end, "" as long as there is none."""
+        """The reason to stop; "" if there is none."""
         if self.received is not None:
             return self.received.name
         return "time is nearly up" if self.deadline is not None and time.monotonic() >= self.deadline else ""
 
     def leave(self, step: int, *, say: bool = True) -> SystemExit:
-        """What is to be raised, after saying so: no Exception, because nothing failed. Without a reason here, another rank has one."""
+        """Return the SystemExit to raise, with its status, and print the reason if `say`.
+
+        Without a reason in this process another rank has received a signal.
+        """
         reason = self.reason or "a signal to another process of the run"
         if say:
             print(f"stopped at step {step} ({reason}); the same command goes on from there", flush=True)
@@ -59,10 +63,10 @@ class StopRequest:
 
 
 def run_command(command: Sequence[str], environment: dict[str, str]) -> None:
-    """Run a command of several processes, which Lightning starts by repeating the command line; its status decides ours.
+    """Run a command and forward SIGTERM to it; SIGINT of a terminal reaches it anyway.
 
-    SIGTERM goes on to it; SIGINT of a terminal reaches it anyway. Raises SystemExit with the command's status if it stopped itself, else
-    CalledProcessError.
+    For runs of several processes, which Lightning starts by repeating the command line. If the command stopped early
+    (status 75, 130 or 143), SystemExit is raised with its status; any other failure is a CalledProcessError.
     """
     process = subprocess.Popen(list(command), env=environment)
     before = signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))

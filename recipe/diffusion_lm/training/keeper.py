@@ -1,9 +1,10 @@
-"""What a training run leaves in its folder, each file whole or not at all: the resume checkpoint, model folders, scores.
+"""The callback that writes a run's results: the resume checkpoint, model folders and scores files.
 
     keeper = Keeper(folder, config, stop)       # a callback; keeper.finish(trainer, module) after the last step
 
-`scores.tsv` has a line for every validation, `sub_epochs.tsv` one for every sub-epoch with the mean loss of its training batches.
-`kept/step.N` are models of validations, the last `trainer.keep_last` and the best `trainer.keep_best`, for `dlm average`.
+`scores.tsv` has a line for every validation; `sub_epochs.tsv` one for every sub-epoch, with the mean training loss.
+`kept/step.N` are models of validations, the last `trainer.keep_last` and the best `trainer.keep_best`, for `dlm
+average`.
 """
 
 from __future__ import annotations
@@ -29,16 +30,17 @@ from returnn_bridge.files import write_text
 
 
 class Keeper(Callback):
-    """Writes the resume checkpoint, the model folders and the scores file, each whole or not at all.
+    """Writes the resume checkpoint, the model folders and the scores files; each replaces its older version atomically.
 
-    The public methods are steps of `validation_end` (validation.py), which says when they are called and with which weights.
+    `append_scores`, `export_best`, `export_kept` and `save` are steps of `validation_end` (validation.py), which
+    defines their order and the weights they see.
     """
 
     def __init__(self, folder: Path, config: TrainConfig, stop: StopRequest):
         self.folder, self.config, self.stop = folder, config, stop
         self.best = float("inf")
         self.saved_step = -1
-        self.kept: dict[int, float] = {}  # step of a kept model -> what was monitored
+        self.kept: dict[int, float] = {}  # step of a kept model -> its monitored value
         self.sub_epochs_done = 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -46,7 +48,7 @@ class Keeper(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
-        # Runs of earlier versions have none of these.
+        # Checkpoints of earlier versions lack these keys.
         self.kept = {int(step): value for step, value in state_dict.get("kept", {}).items()}
         self.sub_epochs_done = state_dict.get("sub_epochs_done", 0)
 
@@ -57,11 +59,11 @@ class Keeper(Callback):
         self._watch_sub_epoch(trainer, pl_module)
         step, options = trainer.global_step, self.config.trainer
         if pl_module.batches_done % options.accumulate_grad_batches:
-            return  # gradients of half a step would be lost
-        # When a validation comes now, the checkpoint comes after it: a resume must not lose or repeat it.
+            return  # a checkpoint within an accumulated step would lose its gradients
+        # If a validation follows this step, it saves the checkpoint itself: a resume must not lose or repeat it.
         if pl_module.data.valid_names and options.limit_val_batches and step % options.val_check_interval == 0:
             return
-        # All ranks have to leave at the same step; the signal may have reached one of them.
+        # All ranks have to stop at the same step, but the signal may have reached only one of them.
         leaving = (
             trainer.strategy.reduce_boolean_decision(bool(self.stop.reason), all=False) and step < trainer.max_steps
         )
@@ -71,7 +73,7 @@ class Keeper(Callback):
             raise self.stop.leave(step, say=trainer.is_global_zero)
 
     def append_scores(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
-        """One line a validation, in the manner of RETURNN's score file. A step measured again after a resume is replaced."""
+        """Append a validation's line to scores.tsv; the line of a step that is measured again is replaced."""
         metrics = self._metrics(trainer)
         if not trainer.is_global_zero:
             return
@@ -83,14 +85,14 @@ class Keeper(Callback):
         _append(self.folder / "scores.tsv", header, fields + [f"{metrics[name]:.6f}" for name in names])
 
     def export_best(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
-        """`best/`, if no validation so far was as good as this one."""
+        """Write `best/` if this validation's monitored value is the lowest so far."""
         value = self._metrics(trainer)[self.config.trainer.monitor]
         if value < self.best:
             self.best = value
             self._export(trainer, module, "best")
 
     def export_kept(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
-        """Of the models of all validations the last few and the best few, as RETURNN's keep_last_n and keep_best_n."""
+        """Keep the models of the last and the best validations, as RETURNN's keep_last_n and keep_best_n."""
         options = self.config.trainer
         if not options.keep_last + options.keep_best:
             return
@@ -110,7 +112,10 @@ class Keeper(Callback):
                     shutil.rmtree(folder)
 
     def _watch_sub_epoch(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
-        """A line of sub_epochs.tsv once a sub-epoch is over: mean training loss (nats), learning rate, tokens. Rank 0 speaks for its part."""
+        """Append a line to sub_epochs.tsv at the end of a sub-epoch.
+
+        It holds mean training loss (nats), learning rate and tokens, all of rank 0 alone.
+        """
         over = module.data.position.sub_epoch - 1
         if over <= self.sub_epochs_done:
             return
@@ -126,14 +131,14 @@ class Keeper(Callback):
             )
 
     def finish(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
-        """After the last step: the checkpoint and `model/`."""
+        """Write the checkpoint and `model/` after the last step."""
         if trainer.global_step != self.saved_step:
             self.save(trainer, module)
         module.swap_average()
         self._export(trainer, module, "model")
 
     def save(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
-        """Write the resume checkpoint. The weights that are trained are in the network."""
+        """Write the resume checkpoint; the network must hold the trained weights, not their average."""
         module.check_loss()
         self.saved_step = trainer.global_step
         target = self.folder / "checkpoints" / "last.ckpt"
@@ -142,20 +147,20 @@ class Keeper(Callback):
         trainer.save_checkpoint(temporary)
         if trainer.is_global_zero:
             with open(temporary, "rb") as written:
-                os.fsync(written.fileno())  # else a machine that goes down could leave a name without its content
+                os.fsync(written.fileno())  # else a crash of the machine could leave an empty file under the new name
             os.replace(temporary, target)
             progress = {"step": trainer.global_step, "max_steps": self.config.trainer.max_steps}
             write_text(self.folder / "progress.json", json.dumps(progress) + "\n")
 
     def _metrics(self, trainer: lightning.Trainer) -> dict[str, float]:
-        """What the validation has measured. ValueError if the monitored value is not among it."""
+        """Values of the last validation by name. ValueError if `trainer.monitor` is not among them."""
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val")}
         if (monitor := self.config.trainer.monitor) not in metrics:
             raise ValueError(f"trainer.monitor {monitor!r} is not measured; known: {', '.join(sorted(metrics))}")
         return metrics
 
     def _export(self, trainer: lightning.Trainer, module: TrainingModule, name: str) -> None:
-        """A model folder. The caller sees to it that the averaged weights are in place: those are the ones to score with."""
+        """Write the model folder `name`. The caller has put the averaged weights into the network."""
         weights, tokens = full_state(module.network), module.total(module.tokens_seen)
         if not trainer.is_global_zero:
             return
@@ -170,13 +175,16 @@ class Keeper(Callback):
 
 
 def kept_models(folder: Path) -> dict[int, Path]:
-    """The models of validations in a run folder, by their step. What lies beside them under other names is not ours."""
+    """The model folders of validations in a run folder, by step; other names in kept/ are ignored."""
     found = {path: re.fullmatch(r"step\.(\d{8,})", path.name) for path in sorted((folder / "kept").glob("step.*"))}
     return {int(match[1]): path for path, match in found.items() if match is not None}
 
 
 def _append(path: Path, header: list[str], fields: list[str]) -> None:
-    """A line of a table whose first column counts up; lines from there on, of a run that went further before it was resumed, go."""
+    """Append a line to a table with an increasing first column.
+
+    Existing lines from this value on are removed: they are from a run that had gone further than its checkpoint.
+    """
     lines = path.read_text().splitlines()[1:] if path.is_file() else []
     kept = [old for old in lines if int(old.split("\t", 1)[0]) < int(fields[0])]
     write_text(path, "\n".join(["\t".join(header), *kept, "\t".join(fields)]) + "\n")

@@ -1,11 +1,13 @@
 """The training step as a LightningModule: unpack a batch, ask the family for its loss, keep the weight average.
 
-All randomness of a step is seeded by (seed, step, rank), not carried along: a resumed run repeats the interrupted one bit for bit.
-A family with a policy gets its second network here: trained and kept in the checkpoint, and no part of the model that is exported.
+All randomness of a step is seeded by (seed, step, rank) and no generator state is kept, so a resumed run repeats the
+interrupted one bit for bit. A family with a policy gets its second network here; it is trained and kept in the
+checkpoint, but is no part of the exported model.
 
-The mean of a step is over what all its micro-batches and all ranks have to predict, not a mean of their means: tokens count alike, wherever
-they are. Sentences and noise stay on the CPU, where all that follows from them is worked out, and the network copies what it reads: nothing
-waits for the device (but for a policy's scores, which decide what is masked). Whether a loss was a number is looked up one step later.
+The loss of a step is the mean over the predictions of all its micro-batches and ranks, not a mean of means, so every
+token has the same weight. Sentences and noise stay on the CPU, indices and weights are computed there, and the network
+copies its inputs: a step does not synchronise with the device (except for a policy's scores, which decide what is
+masked). Whether a loss is finite is checked one step later.
 """
 
 from __future__ import annotations
@@ -33,10 +35,10 @@ ValidationStep = Callable[[lightning.Trainer, "TrainingModule"], None]
 
 
 class TrainingModule(lightning.LightningModule):
-    """Trains `model.network`; `data` is told which batch was consumed so that a resume goes on with the next one.
+    """Trains `model.network` and reports each consumed batch to `data`, so that a resume continues with the next one.
 
-    folder: where a batch that fails is saved. validation_end: what is done in order at the end of a validation, which includes
-    `swap_average` (validation.py).
+    folder: the run's folder, where a batch with a non-finite loss is saved; None to save none.
+    validation_end: steps at the end of a validation in their order, `swap_average` among them (validation.py).
     """
 
     def __init__(
@@ -60,10 +62,10 @@ class TrainingModule(lightning.LightningModule):
         self._sharded = False
         self._validation: dict[str, list[float]] = {}
         self.batches_done = 0
-        self.current: failures.Current | None = None  # what is worked on
-        self._unchecked: tuple[failures.Current, AsyncScalar] | None = None  # the last loss
-        self._sub_epoch_loss = _nothing(), _nothing()  # sum, where the network is, and weight
-        self._weight = _nothing()  # of this optimizer step so far
+        self.current: failures.Current | None = None  # the batch that is processed, for error messages
+        self._unchecked: tuple[failures.Current, AsyncScalar] | None = None  # the last loss, not yet checked
+        self._sub_epoch_loss = _zero(), _zero()  # sum of losses, on the network's device, and of weights
+        self._weight = _zero()  # sum of the weights of this optimizer step's micro-batches
         self.folder = folder
         self.validation_end = validation_end
 
@@ -94,15 +96,15 @@ class TrainingModule(lightning.LightningModule):
         )._replace(device=self.device)
         family = self.model.family
         penalty: Tensor | float = 0.0
-        own: Tensor | float = 0.0  # of the policy
+        policy_loss: Tensor | float = 0.0
         if family.has_policy:
-            there = sentences.to(self.device), draw.to(self.device)
-            terms, penalty, own = family.policy_loss(self.network, self._importance, *there)
-            self.log("train/policy_loss", own)
+            inputs = sentences.to(self.device), draw.to(self.device)
+            terms, penalty, policy_loss = family.policy_loss(self.network, self._importance, *inputs)
+            self.log("train/policy_loss", policy_loss)
         else:
             terms = family.training_loss(self.network, sentences, draw)
         loss = terms.loss.sum() / terms.weight
-        self._watch(loss + penalty + own)
+        self._watch(loss + penalty + policy_loss)
         self.log("train/loss", loss + penalty)
         weight = torch.as_tensor(terms.weight, dtype=torch.float64)
         self._sub_epoch_loss = (
@@ -111,34 +113,34 @@ class TrainingModule(lightning.LightningModule):
         )
         tokens = int(batch.lengths.sum())
         self.tokens_seen += tokens
-        self._log_number("train/filled", tokens / batch.tokens.numel())  # of the batch's places: the rest is padding
+        self._log_number("train/filled", tokens / batch.tokens.numel())  # share of positions that are not padding
         self.dropped += batch.num_dropped
         self._log_number("train/dropped_sentences", self.dropped)
         self.batches_done += 1
-        self.data.consumed(batch)  # here: the checkpoint callback runs before this module's on_train_batch_end
+        self.data.consumed(batch)  # before the checkpoint callback, which precedes this module's on_train_batch_end
         if self._shares_step:
             self._weight = self._weight + weight
-            # Divided by a constant for now: what to divide by is known when the last batch of the step is.
+            # Divided by a constant here; on_before_optimizer_step rescales once the total weight is known.
             loss = terms.loss.sum() / self.config.data.batch_size
-        return loss + penalty + own
+        return loss + penalty + policy_loss
 
     @property
     def _shares_step(self) -> bool:
-        """Whether an optimizer step has several batches."""
+        """Whether an optimizer step combines several batches."""
         return self.trainer.world_size * self.config.trainer.accumulate_grad_batches > 1
 
     def take_mean_loss(self) -> float:
-        """Mean training loss (nats, what was minimised) since the last call."""
+        """Mean of the minimised loss (nats) since the last call."""
         loss, weight = map(float, self._sub_epoch_loss)
-        self._sub_epoch_loss = _nothing(), _nothing()
+        self._sub_epoch_loss = _zero(), _zero()
         return loss / max(weight, 1.0)
 
     def _log_number(self, name: str, value: float, **where: Any) -> None:
-        """As a tensor on the CPU: Lightning would copy a number to the device, and wait."""
+        """Log a number as a CPU tensor; Lightning would copy a plain number to the device and wait for it."""
         self.log(name, torch.tensor(float(value)), **where)
 
     def total(self, count: int) -> int:
-        """Sum over all ranks, which have to call this together."""
+        """The sum of `count` over all ranks; a collective call."""
         return sum(self._of_all_ranks(count))
 
     def _of_all_ranks(self, count: int) -> list[int]:
@@ -149,7 +151,7 @@ class TrainingModule(lightning.LightningModule):
         return counts
 
     def _watch(self, loss: Tensor) -> None:
-        """Look at the loss before this one: the device has had it for long."""
+        """Queue a check of this loss, and check the one before it, which the device has finished by now."""
         assert self.current is not None
         before, self._unchecked = self._unchecked, (self.current, AsyncScalar(loss))
         self._check(before)
@@ -157,7 +159,7 @@ class TrainingModule(lightning.LightningModule):
             self._log_number("loss", float(before[1]), prog_bar=True, logger=False)
 
     def check_loss(self) -> None:
-        """ValueError if the last loss is no number; the batch is saved. To be called before weights are written anywhere."""
+        """ValueError if the last loss is not finite; its batch is saved. Call this before weights are written."""
         last, self._unchecked = self._unchecked, None
         self._check(last)
 
@@ -166,7 +168,7 @@ class TrainingModule(lightning.LightningModule):
             raise ValueError(failures.not_finite(watched[0], float(watched[1]), self.folder))
 
     def _importance(self, sentences: Sentences) -> Tensor:
-        """The policy's scores [N] of clean text. Its gradients end at the network's embedding."""
+        """The policy's scores [N] of clean text; its gradients do not reach the network's embedding."""
         scores = self.policy(self.network.embedding(sentences.ids).detach(), sentences.layout)  # type: ignore[misc]
         if not torch.isfinite(scores).all():  # compared with random numbers they would silently choose nothing
             raise ValueError(f"the policy's scores are not finite at step {self.global_step}; try a lower optim.lr")
@@ -175,7 +177,7 @@ class TrainingModule(lightning.LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self._shares_step:
             total = to_device(self._weight, self.device)
-            self._weight = _nothing()
+            self._weight = _zero()
             world = self.trainer.world_size
             if world > 1:
                 torch.distributed.all_reduce(total)
@@ -183,11 +185,11 @@ class TrainingModule(lightning.LightningModule):
             parts = world * self.config.trainer.accumulate_grad_batches
             scale = self.config.data.batch_size * parts / total.clamp(min=1)
             scale_gradients(self.network, scale.float())
-        # Here and not by Lightning, which refuses to clip for a fused optimizer under mixed precision.
+        # Not by Lightning, because it refuses to clip for a fused optimizer under mixed precision.
         limit = self.config.trainer.gradient_clip
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit or torch.inf, foreach=True)
         self.log("train/gradient_norm", gather_full(norm))
-        if self.policy is not None:  # apart, so that it never changes the network's step
+        if self.policy is not None:  # clipped separately, so that it never changes the network's step
             torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit or torch.inf, foreach=True)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -228,11 +230,11 @@ class TrainingModule(lightning.LightningModule):
             self.ema.swap(self.network)
 
     def change_family(self, changes: Mapping[str, Any]) -> None:
-        """Go on with these options of the family, for the same network; exported models have them too."""
+        """Train the same network on with these family options; exported models have them too."""
         self.model = self.model.with_family_options(changes)
 
     def on_validation_epoch_end(self) -> None:
-        for place, name in enumerate(self.data.valid_names):
+        for index, name in enumerate(self.data.valid_names):
             if name not in self._validation:
                 continue
             sums = torch.tensor(self._validation[name], dtype=torch.float64)
@@ -246,23 +248,23 @@ class TrainingModule(lightning.LightningModule):
             }
             for key, value in values.items():
                 self.log(f"val_{name}/{key}", value)
-                if place == 0:  # the first set is the one that is monitored
+                if index == 0:  # the first validation set is the monitored one
                     self.log(f"val/{key}", value, prog_bar=key == "nll")
 
     def _summed(self, sums: Tensor) -> Tensor:
-        """Over all ranks, in float64 (a device without float64 would round the token counts)."""
+        """Sum `sums` over all ranks in float64, because float32 would round the token counts."""
         if self.trainer.world_size == 1:
             return sums
         gathered = self.all_gather(sums.to(self.device))
         return gathered.reshape(-1, len(sums)).sum(0).cpu()  # type: ignore[union-attr]
 
     def framed(self, batch: TokenBatch) -> Sentences:
-        """On the CPU, where what has to be known of their lengths is known."""
+        """The batch with BOS and EOS, on the CPU, where reading lengths needs no synchronisation."""
         vocab = self.model.vocab
         return Sentences.of_padded(batch.tokens, batch.lengths, bos_id=vocab.bos_id, eos_id=vocab.eos_id)
 
     def transfer_batch_to_device(self, batch: TokenBatch, device: torch.device, dataloader_idx: int) -> TokenBatch:
-        """Left where it is: only its framed, padding-free form goes to the device."""
+        """Leave the batch on the CPU: only its framed, padding-free form is copied to the device."""
         return batch
 
     def configure_optimizers(self) -> Any:
@@ -280,7 +282,7 @@ class TrainingModule(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _rate(self, step: int) -> float:
-        """Learning rate at a step, as a share of optim.lr."""
+        """Learning rate at a step as a fraction of optim.lr."""
         options, last = self.config.optim, self.config.trainer.max_steps
         if step < options.warmup_steps:
             return (step + 1) / options.warmup_steps
@@ -302,24 +304,24 @@ class TrainingModule(lightning.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         progress = checkpoint["progress"]
         self.batches_done = progress["batches_done"]
-        if "sub_epoch_loss" in progress:  # runs of earlier versions have none
+        if "sub_epoch_loss" in progress:  # absent in checkpoints of earlier versions
             loss, weight = progress["sub_epoch_loss"]
             self._sub_epoch_loss = loss, weight
         self.data.load_state_dict(progress["data"])
-        rank = self.global_rank  # as many as now: the data module has an error for others
+        rank = self.global_rank  # below len(counts): the data module refuses another number of ranks
         for name in ("tokens_seen", "dropped"):
-            counts = progress[name]  # a single number in runs of earlier versions
+            counts = progress[name]  # a single number in checkpoints of earlier versions
             setattr(self, name, counts if isinstance(counts, int) else counts[rank])
         if self.ema is not None and progress["ema"] is not None:
             self.ema.load_state_dict(progress["ema"])
 
 
-def _nothing() -> Tensor:
+def _zero() -> Tensor:
     return torch.zeros((), dtype=torch.float64)
 
 
 def _policy(model: LanguageModel, config: TrainConfig) -> torch.nn.Module | None:
-    """The second network of a family that trains one; its start moves nobody's random state."""
+    """The second network of a family that trains one, or None. torch's global random state is left unchanged."""
     if not model.family.has_policy:
         return None
     with torch.random.fork_rng(devices=[]):

@@ -1,11 +1,12 @@
-"""Weights of other models to start a training from: a whole model, or parts of several by RETURNN's rules.
+"""Initial weights from other models: all of one model, or parts of several by RETURNN's rules.
 
-    start_from(model, "ar/model")                                       # what has the same name and shape
+    start_from(model, "ar/model")                                       # weights with the same name and shape
     preload(model, {"body": {"filename": "ar/model", "prefix": "blocks.", "ignore_missing": True}})
 
-`preload_from_files` of RETURNN, with its keys: `filename` (a model folder or a .safetensors file), `prefix` (of the parameters here that
-take part; in the file their names lack it), `ignore_missing` (parameters with the prefix that the file has not keep their start),
-`ignore_params_prefixes` (names here that are left alone) and `var_name_mapping` ({name here: name in the file}).
+`preload` implements RETURNN's `preload_from_files` with its keys: `filename` (a model folder or a .safetensors file),
+`prefix` (selects the model's parameters to load; names in the file lack it), `ignore_missing` (parameters that are not
+in the file keep their initial values), `ignore_params_prefixes` (parameters of the model that are not loaded) and
+`var_name_mapping` ({name in the model: name in the file}).
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ _KEYS = ("filename", "prefix", "ignore_missing", "ignore_params_prefixes", "var_
 
 
 def start_from(model: LanguageModel, folder: str) -> str:
-    """Weights of another model under the same names and shapes; the vocabularies must agree. Returns a line that says what was taken."""
+    """Load the weights of another model that have the same names and shapes; return a line that summarises them.
+
+    ValueError if the vocabularies differ or no weight fits.
+    """
     source = LanguageModel.load(folder)
     if source.vocab != model.vocab:
         raise ValueError(f"init_from {folder}: its vocabulary is another one; expected the vocabulary of data.vocab")
@@ -43,7 +47,10 @@ def start_from(model: LanguageModel, folder: str) -> str:
 
 
 def preload(model: LanguageModel, entries: Mapping[str, Any]) -> list[str]:
-    """Weights by the entries, in their order. Returns a line for each. ValueError names the entry and the parameter that does not fit."""
+    """Load weights entry by entry, in order; return a summary line for each.
+
+    ValueError names the entry and the parameter that does not fit.
+    """
     own = model.network.state_dict()
     taken: dict[str, torch.Tensor] = {}
     lines = []
@@ -84,17 +91,19 @@ def _of_entry(where: str, entry: Any, own: Mapping[str, torch.Tensor]) -> dict[s
         if source not in stored:
             if not entry.get("ignore_missing", False):
                 raise ValueError(
-                    f"{where}: no {source!r} in {file} for {name!r}, but {', '.join(sorted(stored)[:4])} ...; expected it, or ignore_missing: true"
+                    f"{where}: no {source!r} in {file} for {name!r}, but {', '.join(sorted(stored)[:4])} ...; "
+                    "expected it, or ignore_missing: true"
                 )
             continue
         if stored[source].shape != value.shape:
             raise ValueError(
-                f"{where}: {source!r} in {file} has the shape {list(stored[source].shape)}; expected {list(value.shape)} for {name!r},"
-                f" or ignore_params_prefixes: [{name}]"
+                f"{where}: {source!r} in {file} has the shape {list(stored[source].shape)}; "
+                f"expected {list(value.shape)} for {name!r}, or ignore_params_prefixes: [{name}]"
             )
         found[name] = stored[source].float()
     if not found:
         raise ValueError(
-            f"{where}: no weight taken; expected parameters with the prefix {prefix!r}, here are {', '.join(sorted(own)[:4])} ..."
+            f"{where}: no weight taken; expected parameters with the prefix {prefix!r}, "
+            f"here are {', '.join(sorted(own)[:4])} ..."
         )
     return found

@@ -1,4 +1,4 @@
-"""How fast a training run is: logged for all runs, and printed where there is no terminal to draw a bar on."""
+"""Training speed: logged in every run, and printed in runs without a terminal, which have no progress bar."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from lightning.pytorch.callbacks import Callback
 
 
 class Progress(Callback):
-    """Every `every` optimizer steps, train/tokens_per_second since the last time: real tokens on all ranks, without time for validation."""
+    """Logs train/tokens_per_second every `every` optimizer steps.
+
+    Counted are tokens of all ranks without padding, and time without validation, since the last report.
+    """
 
     def __init__(self, every: int, *, print_lines: bool):
         self.every, self.print_lines = every, print_lines
@@ -28,23 +31,24 @@ class Progress(Callback):
         step = trainer.global_step
         if step % self.every or step == self.last_step:
             return
-        # On a device this much of the work may still be under way: one step in `every`.
+        # Work queued on a GPU may be unfinished, at most about one step of `every`.
         rate = self.tokens * trainer.world_size / (time.monotonic() - self.start)
         pl_module.log("train/tokens_per_second", rate)
         if self.print_lines and trainer.is_global_zero:
             loss = float(trainer.callback_metrics.get("train/loss", float("nan")))
             filled = self.tokens / self.positions
             print(
-                f"step {step}/{trainer.max_steps}  loss {loss:.3f}  {rate:,.0f} tokens/s, {filled:.0%} of batches filled",
+                f"step {step}/{trainer.max_steps}  loss {loss:.3f}  {rate:,.0f} tokens/s, "
+                f"{filled:.0%} of batches filled",
                 flush=True,
             )
         self._begin(step)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        self.start -= time.monotonic()  # no time passes until `end_validation`
+        self.start -= time.monotonic()  # stops the clock; `end_validation` starts it again
 
     def end_validation(self, trainer: lightning.Trainer, module: Any) -> None:
-        """Print what was measured; time passes again. A step of `validation_end`."""
+        """Print the validation's values and restart the clock. A step of `validation_end`."""
         self.start += time.monotonic()
         if self.print_lines and trainer.is_global_zero:
             values = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}

@@ -1,11 +1,12 @@
-"""Train a language model: the composition root, where vocabulary, data, family, network and trainer meet.
+"""Train a language model: builds vocabulary, data, family, network and trainer from a configuration and runs them.
 
-    result = train(config, "run")          # again with the same folder: continues where it was, to the same weights
+    result = train(config, "run")           # a second call with the same folder resumes, and ends with the same weights
     result.model                            # run/model, the self-contained folder
 
-What a run leaves: `model/` (averaged weights of the last step), `best/` (of the best validation), `kept/` (of others, where asked for),
-`checkpoints/last.ckpt` (to resume), `config.json`, `inputs.json` (sizes and digests of what it reads), `vocab/`, `progress.json`,
-`scores.tsv` (one line a validation), `sub_epochs.tsv` and `tensorboard/`.
+A run writes `model/` (averaged weights of the last step), `best/` (those of the best validation), `kept/` (those of
+further validations, if configured), `checkpoints/last.ckpt` (to resume), `config.json`, `inputs.json` (sizes and
+digests of its input files), `vocab/`, `progress.json`, `scores.tsv` (a line per validation), `sub_epochs.tsv` and
+`tensorboard/`.
 """
 
 from __future__ import annotations
@@ -47,12 +48,16 @@ from returnn_bridge.vocab import Vocab, sentence_pieces_file
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where the trained model is and what it cost."""
+    """The trained model and the cost of training it."""
 
     model: Path
+    """Folder of the model of the last step."""
     steps: int
+    """Optimizer steps since the beginning of the run."""
     tokens: int
+    """Training tokens on all ranks since the beginning of the run."""
     seconds: float
+    """Wall-clock time of this call's training."""
 
 
 def train(
@@ -62,19 +67,24 @@ def train(
     stop_after: int | None = None,
     max_seconds: float | None = None,
 ) -> TrainResult:
-    """Train to `trainer.max_steps`, or continue the run in `out`. `stop_after` ends this call early, with a model, at that step.
+    """Train to `trainer.max_steps`, or continue the run in `out`.
 
-    On SIGTERM, on SIGINT, and `max_seconds` after the call, the run is saved and SystemExit raised (status 143, 130 and 75): the same
-    call goes on.
-    Raises ValueError when `out` holds a run of another configuration or of other data, when another process trains in it, and for what is
-    wrong in the configuration or the data.
+    On SIGTERM, on SIGINT, and `max_seconds` after the call, the run is saved and SystemExit is raised (status 143, 130
+    and 75); the same call then continues it. ValueError if `out` holds a run of another configuration or of other data, if another
+    process trains in it, and for errors in the configuration or the data.
+
+    Args:
+        config: the run's configuration.
+        out: folder of the run, new or with an earlier part of this run.
+        stop_after: step at which this call ends early, with a model.
+        max_seconds: time after which this call ends early, with a checkpoint.
     """
     stop = StopRequest(max_seconds)
     folder = Path(out)
     parts = build(config)
     remembered = Digests(sentence_pieces_file(config.data.vocab).with_name(".inputs.verified"))
     inputs = describe_inputs(parts.vocab, parts.data.train_opts, parts.data.valid_opts, remembered)
-    # Last of all that can be wrong: a folder that belongs to another run.
+    # The folder is checked last, so that any other error leaves it untouched.
     with only_writer(folder, config.trainer) as writes:
         checkpoint = claim(folder, config, parts.vocab, inputs, write=writes)
         last_step = min(config.trainer.max_steps, stop_after or config.trainer.max_steps)
@@ -83,7 +93,7 @@ def train(
 
 @dataclass(frozen=True)
 class Parts:
-    """What meets in a training, built and checked before its folder is touched."""
+    """The objects of a training, built and checked before its folder is touched."""
 
     vocab: Vocab
     model: LanguageModel
@@ -93,7 +103,7 @@ class Parts:
 
 
 def build(config: TrainConfig) -> Parts:
-    """ValueError for what is wrong in the configuration, the vocabulary or the data."""
+    """Build and check all objects of a training. ValueError for errors in configuration, vocabulary or data."""
     options = config.trainer
     vocab = Vocab.load(_required(config.data.vocab, "data.vocab"))
     train_opts, valid_opts = dataset_dicts(config, vocab)
@@ -102,7 +112,8 @@ def build(config: TrainConfig) -> Parts:
     model = LanguageModel.build(config.family, config.model, vocab)
     if options.strategy == "fsdp" and model.family.has_policy:
         raise ValueError(
-            f"family {config.family['name']!r} trains a second network; expected trainer.strategy 'auto' or 'ddp', got 'fsdp'"
+            f"family {config.family['name']!r} trains a second network; "
+            "expected trainer.strategy 'auto' or 'ddp', got 'fsdp'"
         )
     check_attention(options.attention, head_width=config.model.head_width, accelerator=options.accelerator)
     model.network.configure(attention=options.attention, recompute=options.activation_checkpointing)
@@ -129,7 +140,7 @@ def build(config: TrainConfig) -> Parts:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A training that has come to its last step."""
+    """A training that has reached its last step."""
 
     trainer: lightning.Trainer
     module: TrainingModule
@@ -141,7 +152,10 @@ class Fitted:
 def fit(
     config: TrainConfig, folder: Path, parts: Parts, stop: StopRequest, checkpoint: Path | None, last_step: int
 ) -> Fitted:
-    """Train to `last_step`, from `checkpoint` if there is one. ValueError for a damaged checkpoint, a loss that is no number, or memory."""
+    """Train to `last_step`, from `checkpoint` if given.
+
+    ValueError for a damaged checkpoint, a loss that is not finite, or a batch that does not fit into memory.
+    """
     options, model, store = config.trainer, parts.model, parts.store
     on_cpu = options.accelerator == "cpu" or not torch.cuda.is_available()
     prepare_process(on_cpu=on_cpu)
@@ -162,23 +176,23 @@ def fit(
         devices=options.devices,
         num_nodes=options.num_nodes,
         strategy=_strategy(options),
-        # Of several CPU threads that add to one place the order is left to chance otherwise.
+        # Otherwise CPU threads add to the same element in random order, which changes the rounding.
         deterministic=on_cpu,
         precision="bf16-mixed" if options.precision == "bf16" else "32-true",
         max_steps=last_step,
         max_epochs=-1,
         accumulate_grad_batches=options.accumulate_grad_batches,
         val_check_interval=options.val_check_interval * options.accumulate_grad_batches if validates else 1.0,
-        # None: steps are counted over the whole run, because a sub-epoch may be shorter than the interval.
+        # None: Lightning counts steps over the run, because a sub-epoch may be shorter than the interval.
         check_val_every_n_epoch=None if validates else 1,
         limit_val_batches=options.limit_val_batches if validates else 0,
         num_sanity_val_steps=0,
         log_every_n_steps=options.log_every,
-        enable_checkpointing=False,  # Keeper writes them, whole or not at all
+        enable_checkpointing=False,  # Keeper writes checkpoints
         enable_model_summary=False,
         enable_progress_bar=terminal,
         logger=_logger(config, folder),
-        # No order between them matters: what follows a validation has its order in `validation_end`.
+        # Their order does not matter: `validation_end` orders all that happens after a validation.
         callbacks=[
             *([parts.clip] if parts.clip else []),
             keeper,
@@ -203,7 +217,7 @@ def fit(
 
 
 def finish(fitted: Fitted) -> TrainResult:
-    """Write the model of the last step, and say what the training cost."""
+    """Write the model of the last step, and print and return the cost of the training."""
     trainer, module, keeper = fitted.trainer, fitted.module, fitted.keeper
     module.check_loss()
     keeper.finish(trainer, module)
@@ -225,13 +239,16 @@ def _shut_down_process_group() -> None:
 
 
 def print_once(line: str) -> None:
-    """Print in the first process alone, however many train together."""
-    if getattr(rank_zero_only, "rank", 0) == 0:  # Lightning hangs it on the function
+    """Print in the first process of the run only."""
+    if getattr(rank_zero_only, "rank", 0) == 0:  # Lightning stores the rank as an attribute of this function
         print(line, flush=True)
 
 
 def dataset_dicts(config: TrainConfig, vocab: Vocab) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """RETURNN dataset dicts for training and, by name, validation. Every dict encodes with the run's own vocabulary file."""
+    """RETURNN dataset dicts for training and, by name, validation; text is encoded with the vocabulary of data.vocab.
+
+    ValueError without training text, and for a validation set that is given twice.
+    """
     data = config.data
     spm = sentence_pieces_file(data.vocab)
     if data.text:
@@ -255,7 +272,7 @@ def dataset_dicts(config: TrainConfig, vocab: Vocab) -> tuple[dict[str, Any], di
 def _strategy(options: TrainerConfig) -> str | Strategy:
     if options.strategy != "fsdp":
         return options.strategy
-    # One file for the whole run, as without it: a resume checkpoint is read by any number of tools, and by as many processes.
+    # A single checkpoint file, as without FSDP, so that other tools and another number of processes can read it.
     return ModelParallelStrategy(
         data_parallel_size=options.devices * options.num_nodes,
         tensor_parallel_size=1,

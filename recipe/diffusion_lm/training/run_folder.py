@@ -1,11 +1,12 @@
-"""The folder of a training run: who may write it, and what the run in it was begun with.
+"""The folder of a training run: locking it, and checking that a continued run has the same configuration and inputs.
 
     inputs = describe_inputs(vocab, train_opts, valid_opts, digests)    # sizes and digests, for inputs.json
-    with only_writer(folder, config.trainer) as first:                  # ValueError while another training is at work here
-        checkpoint = claim(folder, config, vocab, inputs, write=first)  # None: the run begins; ValueError where something would be lost
+    with only_writer(folder, config.trainer) as first:                  # ValueError while another training holds it
+        checkpoint = claim(folder, config, vocab, inputs, write=first)  # None: a new run; ValueError for a conflict
 
-A folder is taken for a new run if it holds no results. With results it takes no other configuration, and with a checkpoint it goes on only
-with the vocabulary and the text that the run was begun with: the same names are not enough.
+A folder without results is used for a new run. A folder with results accepts no other configuration, and a run
+continues from a checkpoint only with the vocabulary and text it was started with, compared by content and not by file
+name.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ from returnn_bridge.files import check_replaceable, lock, read_json_object, writ
 from returnn_bridge.vocab import Vocab
 
 CONFIG, INPUTS = "config.json", "inputs.json"
-# What a run must not lose; a folder of these counts when anything is in it.
+# Results that a new run must not overwrite; a directory counts as a result if it is not empty.
 RESULTS = ("model", "best", "kept", "checkpoints", "scores.tsv", "sub_epochs.tsv", "progress.json")
 _RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 
 
 @contextmanager
 def only_writer(folder: Path, options: TrainerConfig) -> Iterator[bool]:
-    """Hold the run folder, in the first process of the run. Yields whether this is it: the one that writes."""
-    # Where one process trains, such variables speak of something else, several runs in one Slurm step for instance.
+    """Lock the run folder in the first process of the run. Yields whether this process is the first, which writes."""
+    # A run of one process ignores these variables: several such runs may share a Slurm step, for instance.
     several = options.devices * options.num_nodes > 1
     if several and any(os.environ.get(name, "0") != "0" for name in _RANKS):
         yield False
@@ -48,7 +49,7 @@ def describe_inputs(
 ) -> dict[str, Any]:
     """Size and sha256 of the vocabulary and of every file that training and validation read.
 
-    ValueError for a dataset that encodes with another vocabulary: its ids would mean other pieces.
+    ValueError for a dataset that encodes with another vocabulary, because its ids would stand for other pieces.
     """
     files: dict[str, Any] = {}
     for name, opts in {
@@ -66,9 +67,9 @@ def describe_inputs(
 
 
 def claim(folder: Path, config: TrainConfig, vocab: Vocab, inputs: Mapping[str, Any], *, write: bool) -> Path | None:
-    """The checkpoint to go on from, or None: the run begins here. ValueError if that would replace or mix what is there.
+    """Return the checkpoint to continue from, or None for a new run. ValueError if results would be replaced or mixed.
 
-    write: leave config.json, inputs.json and the vocabulary in the folder; other processes of the run only look.
+    write: write config.json, inputs.json and the vocabulary; False in all processes but the first, which only check.
     """
     held = results_in(folder)
     changed = _changed(folder / CONFIG, config)
@@ -76,8 +77,8 @@ def claim(folder: Path, config: TrainConfig, vocab: Vocab, inputs: Mapping[str, 
         raise ValueError(f"{folder}: holds {', '.join(held)} but no {CONFIG} of a run; expected a new folder")
     if changed and held:
         raise ValueError(
-            f"{folder} holds a run of another configuration ({', '.join(changed[:5])} differ; it has {', '.join(held)}); "
-            "expected the same one, or a new folder"
+            f"{folder} holds a run of another configuration ({', '.join(changed[:5])} differ; "
+            f"it has {', '.join(held)}); expected the same one, or a new folder"
         )
     checkpoint = folder / "checkpoints" / "last.ckpt"
     resumes = checkpoint.is_file()
@@ -90,9 +91,11 @@ def claim(folder: Path, config: TrainConfig, vocab: Vocab, inputs: Mapping[str, 
     other_vocab = copy.is_file() and copy.read_bytes() != vocab.content
     if resumes and other_vocab:
         raise ValueError(
-            f"{folder} holds a run with another vocabulary (its own copy is {copy}); expected that one as data.vocab, or a new folder"
+            f"{folder} holds a run with another vocabulary (its own copy is {copy}); "
+            "expected that one as data.vocab, or a new folder"
         )
-    if changed is None and other_vocab:  # a run without results may have had any vocabulary, but this is no run
+    # A run without results may change its vocabulary, but without config.json this folder is not a run's.
+    if changed is None and other_vocab:
         raise ValueError(
             f"{copy}: another vocabulary than data.vocab, which a run would replace; expected a new folder"
         )
@@ -104,14 +107,14 @@ def claim(folder: Path, config: TrainConfig, vocab: Vocab, inputs: Mapping[str, 
         folder.mkdir(parents=True, exist_ok=True)
         if not resumes:
             write_text(folder / CONFIG, json.dumps(to_dict(config), indent=1) + "\n")
-        if not resumes or not (folder / INPUTS).is_file():  # runs of earlier versions have none
+        if not resumes or not (folder / INPUTS).is_file():  # earlier versions did not write inputs.json
             write_text(folder / INPUTS, json.dumps(inputs, indent=1) + "\n")
         vocab.save(folder / "vocab")
     return checkpoint if resumes else None
 
 
 def results_in(folder: Path) -> list[str]:
-    """What a run has left in a folder. Hidden files do not count: a process that was killed may leave those."""
+    """Names in `RESULTS` that a folder has. Hidden files do not count, because a killed process may leave some."""
     found = []
     for name in RESULTS:
         path = folder / name
@@ -121,11 +124,11 @@ def results_in(folder: Path) -> list[str]:
 
 
 def _changed(path: Path, config: TrainConfig) -> list[str] | None:
-    """The settings that differ from those of the run whose config.json this is; None if there is no such file."""
+    """Dotted names of the settings that differ from those in config.json at `path`; None if there is no such file."""
     if not path.is_file():
         return None
     try:
-        # Keys that are newer than the run have their defaults.
+        # Settings added after the run was started get their defaults.
         old = _settings_of_run(to_dict(from_dict(read_json_object(path))))
     except ValueError as error:
         raise ValueError(f"{path}: not the configuration of a run ({error}); expected a new folder") from None
@@ -134,7 +137,7 @@ def _changed(path: Path, config: TrainConfig) -> list[str] | None:
 
 
 def _settings_of_run(tree: dict[str, Any]) -> dict[str, Any]:
-    """The settings, by dotted name, that a run can not change: batches are the same bit for bit with and without a token store."""
+    """Settings that must not change in a run, by dotted name: all but data.store, which does not affect batches."""
     return {key: value for key, value in _flat(tree).items() if key != "data.store"}
 
 
@@ -146,9 +149,9 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _ended_before_its_first_checkpoint(folder: Path, held: list[str]) -> bool:
-    """Whether the results are those of a run that was killed in its first validation, behind which its first checkpoint would have come.
+    """Whether the results are from a run that was killed in its first validation, before its first checkpoint.
 
-    The same run begins again then, and writes the same once more. (A run that had a checkpoint has progress.json.)
+    Such a run starts again and writes the same results. (A run that had a checkpoint has progress.json.)
     """
     scores = folder / "scores.tsv"
     validations = len(scores.read_text().splitlines()) - 1 if scores.is_file() else 0
@@ -156,7 +159,7 @@ def _ended_before_its_first_checkpoint(folder: Path, held: list[str]) -> bool:
 
 
 def _check_inputs(folder: Path, inputs: Mapping[str, Any]) -> None:
-    """ValueError naming the first input that has other content than the run was begun with."""
+    """ValueError naming the first input whose content has changed since the run was started."""
     path = folder / INPUTS
     begun = read_json_object(path, "what training wrote")
     if not isinstance(begun.get("vocabulary"), dict) or not isinstance(begun.get("files"), dict):
@@ -173,7 +176,7 @@ def _check_inputs(folder: Path, inputs: Mapping[str, Any]) -> None:
 
 
 def _difference(begun: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What differs of that which both say; "" if nothing does."""
+    """How two descriptions of a file differ in the keys they share, as part of a message; "" if they agree."""
     different = [key for key in now if key in begun and begun[key] != now[key]]
     if "bytes" in different:
         return f"{now['bytes']} bytes, but {begun['bytes']}"

@@ -1,8 +1,8 @@
-"""What happens at the end of a validation, in its order.
+"""The steps at the end of a validation, in their order.
 
     module = TrainingModule(model, config, data, folder=folder, validation_end=validation_end(keeper, progress, clip))
 
-`TrainingModule.on_validation_end` is the only hook that runs these steps; no callback has one of its own.
+`TrainingModule.on_validation_end` runs these steps; callbacks define no such hook, so the order is fixed here.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from diffusion_lm.training.progress import Progress
 
 
 def validation_end(keeper: Keeper, progress: Progress, clip: ClipTraining | None = None) -> list[ValidationStep]:
-    """The steps. The averaged weights are in the network until `swap_average_out`: those are the ones to score with and to export."""
+    """The steps. Until `swap_average_out` the network holds the averaged weights, which are scored and exported."""
     return [
         *([clip.search] if clip else []),  # first: the exported models hold the new interval
         keeper.append_scores,
         keeper.export_best,
         keeper.export_kept,
         swap_average_out,
-        keeper.save,  # the weights that are trained, and all of the above
+        keeper.save,  # last of the writing steps: the checkpoint holds the trained weights and the results of the above
         progress.end_validation,
     ]
 
 
 def swap_average_out(trainer: lightning.Trainer, module: TrainingModule) -> None:
-    """Put the weights that are trained back into the network."""
+    """Put the trained weights back into the network in place of their average."""
     module.swap_average()
