@@ -1,8 +1,8 @@
-"""The verbs that make and try models, one function each.
+"""The verbs that train models and try them, one function each.
 
-    commands(Services())        # all of them, for a command line
+    commands(Services())        # all verbs, for a command line
 
-Each is a plain function: its signature is its options, and jobs call it as it is.
+A verb is a plain function whose parameters are its options, so jobs can call it too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HELP = "Train diffusion and autoregressive language models on RETURNN datasets."
 
 
 def commands(services: Services) -> list[Command]:
-    """All verbs of this package; `services` are what they can use of others."""
+    """All verbs of this package; `services` holds functions of other packages that they call."""
     return [
         vocab,
         tokenize,

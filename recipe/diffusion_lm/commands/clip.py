@@ -1,4 +1,4 @@
-"""`dlm clip`: the times to train a block model on."""
+"""The verb `dlm clip`: search the interval of training times for a block model."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from returnn_bridge.bar import progress_bar
 
 
 def clip(
-    model: Annotated[Path, typer.Argument(help="Model folder of a block model, trained for a while.")],
-    text: Annotated[list[Path], typer.Argument(help="Text files (plain or .gz), one sentence a line.")],
+    model: Annotated[Path, typer.Argument(help="Model folder of a block model that was trained for some time.")],
+    text: Annotated[list[Path], typer.Argument(help="Text files (plain or .gz), one sentence per line.")],
     width: Annotated[
-        list[float] | None, typer.Option(help="Width of an interval of times; can be repeated [0.5 0.6 0.7 0.8 0.9].")
+        list[float] | None, typer.Option(help="Width of the intervals; can be repeated [0.5 0.6 0.7 0.8 0.9].")
     ] = None,
-    delta: Annotated[float, typer.Option(help="Distance between the starts of intervals.")] = 0.05,
-    sentences: Annotated[int, typer.Option(help="Lines that are looked at, from the first.")] = 1000,
+    delta: Annotated[float, typer.Option(help="Distance between the starts of neighbouring intervals.")] = 0.05,
+    sentences: Annotated[int, typer.Option(help="Number of lines to use, from the first.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the masks and of the times.")] = 1,
     device: Device = "cpu",
-    show: Annotated[int, typer.Option(help="Intervals to print, the best first.")] = 10,
+    show: Annotated[int, typer.Option(help="Number of intervals to print, the best first.")] = 10,
 ) -> None:
-    """Search the interval of times whose training loss varies least, for family.sampling_min and sampling_max of a block model."""
+    """Search the interval of times whose training loss has the lowest variance.
+
+    It prints values for family.sampling_min and family.sampling_max of a block model.
+    """
     from itertools import islice
 
     import torch
@@ -45,12 +48,12 @@ def clip(
         batches.append((framed, draw_noise(framed.layout.lengths, generator, stratified=True)))
     widths = width or [0.5, 0.6, 0.7, 0.8, 0.9]
     with progress_bar() as progress:
-        looked_at = progress.track(batches, description="clip search")
-        found = search_clip(family, trained.network, looked_at, widths, delta)
-    whole = next(interval for interval in found if interval.low <= family.sampling_eps and interval.high == 1)
+        tracked = progress.track(batches, description="clip search")
+        found = search_clip(family, trained.network, tracked, widths, delta)
+    all_times = next(interval for interval in found if interval.low <= family.sampling_eps and interval.high == 1)
     print("| times | variance, nats² | of all times |\n|---|---|---|")
     for interval in found[:show]:
-        share = interval.variance / whole.variance
+        share = interval.variance / all_times.variance
         print(f"| {interval.low:g} to {interval.high:g} | {interval.variance:.3f} | {share:.2f} |")
     best = found[0]
     print(f"\nfamily.sampling_min={best.low:g} family.sampling_max={best.high:g}")

@@ -1,4 +1,4 @@
-"""The verbs that make data for training: `dlm vocab`, `tokenize`, `bliss`, `oggzip`."""
+"""The verbs that prepare training data: `dlm vocab`, `tokenize`, `bliss`, `oggzip`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from returnn_bridge.bar import progress_bar
 
 
 def vocab(
-    text: Annotated[list[Path], typer.Argument(help="Text files (plain or .gz), one sentence a line.")],
-    out: Annotated[Path, typer.Option(help="Folder for spm.model.")],
+    text: Annotated[list[Path], typer.Argument(help="Text files (plain or .gz), one sentence per line.")],
+    out: Annotated[Path, typer.Option(help="Folder to write spm.model into.")],
     size: Annotated[int, typer.Option(help="Number of pieces.")] = 10240,
     model_type: Annotated[str, typer.Option(help="'unigram' or 'bpe'.")] = "unigram",
 ) -> None:
@@ -21,50 +21,55 @@ def vocab(
 
     made = train_vocab(text, size=size, out=out, model_type=model_type)
     print(
-        f"{out}: {made.num_pieces} pieces; mask {made.mask_id}, BOS {made.bos_id}, EOS {made.eos_id}, padding {made.pad_id}"
+        f"{out}: {made.num_pieces} pieces; mask {made.mask_id}, BOS {made.bos_id}, EOS {made.eos_id}, "
+        f"padding {made.pad_id}"
     )
 
 
 def tokenize(
     text: Annotated[
-        list[Path], typer.Argument(help="Text files (plain or .gz), one sentence a line, in the order of data.text.")
+        list[Path], typer.Argument(help="Text files (plain or .gz), one sentence per line, in the order of data.text.")
     ],
     vocab: Annotated[Path, typer.Option(help="Vocabulary folder or SentencePiece .model file.")],
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Token store (.hdf) for data.store; without it, a file beside the vocabulary, which training finds by itself."
+            help="Token store (.hdf) for data.store. The default is beside the vocabulary, where training finds it."
         ),
     ] = None,
 ) -> None:
-    """Tokenise training text once, for training and RETURNN's HDFDataset; interrupted, the same command goes on."""
+    """Tokenise training text once, for training and RETURNN's HDFDataset.
+
+    The same command continues after an interruption.
+    """
     from returnn_bridge.token_store import build_store, default_store
 
     out = out or default_store(text, vocab)
-    there = out.exists()
+    complete = out.exists()
     with progress_bar() as bar:
-        total = sum(path.stat().st_size for path in text if path.suffix != ".gz") if not there else 0
+        total = sum(path.stat().st_size for path in text if path.suffix != ".gz") if not complete else 0
         task = bar.add_task("tokenising", total=total or None)
         store = build_store(text, vocab, out, progress=lambda size: bar.advance(task, size))
-    print(f"{out}: {'complete already, ' if there else ''}{len(store)} sentences, {len(store.ids)} tokens")
+    print(f"{out}: {'complete already, ' if complete else ''}{len(store)} sentences, {len(store.ids)} tokens")
 
 
 def oggzip(
     audio: Annotated[
         Path,
         typer.Argument(
-            help="Folder of .flac, .wav or .ogg files named by utterance, searched through; or a Bliss corpus (.xml, .xml.gz)."
+            help="Folder of .flac, .wav or .ogg files named by utterance, also in subfolders; "
+            "or a Bliss corpus (.xml, .xml.gz)."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The zip.")],
+    out: Annotated[Path, typer.Option(help="Zip file to write.")],
     transcripts: Annotated[
         Path | None,
         typer.Option(
-            help="For a folder: lines of 'utterance-id TEXT' (Kaldi text, LibriSpeech .trans.txt), plain or .gz."
+            help="File with lines 'utterance-id TEXT' (Kaldi text, LibriSpeech .trans.txt), plain or .gz; for a folder."
         ),
     ] = None,
     lower: Annotated[bool, typer.Option("--lower", help="Lower-case the transcripts.")] = False,
-    text_only: Annotated[bool, typer.Option("--text-only", help="Of a Bliss corpus: leave the audio out.")] = False,
+    text_only: Annotated[bool, typer.Option("--text-only", help="Leave the audio out; for a Bliss corpus.")] = False,
 ) -> None:
     """Build an OggZip for RETURNN's OggZipDataset from audio and transcripts."""
     from returnn_bridge.bliss import build_bliss_ogg_zip
@@ -87,11 +92,14 @@ def oggzip(
 def bliss(
     corpus: Annotated[Path, typer.Argument(help="Bliss corpus (.xml, .xml.gz).")],
     out: Annotated[
-        Path, typer.Option(help="Text, a sentence a line; named .py, references by segment. Each also .gz.")
+        Path,
+        typer.Option(
+            help="Text file to write, one sentence per line; if named .py, references by segment. Each can be .gz."
+        ),
     ],
     lower: Annotated[bool, typer.Option("--lower", help="Lower-case the text.")] = False,
 ) -> None:
-    """Write the text of a Bliss corpus: lines to train on, or references."""
+    """Write the text of a Bliss corpus, as lines to train on or as references."""
     from returnn_bridge.bliss import write_bliss_text
 
     print(f"{out}: {write_bliss_text(corpus, out, lower=lower)} segments")

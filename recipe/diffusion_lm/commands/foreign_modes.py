@@ -1,14 +1,16 @@
-"""Run the configuration tree of an MDLM, ASR-fork or BD3-LM run as it stands, in the mode that it says (foreign/translate.py reads it).
+"""Run the configuration tree of an MDLM, ASR-fork or BD3-LM run in its mode (foreign/translate.py reads the tree).
 
     run("mdlm_returnn_asr.yaml", ["checkpointing.save_dir=run", "model.hidden_size=32", "trainer.accelerator=cpu"])
     run("mdlm_returnn_asr.yaml", ["mode=ppl_eval", "eval.checkpoint_path=run/model", ...])
-    job = prepare(translate(tree), Path("run"), Services())         # everything that can be wrong is said here
-    job()                                                           # and only this writes
+    job = prepare(translate(tree), Path("run"), Services())         # raises all errors that can be known now
+    job()                                                           # only this writes files
 
-train        as `dlm train`
-ppl_eval     perplexity bound with its error bar on each validation set, of sentences or of packed rows; perplexity.json
-sample_eval  samples, their entropy, and their perplexity under a local autoregressive model; samples.txt
-rescore      scores for an N-best list, `sampling_number` passes of the reference run's estimator; lm_scores.py.gz
+train        trains as `dlm train` does
+ppl_eval     computes a perplexity bound with its error bar for each validation set; perplexity.json
+sample_eval  draws samples and reports their entropy and their perplexity under a local model; samples.txt
+rescore      scores an N-best list with `sampling_number` passes of the reference run's estimator; lm_scores.py.gz
+
+The file at the end of a line is written into the run's folder, that of rescore into rescore.output_dir.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from diffusion_lm.training.run import train
 from returnn_bridge.batching import ReturnnBatches
 from returnn_bridge.files import write_text
 
-ESTIMATOR = "plain"  # how the reference run scores
+ESTIMATOR = "plain"  # the estimator of the reference run
 Job = Callable[[], None]
 
 
@@ -48,11 +50,12 @@ def run(
     services: Services | None = None,
     max_seconds: float | None = None,
 ) -> None:
-    """Do what the tree in `path` says, in the mode it says; the tree is printed and saved as config_tree.txt in the run's folder.
+    """Run the tree in `path` in its mode. The tree is printed and saved as config_tree.txt in the run's folder.
 
-    out: folder instead of `checkpointing.save_dir`. print_only: print the tree and the verdicts, do nothing. services: what scores a
-    hypothesis file and opens a judge; the `dlm` command brings both. max_seconds: as of `dlm train`, for mode train alone. ValueError and
-    OSError are the user's to mend; what can be known beforehand (keys, paths, vocabularies, device) is said before anything is written.
+    out: folder to use instead of `checkpointing.save_dir`. print_only: only print the tree and the verdicts. services:
+    functions that score a hypothesis file and open a judge; the `dlm` command passes both. max_seconds: as for `dlm
+    train`, in mode train only. ValueError and OSError are errors that the user can fix; errors in keys, paths,
+    vocabularies and the device are raised before anything is written.
     """
     tree = read_tree(path, overrides)
     made = translate(tree)
@@ -69,7 +72,10 @@ def run(
 
 
 def prepare(made: Translation, folder: Path, services: Services, *, max_seconds: float | None = None) -> Job:
-    """Check what the mode needs and return what does it. ValueError and OSError for what the user can mend."""
+    """Check everything that the mode needs and return the job to run.
+
+    ValueError and OSError for errors that the user can fix.
+    """
     if made.mode == "train":
         return _train(made, folder, max_seconds)
     return _MODES[made.mode](made, folder, services)
@@ -208,7 +214,7 @@ def _rescore(made: Translation, folder: Path, services: Services) -> Job:
     return job
 
 
-# The modes beside "train".
+# All modes except "train".
 _MODES: dict[str, Callable[[Translation, Path, Services], Job]] = {
     "ppl_eval": _perplexity,
     "sample_eval": _samples,
@@ -217,7 +223,7 @@ _MODES: dict[str, Callable[[Translation, Path, Services], Job]] = {
 
 
 def _device(made: Translation) -> str:
-    """Where torch shall work. ValueError when it is a GPU and there is none."""
+    """Device for torch. ValueError if the tree asks for a GPU and there is none."""
     wanted = made.config.trainer.accelerator
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ValueError("trainer.accelerator: got 'cuda', but there is no GPU here; expected trainer.accelerator=cpu")
@@ -237,7 +243,7 @@ def _model(made: Translation) -> LanguageModel:
     else:
         model = LanguageModel.load(path, device=_device(made))
     wanted = made.config.family
-    if "block_size" in wanted or model.family.block_size is not None:  # a network of blocks knows one size
+    if "block_size" in wanted or model.family.block_size is not None:  # a block network has one size
         for key, name in (("algo.name", "name"), ("block_size", "block_size")):
             found = model.family_options.get(name)
             if wanted.get(name) != found:
@@ -253,7 +259,7 @@ def _valid_sets(made: Translation) -> dict[str, Any]:
 
 
 def _check_files(sets: Mapping[str, Any], model: LanguageModel | None = None) -> None:
-    """Every file of these dataset dicts is there, and all of them encode with one vocabulary (the model's, where there is one)."""
+    """Check that all files of these dataset dicts exist and that all use one vocabulary, that of the model if given."""
     proto = model.vocab.content if model is not None else None
     whose = "the model"
     for key, path in (item for name, opts in sets.items() for item in files_of(opts, name)):
@@ -268,7 +274,7 @@ def _check_files(sets: Mapping[str, Any], model: LanguageModel | None = None) ->
 
 
 def _sentences(made: Translation, name: str, model: LanguageModel) -> Iterator[list[int]]:
-    """Piece ids of the sentences of a validation set, as many batches as trainer.limit_val_batches says."""
+    """Piece ids of the sentences of a validation set, in at most trainer.limit_val_batches batches."""
     data = made.config.data
     rows = ReturnnBatches(
         data.valid[name], num_tokens=model.vocab.num_pieces, batch_size=data.batch_size, max_seqs=data.max_seqs

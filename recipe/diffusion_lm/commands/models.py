@@ -1,4 +1,4 @@
-"""The verbs that make a model folder from others: `dlm average`, `dlm pretrained`; and the perplexity of one."""
+"""The verbs for trained models: `dlm average`, `dlm pretrained`, `dlm perplexity`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from returnn_bridge.files import check_outputs, write_text
 
 
 def average(
-    models: Annotated[list[Path], typer.Argument(help="Model folders of one training, such as RUN/kept/*.")],
-    out: Annotated[Path, typer.Option(help="Folder of the averaged model.")],
+    models: Annotated[list[Path], typer.Argument(help="Model folders of one training run, such as RUN/kept/*.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the averaged model into.")],
 ) -> None:
-    """Average the weights of models, checkpoints of one training for instance."""
+    """Average the weights of several models, such as checkpoints of one training run."""
     from diffusion_lm.training.averaging import average_models
 
     average_models(models, out)
@@ -24,11 +24,12 @@ def average(
 
 
 def pretrained(
-    folder: Annotated[Path, typer.Argument(help="Folder of a published BD3-LM or MDLM model, downloaded before.")],
+    folder: Annotated[Path, typer.Argument(help="Local folder of a published BD3-LM or MDLM model.")],
     vocab: Annotated[
         Path,
         typer.Option(
-            help="The vocabulary it was trained with: a folder of GPT-2's tokenizer.json (or vocab.json and merges.txt), or a SentencePiece one."
+            help="Vocabulary that the model was trained with: a folder with GPT-2's tokenizer.json (or vocab.json and "
+            "merges.txt), or a SentencePiece vocabulary."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Model folder to write.")],
@@ -37,7 +38,10 @@ def pretrained(
     ] = None,
     passes: Annotated[int, typer.Option(help="Network passes per sentence for --check (at least 2).")] = 8,
 ) -> None:
-    """Turn published weights into a model folder of ours. Nothing is downloaded, and no code of the folder is run."""
+    """Convert published weights into a model folder.
+
+    Nothing is downloaded, and no code of the published folder is run.
+    """
     from diffusion_lm.evaluate import evaluate_text
     from diffusion_lm.foreign.published import import_pretrained
     from diffusion_lm.model import LanguageModel
@@ -47,21 +51,23 @@ def pretrained(
             result = evaluate_text(model, check, passes=passes)
             print(f"{result.summary()}; a model that knows nothing has {model.vocab.num_pieces} per piece")
 
-    # It looks before it writes: a text that is not there is no reason to leave a model behind.
+    # The check runs before the model is written, so that a missing text file leaves nothing behind.
     model = import_pretrained(folder, vocab, out, look)
     print(f"{out}: {model.family_options['name']}, {model.num_parameters / 1e6:.1f} M parameters")
 
 
 def perplexity(
     model: Annotated[Path, typer.Argument(help="Model folder.")],
-    text: Annotated[list[Path], typer.Argument(help="Text files (plain or .gz), one sentence a line.")],
-    passes: Annotated[int, typer.Option(help="Network passes per sentence for a bound (at least 2).")] = 8,
+    text: Annotated[list[Path], typer.Argument(help="Text files (plain or .gz), one sentence per line.")],
+    passes: Annotated[
+        int, typer.Option(help="Network passes per sentence, if the result is a bound (at least 2).")
+    ] = 8,
     seed: Annotated[int, typer.Option(help="Seed of the masks.")] = 1,
     device: Device = "cpu",
-    batch_tokens: Annotated[int, typer.Option(help="Most tokens of one forward pass.")] = 2048,
+    batch_tokens: Annotated[int, typer.Option(help="Largest number of tokens in a forward pass.")] = 2048,
     out: Annotated[Path | None, typer.Option(help="Also write the result as JSON here.")] = None,
 ) -> None:
-    """Perplexity of text: exact for autoregressive models, a bound with its error bar for diffusion models."""
+    """Compute the perplexity of text: exact for autoregressive models, a bound with error bar for diffusion models."""
     from diffusion_lm.evaluate import evaluate_text
     from diffusion_lm.model import LanguageModel
 

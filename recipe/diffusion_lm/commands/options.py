@@ -1,4 +1,4 @@
-"""Options that several verbs share."""
+"""Command-line options that several verbs share."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from typing import Annotated
 
 import typer
 
-Device = Annotated[str, typer.Option(help="Device that the network runs on: cpu, cuda, cuda:1 ...")]
+Device = Annotated[str, typer.Option(help="Device of the network: cpu, cuda, cuda:1 ...")]

@@ -1,8 +1,9 @@
-"""The command line: a command is a plain function, its signature is its options.
+"""Build the command line from plain functions, whose parameters are the options.
 
-    run_commands("dlm", [vocab, train], "Language models.", argv)    # exit status: 0 done, 1 bad input, 130 interrupted, 141 no reader
+    run_commands("dlm", [vocab, train], "Language models.", argv)    # returns the exit status, see EXIT_CODES
 
-What a user can mend (ValueError, OSError) becomes one line on stderr; anything else is our mistake and keeps its traceback.
+Errors that a user can fix (ValueError, OSError) are printed as one line on stderr; others are bugs and keep their
+traceback.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ import typer
 
 Command = Callable[..., Any]
 EXIT_CODES = (
-    "Exit status: 0 done; 1 bad input, said in one line; 2 wrong options; 75 stopped by --max-seconds, and 130 or 143 by a signal, "
-    "where the same command goes on; 141 when nobody reads the output any more."
+    "Exit status: 0 success; 1 bad input, with a one-line message; 2 wrong options; 75 stopped by --max-seconds, and "
+    "130 or 143 by a signal, after which the same command continues; 141 if the reader of the output has closed it."
 )
 
 
 def with_given(command: Command, **values: Any) -> Command:
-    """The command with some of its parameters given: they are no options of the command line."""
-    # Annotations are looked up where the command is defined, not here.
+    """The command with these parameters fixed, so that they are no options of the command line."""
+    # Annotations are evaluated in the module of the command.
     signature = inspect.signature(command, eval_str=True)
 
     @functools.wraps(command)
@@ -39,7 +40,7 @@ def with_given(command: Command, **values: Any) -> Command:
 
 
 def application(name: str, commands: Sequence[Command], help_text: str) -> typer.Typer:
-    """A typer application with one verb for each function."""
+    """Build a typer application with one verb for each function."""
     app = typer.Typer(
         name=name,
         help=help_text,
@@ -58,17 +59,18 @@ def application(name: str, commands: Sequence[Command], help_text: str) -> typer
     ) -> None: ...
 
     for command in commands:
-        needs = any(
+        has_required = any(
             parameter.default is parameter.empty for parameter in inspect.signature(command).parameters.values()
         )
-        app.command(name=command.__name__.rstrip("_").replace("_", "-"), no_args_is_help=needs)(command)
+        app.command(name=command.__name__.rstrip("_").replace("_", "-"), no_args_is_help=has_required)(command)
     return app
 
 
 def run_commands(name: str, commands: Sequence[Command], help_text: str, argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit status."""
-    # Threads that wait must not spin: on cores shared with others that made training 10 times as slow, alone it gains 4 %.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported, which no command has done yet
+    # Waiting threads must not spin: on cores shared with other jobs, spinning made training 10 times as slow; on free
+    # cores it gains 4 %.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch reads it when it is imported, which happens later
     app = application(name, commands, help_text)
     output = _Output(sys.stdout)
     sys.stdout = output
@@ -76,7 +78,7 @@ def run_commands(name: str, commands: Sequence[Command], help_text: str, argv: S
         result = app(args=None if argv is None else list(argv), prog_name=name, standalone_mode=False)
         if result == 130:  # typer turns KeyboardInterrupt into this status
             raise KeyboardInterrupt
-        output.flush()  # a reader that has gone is noticed here, not in the interpreter's last moments
+        output.flush()  # a closed pipe must be noticed here, not at interpreter exit
         if output.reader_is_gone:
             return 141  # the status of SIGPIPE in a shell
     except (ValueError, OSError) as error:
@@ -86,7 +88,7 @@ def run_commands(name: str, commands: Sequence[Command], help_text: str, argv: S
         print(f"{name}: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
     except Exception as error:
-        # Wrong options: typer's own errors show themselves (typer carries its own copy of click).
+        # For wrong options, typer's errors print themselves (typer has its own copy of click).
         if hasattr(error, "show") and hasattr(error, "exit_code"):
             error.show()
             return int(error.exit_code)
@@ -105,7 +107,7 @@ def _version(wanted: bool) -> None:
 
 
 class _Output:
-    """The standard output, whose reader may go away, as `head` does: what is written then is lost, and the work goes on."""
+    """The standard output. Once its reader has closed it, as `head` does, output is discarded and the work continues."""
 
     def __init__(self, stream: TextIO):
         self.stream = stream

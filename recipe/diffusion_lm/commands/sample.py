@@ -1,4 +1,4 @@
-"""The verb `dlm sample`: sentences drawn from a model."""
+"""The verb `dlm sample`: draw sentences from a model."""
 
 from __future__ import annotations
 
@@ -16,29 +16,34 @@ def sample(
     model: Annotated[Path, typer.Argument(help="Model folder.")],
     count: Annotated[int, typer.Option(help="Number of sentences.")] = 10,
     length: Annotated[
-        int, typer.Option(help="Pieces in each (at most that many, for an autoregressive or a block model).")
+        int, typer.Option(help="Number of pieces per sentence (the maximum for an autoregressive or a block model).")
     ] = 0,
-    like: Annotated[Path | None, typer.Option(help="Text whose sentence lengths are drawn from, instead.")] = None,
+    like: Annotated[
+        Path | None, typer.Option(help="Text file; draw sentence lengths from it, instead of --length.")
+    ] = None,
     predictor: Annotated[
         str | None,
         typer.Option(
-            help="Masked model: ddpm_cache (default), ddpm, analytic, certain-first or uncertain-first. "
+            help="Sampler. For a masked model: ddpm_cache (default), ddpm, analytic, certain-first or uncertain-first. "
             "Uniform or hybrid: ancestral (default) or greedy-tail. Block: first-hitting (default) or ancestral."
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Reverse steps of a diffusion model.")] = 1000,
+    steps: Annotated[int, typer.Option(help="Number of reverse steps of a diffusion model.")] = 1000,
     nucleus: Annotated[
-        float, typer.Option(help="Block model: draw from the most probable pieces with this much probability.")
+        float, typer.Option(help="Draw from the most probable pieces with this total probability; for a block model.")
     ] = 1.0,
     self_correct: Annotated[
-        int, typer.Option(help="Uniform or hybrid model: at most that many rounds of correcting its own samples.")
+        int, typer.Option(help="Largest number of self-correction rounds; for a uniform or hybrid model.")
     ] = 0,
     judge: Annotated[
-        str, typer.Option(help="Language model (ours, .arpa, Hugging Face folder) for generative perplexity.")
+        str,
+        typer.Option(
+            help="Language model for generative perplexity: a model folder, .arpa file or Hugging Face folder."
+        ),
     ] = "",
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 1,
     device: Device = "cpu",
-    out: Annotated[Path | None, typer.Option(help="Also write the sentences here, one a line.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the sentences to this file, one per line.")] = None,
     services: Services = Services(),  # noqa: B008  # frozen
 ) -> None:
     """Draw sentences from a model."""

@@ -1,8 +1,8 @@
-"""What verbs of this package can use of the rescore package, which this one never imports: handed in by who builds the command line.
+"""Functions of the rescore package that verbs of this package call. This package never imports that one.
 
-    commands(Services(rescore=rescore_mode, open_judge=open_judge))     # of the `dlm` command; `python -m diffusion_lm` has neither
+    commands(Services(rescore=rescore_mode, open_judge=open_judge))     # `python -m diffusion_lm` passes neither
 
-A verb that needs a service that is not there says so.
+The `dlm` command passes them. A verb raises ValueError if it needs a missing service.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Protocol
 
 
 class RescoreMode(Protocol):
-    """Scores a hypothesis file with a model: what mode `rescore` of an MDLM configuration tree does."""
+    """Scores a hypothesis file with a model, for mode `rescore` of an MDLM configuration tree."""
 
     def __call__(
         self,
@@ -30,20 +30,22 @@ class RescoreMode(Protocol):
 
 
 class OpenJudge(Protocol):
-    """Opens a language model of any kind; what it returns says the perplexity of texts in a line."""
+    """Opens a language model of any kind. The result maps texts to one line that states their perplexity."""
 
     def __call__(self, model: str, *, device: str) -> Callable[[Sequence[str]], str]: ...
 
 
 @dataclass(frozen=True)
 class Services:
-    """What another package does for the verbs of this one; None where that package is not there."""
+    """Functions of another package for the verbs of this one; None if they are not available."""
 
     rescore: RescoreMode | None = None
+    """Scores a hypothesis file."""
     open_judge: OpenJudge | None = None
+    """Opens the language model that measures generative perplexity."""
 
     def judge(self, model: str, *, device: str) -> Callable[[Sequence[str]], str]:
-        """What measures generative perplexity under `model`. ValueError where nobody can open it."""
+        """Function that measures generative perplexity with `model`; ValueError without `open_judge`."""
         if self.open_judge is None:
             raise ValueError(f"{model}: generative perplexity needs the `dlm` command")
         return self.open_judge(model, device=device)

@@ -1,4 +1,4 @@
-"""The verb `dlm train`: a run of our own configuration, or a configuration tree of an MDLM or BD3-LM run."""
+"""The verb `dlm train`: train from our configuration, or from the configuration tree of an MDLM or BD3-LM run."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from returnn_bridge.files import read_yaml
 def train(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Settings on top, e.g. optim.lr=1e-3."),
+        typer.Argument(
+            metavar="[SECTION.KEY=VALUE]...", help="Settings that override the configuration, e.g. optim.lr=1e-3."
+        ),
     ] = None,
     preset: Annotated[
-        str, typer.Option(help="NAME or NAME:SUFFIX, e.g. librispeech_masked:ar. See --list-presets.")
+        str, typer.Option(help="Preset NAME or NAME:SUFFIX, e.g. librispeech_masked:ar; see --list-presets.")
     ] = "",
     config: Annotated[
-        Path | None, typer.Option(help="A configuration file (YAML): ours, or one of an MDLM / BD3-LM run.")
+        Path | None, typer.Option(help="Configuration file (YAML), ours or that of an MDLM / BD3-LM run.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder; with a run in it, that run is continued.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; if it holds a run, that run is continued.")] = None,
     max_seconds: Annotated[
-        float | None, typer.Option(help="Save and stop after that time (status 75); the same command goes on.")
+        float | None,
+        typer.Option(help="Save and stop after this time (exit status 75); the same command continues the run."),
     ] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the complete configuration and stop.")
@@ -34,7 +37,7 @@ def train(
     ] = False,
     services: Services = Services(),  # noqa: B008  # frozen
 ) -> None:
-    """Train a language model, or continue an interrupted run to the same weights."""
+    """Train a language model, or continue an interrupted run, which gives the same weights."""
     import yaml
 
     from diffusion_lm import presets

@@ -1,10 +1,12 @@
-"""The families of language models. `build_family` is the only place where a family's name is looked at.
+"""The families of language models. Only `build_family` looks up a family by name.
 
     family = build_family({"name": "masked", "time_conditioning": True}, special_ids(vocab))
 
-Everything else uses the members of the family that it returns (families/base.py). A family of your own, in a program of your own:
+All other code uses the members of the returned family (families/base.py). A program can register its own family:
 
     FAMILIES.add("mine", MyFamily)
+
+Its name is then valid as `family.name` in every configuration.
 """
 
 from __future__ import annotations
@@ -38,7 +40,10 @@ __all__ = ["FAMILIES", "Family", "SpecialIds", "TokenLoss", "build_family"]
 
 
 def build_family(options: Mapping[str, Any], special: SpecialIds) -> Family:
-    """The family `options["name"]` with its other options; ValueError naming what is known if a name or an option is not."""
+    """Build the family `options["name"]` with the other options.
+
+    ValueError for an unknown name or option, listing the known ones.
+    """
     options = dict(options)
     name = options.pop("name", None)
     if not isinstance(name, str):

@@ -1,28 +1,32 @@
-"""Adaptive masking, after the idea of ATAT: spend training where the text is hard. Scoring is that of the masked family, whatever was learned.
+"""Adaptive masking, after the idea of ATAT: train more on hard tokens. Scores are those of the masked family.
 
     family = build_family({"name": "adaptive", "policy": "losses", "pi_min": 0.25}, special)
-    made = family.policy_loss(network, importance, sentences, draw)      # training; importance: sentences -> scores [N] in (0, 1)
-    family.training_loss(...), family.nelbo(...), family.predict(...)    # the masked family's own: no policy goes in, so none can matter
+    made = family.policy_loss(network, importance, sentences, draw)      # importance: sentences -> scores [N] in (0, 1)
+    family.training_loss(...), family.nelbo(...), family.predict(...)    # as in the masked family, without the policy
 
-`policy` says what the scores s_i of importance.py, learned ranks of difficulty, are used for:
+`policy` selects how the scores s_i of importance.py, the predicted ranks of difficulty, are used:
 
-losses      Masks are uniform. Of the masked tokens those are predicted that a coin with pi_i = pi_min + (1 - pi_min) s_i chooses, and their
-            loss is divided by pi_i (Horvitz and Thompson 1952): the same loss in expectation, its squares at most 1/pi_min times as large,
-            and the output layer runs on the chosen tokens only.
-curriculum  Masks are uniform. Losses of tokens in the stage's band of scores ([0, .3] easy, [.3, .7] medium, [.7, 1] hard) count `focus`
-            times, all divided by the mean of these weights over the batch. A training loss, not a bound.
-tilted      Token i is masked with odds e^a_i times those of the others, a_i = beta (s_i - mean of the row):
+losses      Masks are uniform. Each masked token is predicted with probability pi_i = pi_min + (1 - pi_min) s_i
+            only, and its loss is divided by pi_i (Horvitz and Thompson 1952). The expected loss stays the same, its
+            second moment is at most 1/pi_min times as large, and the output layer runs on the chosen tokens only.
+curriculum  Masks are uniform. Tokens with scores in the band of the current stage ([0, .3] easy, [.3, .7] medium,
+            [.7, 1] hard) have weight `focus`, the others 1; weights are divided by their mean over the batch. This
+            training loss is no bound.
+tilted      The odds that token i is masked are multiplied by e^a_i, with a_i = beta (s_i - mean of the row):
 
-                m_i = rho e^a / (1 + rho (e^a - 1)),    weight of a masked token: w(t) / (1 + rho (e^a - 1)) instead of w(t)
+                m_i = rho e^a / (1 + rho (e^a - 1)),    loss weight w(t) / (1 + rho (e^a - 1)) instead of w(t)
 
-            The order in which tokens appear then depends on the text itself, which the model does not know. For that the bound charges
+            The order in which tokens appear then depends on the text, which the model does not know. The bound
+            therefore adds
 
                 penalty(a) = a coth(a/2) - 2 nats a token          (about a^2/6: 0.16 for a = 1)
 
-            per token: E[sum of weighted cross-entropies] + sum_i penalty(a_i) >= -log p(x), with the model's own rate of 1/t a token. Without
-            it the number is no bound (the probabilities it implies can add up to more than 1). It does not depend on the network's weights.
+            so that E[sum of weighted cross-entropies] + sum_i penalty(a_i) >= -log p(x), with the model's rate of 1/t
+            per token. Without the penalty the probabilities can sum to more than 1. It does not depend on the network's
+            weights.
 
-In expectation "losses" is the masked family's training loss; "tilted" is a bound that is looser by the penalty for the same network.
+In expectation "losses" equals the training loss of the masked family. For the same network, the bound of "tilted" is
+looser by the penalty.
 """
 
 from __future__ import annotations
@@ -39,36 +43,38 @@ from diffusion_lm.families.importance import ImportanceNetwork, rank_error
 from diffusion_lm.families.masked import MaskedFamily
 from diffusion_lm.layout import Sentences
 
-OPTIONS = {  # of each policy; those of the others must be left alone
+# Options of each policy; the options of the other policies must keep their defaults.
+OPTIONS = {
     "losses": ("pi_min",),
     "curriculum": ("curriculum_steps", "easy_until", "medium_until", "focus"),
     "tilted": ("beta",),
 }
-BANDS = {"easy": (0.0, 0.3), "medium": (0.3, 0.7), "hard": (0.7, 1.0)}  # of scores
+# Interval of scores of each stage of the curriculum.
+BANDS = {"easy": (0.0, 0.3), "medium": (0.3, 0.7), "hard": (0.7, 1.0)}
 
 
 @dataclass(frozen=True)
 class AdaptiveFamily(MaskedFamily):
-    """The masked family with a policy for training."""
+    """Masked family with a policy that chooses what is trained on."""
 
     policy: str = "losses"
-    """What the scores are used for: "losses", "curriculum" or "tilted"."""
+    """How scores are used: "losses", "curriculum" or "tilted" (see above)."""
     pi_min: float = 0.25
-    """Of "losses": the least probability that a masked token's loss is computed."""
+    """For "losses": smallest probability that the loss of a masked token is computed."""
     curriculum_steps: int = 0
-    """Of "curriculum": its length in optimizer steps; the last stage goes on after it."""
+    """For "curriculum": length in optimizer steps; the last stage continues afterwards."""
     easy_until: float = 0.3
-    """Of "curriculum": the share of curriculum_steps at which the stage "medium" begins."""
+    """For "curriculum": share of curriculum_steps after which stage "medium" begins."""
     medium_until: float = 0.7
-    """Of "curriculum": the share at which the stage "hard" begins."""
+    """For "curriculum": share of curriculum_steps after which stage "hard" begins."""
     focus: float = 2.0
-    """Of "curriculum": how often a loss in the band of the stage counts."""
+    """For "curriculum": weight of tokens in the band of the current stage."""
     beta: float = 1.0
-    """Of "tilted": the largest difference of the log-odds of being masked, nats."""
+    """For "tilted": largest difference of the log-odds of being masked, nats."""
     policy_width: int = 256
     """Width of the network that predicts difficulty."""
     policy_layers: int = 2
-    """Its number of layers."""
+    """Number of layers of that network."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,8 +95,8 @@ class AdaptiveFamily(MaskedFamily):
             raise ValueError(f"family.curriculum_steps {self.curriculum_steps}: expected a number of optimizer steps")
         if not 0 <= self.easy_until <= self.medium_until <= 1 or self.focus < 1:
             raise ValueError(
-                f"family.easy_until {self.easy_until}, family.medium_until {self.medium_until}, family.focus {self.focus}: "
-                "expected 0 <= easy <= medium <= 1 and focus >= 1"
+                f"family.easy_until {self.easy_until}, family.medium_until {self.medium_until}, "
+                f"family.focus {self.focus}: expected 0 <= easy <= medium <= 1 and focus >= 1"
             )
         if not 0 <= self.beta <= 10:
             raise ValueError(f"family.beta {self.beta}: expected 0 to 10 nats")
@@ -111,13 +117,16 @@ class AdaptiveFamily(MaskedFamily):
         return True
 
     def build_policy(self, embedding_width: int) -> nn.Module:
-        """The network that predicts difficulty, from embeddings of the language model's width."""
+        """Build the network that predicts difficulty from embeddings [N, embedding_width] of the language model."""
         return ImportanceNetwork(embedding_width, width=self.policy_width, num_layers=self.policy_layers)
 
     def policy_loss(
         self, network: Denoiser, importance: Callable[[Sentences], Tensor], sentences: Sentences, draw: NoiseDraw
     ) -> PolicyLoss:
-        """What is trained on. The scores decide, but no gradient goes through that: they learn from the losses' ranks alone."""
+        """Losses of the network and the policy.
+
+        The policy learns from the ranks of the token losses only: no gradient flows through its choices.
+        """
         rho, weight, level = self._training_time(draw.time)
         row, free = sentences.layout.row, self.scored(sentences)
         score = importance(sentences)
@@ -136,7 +145,7 @@ class AdaptiveFamily(MaskedFamily):
             chosen = masked & (draw.category < inclusion)
         select = chosen.nonzero()[:, 0]
         factor = 1 / inclusion[select]
-        seen = factor  # what each prediction stands for
+        represented = factor  # number of masked tokens that each prediction represents
         if self.policy == "tilted":
             factor = tilted_weight(rho[row[select]], tilt[select])
         if self.policy == "curriculum":
@@ -146,40 +155,44 @@ class AdaptiveFamily(MaskedFamily):
             loss = TokenLoss(cross_entropy * factor, masked.sum().clamp(min=1))
         else:
             loss = TokenLoss(weight[row[select]] * cross_entropy * factor, scored)
-        return PolicyLoss(loss, penalty, rank_error(score[select], cross_entropy, seen))
+        return PolicyLoss(loss, penalty, rank_error(score[select], cross_entropy, represented))
 
     def tilt(self, score: Tensor, sentences: Sentences) -> Tensor:
-        """a [N]: beta times the score less its mean over the row's scored tokens; between -beta and beta."""
+        """[N] beta times (score minus its mean over the scored tokens of the row), between -beta and beta."""
         layout, free = sentences.layout, self.scored(sentences)
         total = sum_over_rows(score[free], layout.row[free], len(layout.lengths))
         mean = total / self.num_scored(layout).clamp(min=1)
         return self.beta * (score - mean.to(score)[layout.row])
 
     def stage(self, step: int) -> str:
-        """Of the curriculum, at an optimizer step."""
+        """Name of the curriculum's stage at an optimizer step."""
         done = step / self.curriculum_steps
         return "easy" if done < self.easy_until else "medium" if done < self.medium_until else "hard"
 
     def emphasis(self, score: Tensor, step: int) -> Tensor:
-        """[M] weights of mean 1: `focus` to 1 for tokens in the stage's band."""
+        """[M] weights with mean 1; tokens in the band of the stage weigh `focus` times as much as the others."""
         low, high = BANDS[self.stage(step)]
         weight = torch.where((score >= low) & (score <= high), self.focus, 1.0)
         return weight / weight.mean()
 
 
 def tilted_rate(rho: Tensor, tilt: Tensor) -> Tensor:
-    """Probability of being masked with odds e^tilt times those of rho; rho itself, to the bit, where the tilt is 0."""
+    """Probability of being masked if the odds of rho are multiplied by e^tilt; exactly rho where the tilt is 0."""
     return rho * torch.exp(tilt) / (1 + rho * torch.expm1(tilt))
 
 
 def tilted_weight(rho: Tensor, tilt: Tensor) -> Tensor:
-    """The reverse rate m'/m of a tilted token, as a share of the untilted rho'/rho."""
+    """Reverse rate m'/m of a tilted token divided by the untilted rate rho'/rho."""
     return 1 / (1 + rho * torch.expm1(tilt))
 
 
 def tilt_penalty(tilt: Tensor) -> Tensor:
-    """a coth(a/2) - 2 nats, >= 0, even in a: integral of m (1/t - r + r log(r t)) dt with r = m'/m and the model's own rate 1/t."""
+    """a coth(a/2) - 2 nats, >= 0 and even in a.
+
+    It is the integral of m (1/t - r + r log(r t)) dt with r = m'/m and the model's rate 1/t.
+    """
     a = tilt.double()
-    series = a**2 / 6 - a**4 / 360  # of differences of nearly equal numbers otherwise
+    # For small a the closed form is a difference of nearly equal numbers, so the series is used there.
+    series = a**2 / 6 - a**4 / 360
     near = a.abs() < 0.03
     return torch.where(near, series, a / torch.tanh(a.masked_fill(near, 1.0) / 2) - 2).to(tilt)

@@ -1,4 +1,4 @@
-"""The autoregressive baseline: a causal network, every next piece and the end of the sentence predicted, exact log-probability.
+"""The autoregressive baseline: a causal network predicts every next piece and EOS, which gives the exact log p.
 
 log p(x) = sum_i log p(x_i | BOS, x_1 .. x_{i-1}) + log p(EOS | BOS, x)
 """
@@ -18,7 +18,7 @@ from diffusion_lm.layout import Sentences
 
 @dataclass(frozen=True)
 class AutoregressiveFamily(Family):
-    """Exact left-to-right language model over pieces and EOS. The mask is never an input and never predicted."""
+    """Exact left-to-right language model over pieces and EOS. The mask is neither an input nor predicted."""
 
     exact: ClassVar[bool] = True
     sampler_kind: ClassVar[str] = "left-to-right"
@@ -27,18 +27,18 @@ class AutoregressiveFamily(Family):
     visibility: ClassVar[Literal["bidirectional", "causal"]] = "causal"
 
     def token_log_probs(self, network: Denoiser, sentences: Sentences) -> Tensor:
-        """[N - B] log p of every position but BOS, in flat order, nats."""
+        """[N - B] log p of the token at every position except BOS, in flat order, nats."""
         select = self.scored(sentences).nonzero()[:, 0]
         logits = self.logits(network, sentences.ids, sentences.layout, select=select)
         kept, never = self.answers
         return target_log_probs(logits, sentences.ids[select], kept=kept, never=never)
 
     def training_loss(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> TokenLoss:
-        """Cross-entropy per token; the draw is not used."""
+        """Cross-entropy of each token, nats; the draw is not used."""
         loss = -self.token_log_probs(network, sentences)
         return TokenLoss(loss, len(loss))
 
     def nelbo(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> Tensor:
-        """[B] -log p, exact; the draw is not used."""
+        """[B] exact -log p, nats; the draw is not used."""
         log_probs = self.token_log_probs(network, sentences)
         return -sum_over_rows(log_probs, sentences.layout.row[self.scored(sentences)], len(sentences.layout.lengths))

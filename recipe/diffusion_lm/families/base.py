@@ -10,12 +10,13 @@ A family says how text is noised, what a network is trained on, and what the bou
         (loss.loss.sum() / loss.weight).backward()
     bound = family.nelbo(network, sentences, draw)        # [B] nats: an unbiased estimate of the bound of each sentence
 
-A family of your own is a frozen dataclass that writes `training_loss`, `nelbo` and `sampler_kind`, and overrides those members below whose
-default is not true of it. It becomes usable by `FAMILIES.add("mine", MyFamily)` (families/__init__.py); its options are its fields. Where the
-noise replaces tokens independently of each other, families/process_family.py has all of this for two functions.
+To add a family, write a frozen dataclass with `training_loss`, `nelbo` and `sampler_kind`, and override the members
+below whose default does not hold. Register it with `FAMILIES.add("mine", MyFamily)` (families/__init__.py); its fields
+become its options. If the noise replaces tokens independently of each other, derive from families/process_family.py
+instead, which needs two functions only.
 
-A family holds its options and no weights, and draws no random numbers: these come in as a `NoiseDraw`. Nobody outside of this package asks
-which family it has before it; what others have to know is a member here.
+A family holds options but no weights, and it draws no random numbers: these are passed in as a `NoiseDraw`. Code
+outside this package never checks which family it has; everything it needs to know is a member of this class.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ Scoring = Literal["exact", "masks", "noise"]
 
 
 class SpecialIds(NamedTuple):
-    """The ids a family must know. Pieces that can be predicted are 0 .. num_pieces - 1."""
+    """The token ids that a family needs. Pieces that can be predicted are 0 .. num_pieces - 1."""
 
     num_pieces: int
     mask_id: int
@@ -49,19 +50,23 @@ class SpecialIds(NamedTuple):
     num_inputs: int
 
     def never(self, *, scores_end: bool) -> list[int]:
-        """The ids that are no answer: mask, BOS, and EOS unless it is scored. GPT-2's BOS is its EOS, and then an answer too."""
+        """The ids that are never predicted: mask, BOS, and EOS unless it is scored.
+
+        In GPT-2, BOS is EOS, so it can be predicted too.
+        """
         ends = {self.eos_id} if scores_end else set()
         return sorted({self.mask_id, self.bos_id, self.eos_id} - ends)
 
 
 class Denoiser(Protocol):
-    """A network: flat ids [N] and their layout -> logits [M, outputs] of the selected flat positions (None: of all).
+    """A network: flat ids [N] and their layout -> logits [M, outputs] at the selected flat positions (None: at all
+    positions).
 
-    What it is given may be on the CPU; what it answers is on its own device. Answers may be bfloat16: arithmetic on them starts with
-    `at_least_float32`. sigma [B] is the noise level that it is conditioned on, or None.
+    The inputs may be on the CPU; the logits are on the network's device. They may be bfloat16, so convert them with
+    `at_least_float32` before any arithmetic. sigma [B] is the noise level that the network is conditioned on, or None.
 
-    A network of blocks is given the clean ids too (context [N]), any other is not. With `blend`, some positions hold no single symbol but
-    a mixture of them.
+    Only a network for blocks also gets the clean ids (context [N]). With `blend`, some positions hold a mixture of
+    symbols instead of a single one.
     """
 
     def __call__(
@@ -76,44 +81,45 @@ class Denoiser(Protocol):
 
 
 class Blend(NamedTuple):
-    """Inputs that are mixtures: the network reads the weighted mean of the symbols' embeddings."""
+    """Input positions that hold mixtures: the network reads the weighted mean of the symbols' embeddings there."""
 
     positions: Tensor
     """[M] flat positions."""
     weights: Tensor
-    """[M, n] of the ids 0 .. n - 1; rows sum to 1."""
+    """[M, n] weights of the ids 0 .. n - 1; each row sums to 1."""
 
 
 class TokenLoss(NamedTuple):
-    """One training batch's loss: the mean over the batch is loss.sum() / weight."""
+    """Loss of one training batch: the mean over the batch is loss.sum() / weight."""
 
     loss: Tensor
-    """[M] the terms that are trained on."""
+    """[M] terms of the loss."""
     weight: Tensor | int
-    """What their sum is divided by."""
+    """Divisor of their sum."""
 
 
 class PolicyLoss(NamedTuple):
-    """A training batch's loss where a policy decides: what the network learns from, and what the policy does."""
+    """Losses of one training batch for a family with a policy: one for the network and one for the policy."""
 
     network: TokenLoss
+    """Loss that trains the language model."""
     penalty: Tensor
-    """Nats per token, a constant that makes the loss a bound."""
+    """Constant in nats per token that makes the loss a bound."""
     policy: Tensor
-    """The policy's own loss; no gradient of it reaches the network."""
+    """Loss that trains the policy; its gradient does not reach the network."""
 
 
 class BlockTerms(NamedTuple):
-    """A training batch's loss of a block model before it is summed."""
+    """Loss terms of one training batch of a block model, before summation."""
 
     loss: Tensor
     """[M] weighted cross-entropy of the masked tokens."""
     block: Tensor
-    """[M] the block of each of them."""
+    """[M] index of the block that holds each of these tokens."""
     scored: Tensor
-    """[blocks] tokens that could be masked."""
+    """[blocks] number of tokens that could be masked."""
     number: Tensor
-    """[blocks] the number of each block in its sentence, from 0."""
+    """[blocks] index of each block within its sentence, from 0."""
 
 
 class ClippableFamily(Protocol):
@@ -121,18 +127,18 @@ class ClippableFamily(Protocol):
 
     @property
     def exact(self) -> bool:
-        """True: nothing is drawn, so there are no times."""
+        """Whether the loss needs no random masks, so that there are no times to restrict."""
 
     @property
     def sampling_eps(self) -> float:
-        """The smallest time of an unrestricted training."""
+        """Smallest training time when the interval is not restricted."""
 
     @property
     def resample(self) -> bool:
-        """Whether the masked share of a block is held within the interval too."""
+        """Whether the masked share of a block must also lie within the interval."""
 
     def with_interval(self, low: float, high: float, *, resample: bool) -> Family:
-        """The family with that interval; `resample` counts for a real interval only."""
+        """A copy of the family with that interval; `resample` is ignored if the interval covers all times."""
 
     def training_terms(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> BlockTerms:
         """The terms of `training_loss`, with the block of each."""
@@ -144,60 +150,65 @@ class Family(ABC):
 
     special: SpecialIds
 
-    # What must be written -------------------------------------------------------------------------------------------------------------
+    # Members that every family must define ----------------------------------------------------------------------------
 
     @abstractmethod
     def training_loss(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> TokenLoss:
-        """What is minimised; may be weighted differently from the bound.
+        """The loss to minimise; it may be weighted differently from the bound.
 
-        Sentences and draw may be on the CPU and the network elsewhere: all that follows from them is worked out where they are, so that
-        nothing has to wait for the device (tests/families/test_no_waiting.py). The loss is on the network's device, its weight on either.
+        Sentences and draw may be on the CPU while the network is on a GPU. Masks and weights are computed where
+        sentences and draw are, to avoid synchronisation with the GPU (tests/families/test_no_waiting.py). The loss is
+        on the network's device, its weight on either.
         """
 
     @abstractmethod
     def nelbo(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> Tensor:
-        """[B] nats per sentence; its expectation over draws is >= -log p (equal when `exact`)."""
+        """[B] negative ELBO of each sentence, nats; its expectation over draws is >= -log p (equal when `exact`)."""
 
     @property
     @abstractmethod
     def sampler_kind(self) -> str:
-        """Which samplers draw from the model, a key of `diffusion_lm.sampling.SAMPLERS`: "masks", "noise", "blocks" or "left-to-right"."""
+        """Key of `diffusion_lm.sampling.SAMPLERS`, for the samplers of this family: "masks", "noise", "blocks" or
+        "left-to-right".
+        """
 
-    # Facts for others -----------------------------------------------------------------------------------------------------------------
+    # Properties that other packages read ------------------------------------------------------------------------------
 
     @property
     def exact(self) -> bool:
-        """True: `nelbo` is -log p itself, in one pass and without noise."""
+        """Whether `nelbo` is -log p itself, from one pass without noise."""
         return False
 
     @property
     def scoring(self) -> Scoring:
-        """How a score is measured: in one pass ('exact'), by plans of masks ('masks'), or by `nelbo` with keyed draws ('noise')."""
+        """How scores are computed: in one pass ('exact'), from planned masks ('masks'), or from `nelbo` with keyed
+        draws ('noise').
+        """
         return "exact" if self.exact else "noise"
 
     @property
     def scores_end(self) -> bool:
-        """Whether the score counts the end of the sentence: log p(text), not log p(text | its length)."""
+        """Whether the score includes the end of the sentence: log p(text) rather than log p(text | its length)."""
         return False
 
     @property
     def runs_per_draw(self) -> int:
-        """How often `nelbo` runs the network for one draw."""
+        """Number of network runs that `nelbo` needs for one draw."""
         return 1
 
     @property
     def visibility(self) -> Visibility:
-        """Which attention pattern the network is built with: 'bidirectional', 'causal' or `Blocks`."""
+        """Attention pattern of the network: 'bidirectional', 'causal' or `Blocks`."""
         return "bidirectional"
 
     @property
     def num_outputs(self) -> int:
-        """Symbols the network has a logit for: all ids in every family, so that weights can be passed between them."""
+        """Number of logits: all input ids in every family, so that weights can be moved from one family to another."""
         return self.special.num_inputs
 
     @property
     def antithetic_sampling(self) -> bool:
-        """The option behind `stratified`."""
+        """The option that `stratified` returns."""
         return False
 
     @property
@@ -207,7 +218,7 @@ class Family(ABC):
 
     @property
     def time_conditioning(self) -> bool:
-        """Whether the network is told the noise level."""
+        """Whether the network is conditioned on the noise level."""
         return False
 
     @property
@@ -217,79 +228,86 @@ class Family(ABC):
 
     @property
     def sees_errors(self) -> bool:
-        """Whether training showed wrong tokens. Only then has the network learned to doubt a visible token, and `one_pass` means something."""
+        """Whether training inputs contain wrong tokens.
+
+        Only then does the network learn to doubt visible tokens, as `one_pass` requires.
+        """
         return False
 
     @property
     def trained_on_light_masks(self) -> bool:
-        """Whether training never showed a sentence with most of it masked, so that estimators with such masks are to be avoided."""
+        """Whether heavily masked sentences never occur in training, so that estimators should avoid such masks."""
         return False
 
     @property
     def block_size(self) -> int | None:
-        """Positions of a block, in a family that goes through a sentence block by block."""
+        """Number of positions in a block; None for a family without blocks."""
         return None
 
     @property
     def fill_last(self) -> bool:
-        """Whether the last block of a sentence is filled up with EOS; of a family with blocks."""
+        """Whether the last block of a sentence is padded with EOS; False for a family without blocks."""
         return False
 
     @property
     def noise(self) -> Schedule:
-        """The schedule of a family that masks. ValueError for others."""
+        """Noise schedule of a family with masks; ValueError for other families."""
         self._has_no("schedule of masks")
 
     @property
     def process(self) -> ForwardProcess:
-        """The forward process over all input ids, of a family with a ProcessFamily's noise. ValueError for others."""
+        """Forward process over all input ids of a ProcessFamily; ValueError for other families."""
         self._has_no("forward process")
 
     @property
     def time_range(self) -> tuple[float, float]:
-        """The smallest and the largest time that the network knows."""
+        """Smallest and largest time that the network is trained on."""
         return 0.0, 1.0
 
     @property
     def clippable(self) -> ClippableFamily | None:
-        """The family itself where its training can be restricted to an interval of times, else None."""
+        """The family itself if its training can be restricted to an interval of times, else None."""
         return None
 
     @property
     def has_policy(self) -> bool:
-        """Whether a second, small network is trained which decides what is trained on. Nothing but training ever sees it."""
+        """Whether a second, small network (the policy) chooses what is trained on. It is used in training only."""
         return False
 
     def build_policy(self, embedding_width: int) -> nn.Module:
-        """That network: (embeddings [N, embedding_width] of the clean ids, layout) -> scores [N]."""
+        """Build the policy network: (embeddings [N, embedding_width] of the clean ids, layout) -> scores [N]."""
         self._has_no("policy")
 
     def policy_loss(
         self, network: Denoiser, importance: Callable[[Sentences], Tensor], sentences: Sentences, draw: NoiseDraw
     ) -> PolicyLoss:
-        """Minimised instead of `training_loss`, which stays what validation measures. importance: sentences -> scores [N]."""
+        """Losses that replace `training_loss` in training; validation still uses that one. importance: sentences ->
+        scores [N].
+        """
         self._has_no("policy")
 
-    # What follows from them -----------------------------------------------------------------------------------------------------------
+    # Derived from the members above -----------------------------------------------------------------------------------
 
     @property
     def symbols(self) -> list[int]:
-        """The ids that a prediction has a probability above 0 for: they may be pieces of the vocabulary or follow it."""
+        """Sorted ids that can be predicted; EOS may be one of them, and its id may follow those of the pieces."""
         kept, never = self.answers
         return sorted(set(range(kept)) - set(never))
 
     @property
     def answers(self) -> tuple[int, list[int]]:
-        """How many of the outputs come into question, and which of these are never the answer: mask and BOS, and EOS unless it is scored."""
+        """(number of leading outputs to normalise over, ids among them that are never predicted: mask, BOS, and EOS
+        unless it is scored).
+        """
         kept = self.num_outputs if self.scores_end else self.special.num_pieces
         return kept, [index for index in self.special.never(scores_end=self.scores_end) if index < kept]
 
     def num_scored(self, layout: Layout) -> Tensor:
-        """[B] how many tokens of each framed sentence the score counts."""
+        """[B] number of scored tokens of each sentence with its BOS and EOS."""
         return layout.lengths - (1 if self.scores_end else 2)
 
     def scored(self, sentences: Sentences) -> Tensor:
-        """[N] True where a token is noised and counts in the score."""
+        """[N] True where a token can be noised and is scored."""
         return ~sentences.is_bos if self.scores_end else ~(sentences.is_bos | sentences.is_eos)
 
     def predict(
@@ -302,11 +320,12 @@ class Family(ABC):
         context: Tensor | None = None,
         select: Tensor | None = None,
     ) -> Tensor:
-        """log p of every symbol as the clean token at flat positions of noised ids z [N]: [M, symbols] nats, -inf for what is no symbol.
+        """log p of every symbol as the clean token, given noised ids z [N]: [M, symbols] nats, -inf for ids that are
+        never predicted.
 
-        level [B]: `level_of_time` of each row, not looked at without `time_conditioning`.
-        context [N]: the clean ids that later blocks see, of a family with blocks (default: z, for whoever asks for one block only).
-        select [M]: flat positions other than BOS (default: all; the row of a BOS then means nothing).
+        level [B]: `level_of_time` of each row; ignored without `time_conditioning`.
+        context [N]: clean ids that later blocks see, in a family with blocks (default: z, enough for a single block).
+        select [M]: flat positions other than BOS (default: all; the results at BOS are then meaningless).
         """
         return self.log_probs(self.logits(network, z, layout, level=level, context=context, select=select))
 
@@ -320,8 +339,8 @@ class Family(ABC):
         context: Tensor | None = None,
         select: Tensor | None = None,
     ) -> Tensor:
-        """The network's own answers that `predict` normalises, [M, outputs], in its own precision."""
-        if self.shift:  # a position that is asked for is no BOS, so it always has one before it in its row
+        """Logits of the network before `predict` normalises them, [M, outputs], in the network's precision."""
+        if self.shift:  # selected positions are never BOS, so the position before is in the same row
             select = torch.arange(len(z), device=z.device).sub_(1).clamp_(min=0) if select is None else select - 1
         level = level if self.time_conditioning else None
         if self.block_size is None:
@@ -333,34 +352,35 @@ class Family(ABC):
         return torch.log_softmax(self.possible(logits), dim=-1)
 
     def possible(self, logits: Tensor) -> Tensor:
-        """[M, symbols] logits with -inf for what is never the answer, at least float32."""
+        """[M, symbols] logits with -inf for ids that are never predicted, at least float32."""
         kept, never = self.answers
-        own = at_least_float32(logits[:, :kept])
-        bias = torch.zeros(kept, dtype=own.dtype)
+        considered = at_least_float32(logits[:, :kept])
+        bias = torch.zeros(kept, dtype=considered.dtype)
         bias[never] = -torch.inf
-        return own + on_device_of(bias, logits)
+        return considered + on_device_of(bias, logits)
 
     def level_of_time(self, t: Tensor) -> Tensor:
-        """What the network is told at time t, kept within the trained times. [B] -> [B]"""
+        """Noise level for the network at time t [B], clamped to the trained times. Returns [B]."""
         return t
 
     def level_of_count(self, num_masked: Tensor, num_scored: Tensor) -> Tensor:
-        """What the network is told for k of L tokens masked: the level of t = k / (L + 1). [B] -> [B]"""
+        """Noise level for the network if k [B] of L [B] tokens are masked: that of t = k / (L + 1). Returns [B]."""
         return self.level_of_time(num_masked / (num_scored + 1.0))
 
     def one_pass(self, network: Denoiser, sentences: Sentences) -> Tensor:
-        """[B] sum of log p of the tokens with the clean sentence as input at the smallest time: no bound.
+        """[B] sum over tokens of log p(x_i), with the clean sentence as input at the smallest time; not a bound.
 
-        The best prediction leaves the token itself out, so a well-trained network says p(x_i | all others), a pseudo-log-likelihood, in
-        one run, if the family `sees_errors`: a network of another one was never asked to doubt a token that it sees.
+        If the family `sees_errors`, the best prediction ignores the visible token itself, so a well-trained network
+        gives p(x_i | all others), a pseudo-log-likelihood, in one run. Networks of other families never
+        learned to doubt a visible token.
         """
         select = self.scored(sentences).nonzero()[:, 0]
         time = torch.full((len(sentences.layout.lengths),), self.time_range[0], device=sentences.ids.device)
         log_p = self.predict(
             network, sentences.ids, sentences.layout, level=self.level_of_time(time).float(), select=select
         )
-        own = log_p.gather(1, on_device_of(sentences.ids[select], log_p)[:, None])[:, 0]
-        return sum_over_rows(own, sentences.layout.row[select], len(time))
+        of_tokens = log_p.gather(1, on_device_of(sentences.ids[select], log_p)[:, None])[:, 0]
+        return sum_over_rows(of_tokens, sentences.layout.row[select], len(time))
 
     def _has_no(self, what: str) -> NoReturn:
         raise ValueError(f"{type(self).__name__} has no {what}; expected a model of another family")
@@ -368,23 +388,25 @@ class Family(ABC):
 
 @dataclass(frozen=True)
 class ScheduledNoise:
-    """The two options of a family whose noise follows a schedule; to be inherited from before `Family`."""
+    """The two options of a family whose noise follows a schedule. List it before `Family` among the base classes."""
 
     schedule: str = "loglinear"
+    """Name of the noise schedule (schedule.py)."""
     schedule_options: dict[str, float] = field(default_factory=dict)
+    """Keyword arguments of the schedule."""
 
     @property
     def noise(self) -> Schedule:
-        """The schedule. ValueError for one that is unknown."""
+        """The schedule with its options; ValueError for an unknown name."""
         return build_schedule(self.schedule, **self.schedule_options)
 
 
 def sum_over_rows(values: Tensor, row: Tensor, num_rows: int) -> Tensor:
-    """[B] float64 sums of values [M] whose rows are row [M]."""
+    """Sum values [M] over the rows that row [M] assigns them to. Returns [B], float64."""
     row = on_device_of(row, values)
     return torch.zeros(num_rows, dtype=torch.float64, device=values.device).index_add(0, row, values.double())
 
 
 def on_device_of(values: Tensor, answers: Tensor) -> Tensor:
-    """Values that were worked out on the CPU, on the device of a network's answers; nobody waits for the copy."""
+    """Copy values that were computed on the CPU to the device of a network's outputs, without synchronisation."""
     return to_device(values, answers.device)

@@ -1,20 +1,25 @@
-"""Block diffusion: blocks from left to right, masked diffusion within a block. BD3-LM (Arriola et al., arXiv 2503.09573).
+"""Block diffusion: blocks from left to right, masked diffusion within a block. BD3-LM (Arriola et al., arXiv
+2503.09573).
 
-A row is cut into blocks of `block_size` positions from its start; BOS is position 0 of the first one, visible and never scored. With x^j
-the tokens of block j,
+A row is cut into blocks of `block_size` positions from its start; BOS is position 0 of the first one, visible and never
+scored. With x^j the tokens of block j,
 
-    log p(x) = sum_j log p(x^j | clean blocks before) >= -sum_j NELBO_j,     NELBO_j: that of families/masked.py within the block
+    log p(x) = sum_j log p(x^j | clean blocks before) >= -sum_j NELBO_j,     NELBO_j as in families/masked.py
 
-A network of `Blocks` reads noised ids beside the clean ones, so that one pass gives all blocks' terms. Block size 1 is exact: the chain rule
-from left to right. From the length of the row on it is the masked family with `score_eos`, and the same function of the same weights.
+A network with visibility `Blocks` reads the noised ids and the clean ones side by side, so that one pass gives the
+terms of all blocks. Block size 1 is exact: it is the chain rule from left to right. With a block as long as the row,
+the family equals the masked family with `score_eos`, as the same function of the same weights.
 
-The length is drawn too, as in the autoregressive family: EOS is scored, and the last block is filled up with EOS. Of a block shorter than
-the others a network sees where the sentence ends before it is told, so that a sentence would pay for its end only when its length
-happens to be a multiple of the block size. `fill_last: false` leaves the last block short, and scores log p(x | length of the last block).
+The model generates the length too, as the autoregressive family does: EOS is scored, and the last block is padded with
+EOS. A shorter last block would show the network where the sentence ends, so that the end would cost something only if
+the length happens to be a multiple of the block size. `fill_last: false` leaves the last block short and scores log p(x
+| length of the last block).
 
-Times. Each block has its own uniform number: with ranks r of what `draw.category` has at each block's first scored token, block j of n gets
-(r_j + draw.time) / n. Each is uniform, those of a row lie in different strata. `nelbo` makes of it k uniform on 1 .. L for a block of L
-tokens, masks the k smallest keys and counts L/k: no epsilon, finite variance (Ou et al., arXiv 2406.03736), whatever interval was trained.
+Every block has its own uniform number for its time. Let r_j be the rank of block j by `draw.category` at its first
+scored token; block j of n gets (r_j + draw.time) / n. Each number is uniform, and those of one row lie in different
+strata. `nelbo` turns it into k, uniform on 1 .. L for a block of L tokens, masks the k smallest keys and weights by
+L/k. This needs no epsilon, has finite variance (Ou et al., arXiv 2406.03736) and does not depend on the training
+interval.
 """
 
 from __future__ import annotations
@@ -41,29 +46,32 @@ from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.visibility import Blocks
 
 LARGEST_WEIGHTED = 0.5
-"""With a larger `sampling_min` nearly everything is masked, and the original drops the weight of the loss."""
+"""Above this `sampling_min` the loss is not weighted, as in the original code, because nearly everything is masked."""
 
 
 @dataclass(frozen=True)
 class BlockFamily(ScheduledNoise, Family):
-    """BOS is always visible. The score bounds log p(pieces, EOS): no length term is needed."""
+    """Block diffusion. BOS is always visible; the score bounds log p(pieces, EOS), so no length term is needed."""
 
     block_size: int = 4
-    """Positions of a block."""
+    """Number of positions in a block."""
     fill_last: bool = True
-    """Fill the last block up with EOS (see above)."""
+    """Pad the last block with EOS (see above)."""
     antithetic_sampling: bool = True
     """Training times are spread evenly over the blocks of a row and over the batch."""
     sampling_eps: float = 1e-3
     """Training times lie in [max(sampling_eps, sampling_min), sampling_max]."""
     sampling_min: float = 0.0
-    """Lower end of the interval of training times: a narrower one is less variance and no bound (training/clip_search.py)."""
+    """Lower end of the interval of training times.
+
+    A narrow one reduces variance, but is no bound (training/clip_search.py).
+    """
     sampling_max: float = 1.0
     """Upper end of the interval."""
     resample: bool = False
-    """The masked share of a block lies in the interval too."""
+    """Redraw masks until the masked share of a block lies in the interval too."""
     time_conditioning: bool = False
-    """Must be False: each block has its own time, and a network is told one level a row."""
+    """Must be False: each block has its own time, but the network is conditioned on one level per row."""
 
     scores_end: ClassVar[bool] = True
     sampler_kind: ClassVar[str] = "blocks"
@@ -73,12 +81,13 @@ class BlockFamily(ScheduledNoise, Family):
             raise ValueError(f"family.block_size {self.block_size}: expected at least 1")
         if self.time_conditioning:
             raise ValueError(
-                "family.time_conditioning true: expected false, since every block has its own time and a network is told one level a row"
+                "family.time_conditioning true: expected false, since every block has its own time "
+                "and a network is told one level a row"
             )
         if not (0 < self.sampling_eps < 1 and 0 <= self.sampling_min <= self.sampling_max <= 1):
             raise ValueError(
-                f"family.sampling_eps {self.sampling_eps}, sampling_min {self.sampling_min}, sampling_max {self.sampling_max}: "
-                "expected 0 < eps < 1 and 0 <= min <= max <= 1"
+                f"family.sampling_eps {self.sampling_eps}, sampling_min {self.sampling_min}, "
+                f"sampling_max {self.sampling_max}: expected 0 < eps < 1 and 0 <= min <= max <= 1"
             )
         if self.sampling_max <= self.sampling_eps:
             raise ValueError(f"family.sampling_max {self.sampling_max}: expected more than sampling_eps")
@@ -93,14 +102,15 @@ class BlockFamily(ScheduledNoise, Family):
             ]
             if changed:
                 raise ValueError(
-                    f"family.{changed[0]} with family.block_size 1, where every token is masked and nothing is drawn; leave it out"
+                    f"family.{changed[0]} with family.block_size 1, where every token is masked and nothing is drawn; "
+                    "leave it out"
                 )
         if not 0 < float(self.noise.mask_probability(torch.tensor(1.0))) <= 1:
             raise ValueError(f"family.schedule {self.schedule!r} never masks; expected a schedule that ends in noise")
 
     @property
     def exact(self) -> bool:
-        """One token a block, always masked: -log p itself."""
+        """Whether blocks have one token, which is always masked, so that `nelbo` is -log p itself."""
         return self.block_size == 1
 
     @property
@@ -112,17 +122,20 @@ class BlockFamily(ScheduledNoise, Family):
         return self
 
     def with_interval(self, low: float, high: float, *, resample: bool) -> BlockFamily:
-        """The family with training times from low to high; all of them are no interval, and resample nothing."""
+        """A copy with training times from low to high; `resample` is dropped if these are all times."""
         clipped = low > self.sampling_eps or high < 1
         return replace(self, sampling_min=low, sampling_max=high, resample=resample and clipped)
 
     @property
     def clipped(self) -> bool:
-        """Trained on a part of the times: the training loss is no bound."""
+        """Whether training uses only some of the times, so that the training loss is no bound."""
         return self.sampling_min > self.sampling_eps or self.sampling_max < 1
 
     def filled(self, sentences: Sentences, draw: NoiseDraw) -> tuple[Sentences, NoiseDraw]:
-        """Every row with its last block filled up by EOS; the keys of the new positions follow from that of the row's EOS."""
+        """Pad the last block of every row with EOS.
+
+        The keys of the new positions are derived from the key of the row's EOS.
+        """
         lengths = sentences.layout.lengths
         whole = (lengths + self.block_size - 1).div(self.block_size, rounding_mode="floor") * self.block_size
         if not self.fill_last or self.exact or torch.equal(whole, lengths):
@@ -134,28 +147,28 @@ class BlockFamily(ScheduledNoise, Family):
 
         keep = draw.keep[source]
         keep = torch.where(new, more_noise(keep, beyond), keep)
-        # A block's first scored token is never filling, so what category says there is not looked at.
+        # `category` is read at the first scored token of a block only, and that is never padding.
         more = draw._replace(keep=keep, category=draw.category[source])
         return Sentences(sentences.ids[source], layout), more
 
     def blocks(self, layout: Layout) -> Layout:
-        """The blocks of all rows as rows of one layout; they follow each other in the flat run as the rows do."""
+        """A layout whose rows are the blocks of all rows, in flat order."""
         starts = layout.position % self.block_size == 0
         number = torch.cumsum(starts, 0) - 1
         return Layout(torch.bincount(number, minlength=int(starts.sum())))
 
     def block_uniforms(self, layout: Layout, blocks: Layout, draw: NoiseDraw, *, stratified: bool) -> Tensor:
-        """[blocks] a uniform number for each block: in strata within the row, or independent."""
+        """[blocks] one uniform number for each block, stratified within its row or independent."""
         first = torch.cumsum(blocks.lengths, 0) - blocks.lengths
         row = layout.row[first]
-        # BOS is not noised, and whoever draws the noise may leave its numbers constant: the token behind it speaks for the first block.
-        speaker = first + (layout.position[first] == 0).long()
-        own = draw.category[speaker]
+        # The numbers at BOS may be constant, because BOS is never noised: the first block uses the token after it.
+        source = first + (layout.position[first] == 0).long()
+        value = draw.category[source]
         if not stratified:
-            return own
+            return value
         count = torch.bincount(row, minlength=len(layout.lengths))
-        # Order by row, then by number: the place within the row is the rank.
-        order = own.argsort(stable=True)
+        # Sort by row, then by value: the index within the row is the rank.
+        order = value.argsort(stable=True)
         order = order[row[order].argsort(stable=True)]
         rank = torch.empty_like(order)
         rank[order] = torch.arange(len(order), device=order.device)
@@ -164,7 +177,7 @@ class BlockFamily(ScheduledNoise, Family):
         return uniform.clamp(max=1 - 2**-24)  # (n - 1 + u) / n can round up to 1 in float32
 
     def token_log_probs(self, network: Denoiser, sentences: Sentences, masked: Tensor) -> Tensor:
-        """log p(x_i | visible rest of its block, clean blocks before) of the positions in masked [N], nats [M]."""
+        """[M] log p(x_i | visible tokens of its block, clean blocks before) at the positions in masked [N], nats."""
         z = sentences.ids.masked_fill(masked, self.special.mask_id)
         select = masked.nonzero()[:, 0]
         logits = self.logits(network, z, sentences.layout, context=sentences.ids, select=select)
@@ -176,7 +189,7 @@ class BlockFamily(ScheduledNoise, Family):
         return TokenLoss(terms.loss, self.num_scored(sentences.layout).sum().clamp(min=1))
 
     def training_terms(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> BlockTerms:
-        """The terms of `training_loss`, with the block of each."""
+        """Terms of `training_loss`, each with the index of its block."""
         sentences, draw = self.filled(sentences, draw)
         maskable, blocks = ~sentences.is_bos, self.blocks(sentences.layout)
         scored = sum_over_rows(maskable, blocks.row, len(blocks.lengths)).long()
@@ -200,10 +213,11 @@ class BlockFamily(ScheduledNoise, Family):
     def _resampled(
         self, masked: Tensor, rho: Tensor, sentences: Sentences, blocks: Layout, scored: Tensor, draw: NoiseDraw
     ) -> Tensor:
-        """[N] masks as if redrawn until each block's masked share lies in the clip interval.
+        """[N] masks, distributed as if redrawn until the masked share of each block lies in the clip interval.
 
-        Without the loop: a block's count is binomial given that it fits, and its places are a uniform subset. An end of the interval that is
-        the usual one is not enforced. Where no count fits (a short block), the first draw stays.
+        No loop is needed: the number of masks of a block is binomial, conditioned on lying in the interval, and the
+        masked positions are a uniform subset. An end of the interval that has its default is not enforced. If no number
+        fits (a short block), `masked` is kept.
         """
         counts = torch.arange(self.block_size + 1, device=rho.device, dtype=torch.float64)
         total, p = scored.double()[:, None], rho.double()[:, None]
@@ -217,8 +231,8 @@ class BlockFamily(ScheduledNoise, Family):
             fits &= share <= self.sampling_max
         cumulative = torch.where(fits, log_prob.exp(), 0.0).cumsum(1)
         first = torch.cumsum(blocks.lengths, 0) - blocks.lengths
-        speaker = first + sentences.is_bos[first].long()
-        value = more_noise(draw.keep[speaker], torch.full_like(speaker, -1)).double()[:, None] * cumulative[:, -1:]
+        source = first + sentences.is_bos[first].long()
+        value = more_noise(draw.keep[source], torch.full_like(source, -1)).double()[:, None] * cumulative[:, -1:]
         count = torch.searchsorted(cumulative, value, right=True)[:, 0].clamp(max=self.block_size)
         possible = cumulative[:, -1] > 0
         chosen = smallest_keys(draw.keep, count, ~sentences.is_bos, blocks)
@@ -226,7 +240,7 @@ class BlockFamily(ScheduledNoise, Family):
 
     def nelbo(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> Tensor:
         num_rows = len(sentences.layout.lengths)
-        if self.exact:  # nothing to draw
+        if self.exact:  # every token is masked
             masked = ~sentences.is_bos
             log_probs = self.token_log_probs(network, sentences, masked)
             return -sum_over_rows(log_probs, sentences.layout.row[masked], num_rows)

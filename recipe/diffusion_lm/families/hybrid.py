@@ -1,10 +1,12 @@
-"""Hybrid diffusion: the mask and uniform noise together, GIDD (von Ruette et al., arXiv 2503.04482).
+"""Hybrid diffusion with mask and uniform noise: GIDD (von Ruette et al., arXiv 2503.04482).
 
-    alpha = (1 - t) / C,   mask = t / C,   each of N symbols: c / (N C),    c = B (t (1 - t))^(gamma/2),  C = 1 + c,  B = 2^gamma p/(1 - p)
+    alpha = (1 - t) / C,   mask = t / C,   each of N symbols: c / (N C)
+    c = B (t (1 - t))^(gamma/2),   C = 1 + c,   B = 2^gamma p/(1 - p)
 
-p = `p_uniform` is the share of uniform noise where it is largest, at t = 1/2; with 0 this is masked diffusion with alpha = 1 - t. Training
-weights: "nelbo" are those of the bound, "clip" cuts them off, "dynamic" (GIDD+) takes their common factor 1/(2 t (1 - t)) out first: 2 for a
-masked token, 1 for a wrong one, (B/N) sqrt(t/(1 - t)) for a right one with gamma = 1. The bound always uses its own weights.
+p = `p_uniform` is the share of uniform noise at t = 1/2, where it is largest; with p = 0 this is masked diffusion with
+alpha = 1 - t. The training weights "nelbo" are those of the bound; "clip" clamps them; "dynamic" (GIDD+) divides by
+their common factor 1/(2 t (1 - t)) and then clamps, so that for gamma = 1 a masked token has weight 2, a wrong one 1,
+and a right one (B/N) sqrt(t/(1 - t)). The bound itself is never reweighted.
 """
 
 from __future__ import annotations
@@ -18,23 +20,26 @@ from torch import Tensor
 from diffusion_lm.families.mixture import Mixture, MixtureFamily
 
 WEIGHTINGS = ("nelbo", "clip", "dynamic")
-LEAST = math.exp(-20)  # of p_uniform and of B: keeps the logarithms finite where there is no uniform noise
+LEAST = math.exp(-20)  # lower limit of p_uniform and B, which keeps logarithms finite without uniform noise
 
 
 @dataclass(frozen=True)
 class HybridFamily(MixtureFamily):
-    """Conditioned on t itself. `p_uniform` above 0 lets a model see errors, and one run tell how likely each token of a text is."""
+    """Hybrid diffusion, conditioned on t itself.
+
+    With `p_uniform` above 0 the model sees errors, so that `one_pass` is meaningful.
+    """
 
     p_uniform: float = 0.1
-    """Share of uniform noise where it is largest, at t = 1/2."""
+    """Share of uniform noise at t = 1/2, where it is largest."""
     gamma: float = 1.0
-    """Power of the share over time: c is proportional to (t (1 - t))^(gamma/2)."""
+    """Exponent of uniform noise over time: c is proportional to (t (1 - t))^(gamma/2)."""
     weighting: str = "dynamic"
     """Training weights: "nelbo", "clip" or "dynamic" (see above)."""
     min_weight: float = 0.0
-    """Smallest weight of "clip" and "dynamic"."""
+    """Smallest training weight for "clip" and "dynamic"."""
     max_weight: float = 2.0
-    """Largest weight of "clip" and "dynamic"."""
+    """Largest training weight for "clip" and "dynamic"."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,7 +60,7 @@ class HybridFamily(MixtureFamily):
 
     @property
     def scale(self) -> float:
-        """B"""
+        """The factor B = 2^gamma p/(1 - p) of the uniform noise."""
         share = max(self.p_uniform, LEAST)
         return max(2**self.gamma * share / (1 - share), LEAST)
 

@@ -1,9 +1,9 @@
-"""log p of one symbol a row from logits over the whole vocabulary, without ever holding the probabilities of all rows.
+"""log p of one symbol per row from logits over the vocabulary, without storing the probabilities of all rows.
 
-    log_probs = target_log_probs(logits, targets, kept=4000, never=(1, 2))      # [M] nats; log_softmax and gather, value for value
+    log_probs = target_log_probs(logits, targets, kept=4000, never=(1, 2))     # [M] nats; equals log_softmax and gather
 
-Rows are worked on a few at a time, forwards and backwards: on a CPU a batch of rows times vocabulary is tens of megabytes that leave the
-cache (and that the system clears page by page) for every intermediate result.
+Rows are processed in small chunks, forwards and backwards. On a CPU, an intermediate result for all rows has tens of
+megabytes, which do not fit into the cache and which the system must clear page by page.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from torch.autograd.function import once_differentiable
 
 from diffusion_lm.device import to_device
 
-CHUNK = {"cpu": 2**18}  # values worked on at once: a megabyte in float32
+CHUNK = {"cpu": 2**18}  # number of values in a chunk: a megabyte in float32
 CHUNK_ELSEWHERE = 2**28
 
 
 def target_log_probs(logits: Tensor, targets: Tensor, *, kept: int, never: Sequence[int] = ()) -> Tensor:
-    """log_softmax(logits + bias)[target] for the symbols 0 .. kept - 1 without those in `never`.
+    """log_softmax(logits)[target], normalised over the symbols 0 .. kept - 1 except those in `never`.
 
-    logits: [M, outputs >= kept]. targets: [M] possible ids, on any device. Returns [M] nats, float32 at least. Differentiable once, in logits.
+    logits: [M, outputs], with outputs >= kept. targets: [M] ids of these symbols, on any device. Returns [M] nats, at
+    least float32. The result is differentiable once, with respect to the logits.
     """
     bias = torch.zeros(kept, dtype=at_least_float32(logits[:0]).dtype)
     bias[list(never)] = -torch.inf
@@ -44,14 +45,14 @@ class _TargetLogProbs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        """(indicator of the target - p) times the gradient of each row."""
+        """Gradient of the logits: (indicator of the target - p) times the gradient of each row."""
         logits, targets, bias = ctx.saved_tensors
         result = torch.empty_like(logits)
         result[:, len(bias) :] = 0.0
         for rows in _chunks(logits):
-            own = gradient[rows, None].to(bias.dtype)
-            part = _log_softmax(logits[rows], bias).exp_().mul_(-own)
-            result[rows, : len(bias)] = part.scatter_add_(1, targets[rows, None], own)
+            of_rows = gradient[rows, None].to(bias.dtype)
+            part = _log_softmax(logits[rows], bias).exp_().mul_(-of_rows)
+            result[rows, : len(bias)] = part.scatter_add_(1, targets[rows, None], of_rows)
         return result, None, None
 
 
@@ -65,5 +66,5 @@ def _chunks(logits: Tensor) -> Iterator[slice]:
 
 
 def at_least_float32(logits: Tensor) -> Tensor:
-    """What a network said, in the precision that loss arithmetic needs."""
+    """Convert 16-bit logits to float32, which loss arithmetic needs; others are returned unchanged."""
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits

@@ -1,23 +1,26 @@
 """Masked (absorbing) diffusion with the SUBS parameterisation: MDLM (Sahoo et al., arXiv 2406.07524).
 
-Each token is kept with probability alpha(t), else replaced by the mask. The network never predicts the mask, and visible tokens carry
-over, so only masked positions cost anything. Continuous time (T = 0):
+Each token is kept with probability alpha(t), else replaced by the mask. The network never predicts the mask, and
+visible tokens are copied, so only masked positions contribute to the loss. In continuous time (T = 0):
 
     NELBO = E_t[ w(t) sum_{i masked} -log p(x_i | z_t) ],   w = -alpha'/(1 - alpha)     (1/t for the loglinear schedule)
 
-Discrete time (T > 0): t = (floor(t T) + 1) / T and w = T (alpha(s) - alpha(t)) / (1 - alpha(t)) with s = t - 1/T; looser, never tighter.
+In discrete time (T > 0), t = (floor(t T) + 1) / T and w = T (alpha(s) - alpha(t)) / (1 - alpha(t)) with s = t - 1/T;
+this bound is never tighter.
 
-For a network that does not look at t the integral over t has a closed form: with k masked positions uniform on 1 .. L,
-ELBO = E_k E_{|M| = k}[ (L/k) sum_{i in M} log p(x_i | rest) ] (Ou et al., arXiv 2406.03736). `nelbo` uses it: no epsilon, finite variance.
-A time-conditioned network is given t = k / (L + 1), which is a valid bound too (of the any-order model with that rule).
+For a network that does not depend on t, the integral over t has a closed form: with k masked positions, k uniform on 1
+.. L, ELBO = E_k E_{|M| = k}[ (L/k) sum_{i in M} log p(x_i | rest) ] (Ou et al., arXiv 2406.03736). `nelbo` uses it,
+because it needs no epsilon and has finite variance. A time-conditioned network gets t = k / (L + 1), which is a valid
+bound too (of the any-order model with that rule).
 
-`parameterization` changes the training loss: "d3pm" and "sedd" (masked_losses.py) let the network also say how soon a place is revealed.
-`predict` is the same for all three: log-softmax over the symbols that can stand there, of d3pm the part without the mask renormalised, of sedd
-the ratios over their sum. SUBS with any normalised denoiser is a bound, so scores, `nelbo` and samples use this one; d3pm's and sedd's own
-bounds, of the same network, are never tighter.
+`parameterization` changes the training loss: with "d3pm" and "sedd" (objectives.py) the network also predicts how soon
+a position is revealed. `predict` is the same for all three: log-softmax over the possible symbols. For d3pm this
+renormalises the part without the mask, for sedd it divides the ratios by their sum. SUBS with any normalised denoiser
+is a bound, so scores, `nelbo` and samples use SUBS; the bounds of d3pm and sedd for the same network are never tighter.
 
-`shift` changes no formula, only which output of the network answers for token i: that of position i - 1. A network that starts from
-autoregressive weights (`init_from`) then predicts as before from its first step and learns to look right (Gong et al., arXiv 2410.17891).
+`shift` only changes which output of the network predicts token i: that of position i - 1. A network that starts from
+autoregressive weights (`init_from`) then predicts as before in its first step and learns to use the right context (Gong
+et al., arXiv 2410.17891).
 """
 
 from __future__ import annotations
@@ -41,32 +44,35 @@ WEIGHTINGS = ("nelbo", "masked_mean")
 
 @dataclass(frozen=True)
 class MaskedFamily(ScheduledNoise, Family):
-    """BOS is always visible; EOS too, unless `score_eos`. The score is p(pieces | their number): tune a length term beside it."""
+    """Masked diffusion. BOS is always visible, and so is EOS unless `score_eos`.
+
+    The score is p(pieces | their number), so rescoring should also tune a length term.
+    """
 
     T: int = 0
     """Number of steps of discrete time; 0 is continuous time."""
     parameterization: str = "subs"
-    """Training loss: "subs", "d3pm" (needs T; two network runs a step) or "sedd"."""
+    """Training loss: "subs", "d3pm" (needs T and two network runs per step) or "sedd"."""
     subs_masking: bool = False
-    """Of "d3pm": the mask is never the answer."""
+    """For "d3pm": the network never predicts the mask."""
     time_conditioning: bool = False
-    """Tell the network the noise level."""
+    """Condition the network on the noise level."""
     antithetic_sampling: bool = True
-    """Training times are spread evenly over the batch."""
+    """Spread the training times evenly over the batch."""
     importance_sampling: bool = False
-    """Training times with ln(1 - alpha) uniform, whose weight is constant."""
+    """Draw training times with ln(1 - alpha) uniform, so that the loss weight is constant."""
     change_of_variables: bool = False
-    """The same masks, with the network conditioned on the uniform variate itself."""
+    """As importance_sampling, but condition the network on the uniform variate itself."""
     sampling_eps: float = 1e-3
     """Training times lie in [sampling_eps, sampling_max]."""
     sampling_max: float = 1.0
-    """Below 1 the training loss is no bound: it specialises the network to light masking."""
+    """Largest training time. Below 1 the training loss is no bound: it specialises the network to light masking."""
     weighting: str = "nelbo"
-    """The bound (nelbo), or "masked_mean": the plain mean cross-entropy of the masked tokens."""
+    """Training loss: the bound ("nelbo"), or the unweighted mean cross-entropy of the masked tokens ("masked_mean")."""
     score_eos: bool = False
-    """EOS can be masked and counts in the score."""
+    """Mask and score EOS too."""
     shift: bool = False
-    """Read the prediction of a token off the position before it, as an autoregressive network does (see above)."""
+    """Predict a token at the position before it, as an autoregressive network does (see above)."""
 
     scoring: ClassVar[Scoring] = "masks"
     sampler_kind: ClassVar[str] = "masks"
@@ -74,11 +80,13 @@ class MaskedFamily(ScheduledNoise, Family):
     def __post_init__(self) -> None:
         if not 0 < self.sampling_eps < self.sampling_max <= 1:
             raise ValueError(
-                f"family.sampling_eps {self.sampling_eps}, family.sampling_max {self.sampling_max}: expected 0 < eps < max <= 1"
+                f"family.sampling_eps {self.sampling_eps}, family.sampling_max {self.sampling_max}: "
+                "expected 0 < eps < max <= 1"
             )
         if self.weighting not in WEIGHTINGS:
             raise ValueError(f"family.weighting {self.weighting!r}; expected one of {', '.join(WEIGHTINGS)}")
-        # MDLM needs T >= 1/sampling_eps, because its step to s = 0 is 0 times infinity. Here it is the limit, and any T will do.
+        # MDLM needs T >= 1/sampling_eps, because its step to s = 0 computes 0 times infinity. We use the limit, so any
+        # T works.
         if self.T < 0:
             raise ValueError(f"family.T {self.T}: expected 0 (continuous time) or a number of steps")
         self._check_parameterization()
@@ -113,7 +121,8 @@ class MaskedFamily(ScheduledNoise, Family):
             )
         if self.subs_masking and kind != "d3pm":
             raise ValueError(
-                f"family.subs_masking with family.parameterization {kind!r}: expected 'd3pm', the others never predict the mask"
+                f"family.subs_masking with family.parameterization {kind!r}: expected 'd3pm', "
+                "the others never predict the mask"
             )
 
     @property
@@ -132,10 +141,10 @@ class MaskedFamily(ScheduledNoise, Family):
         level: Tensor | None,
         wanted: Tensor | None = None,
     ) -> Tensor:
-        """log p(x_i | the visible rest) of the positions in `wanted`, nats [M].
+        """[M] log p(x_i | visible tokens) at the positions in `wanted`, nats.
 
-        masked [N] bool; level [B] what the network is conditioned on (None unless time_conditioning); wanted [M] flat positions that
-        are masked (default: all masked ones).
+        masked [N]: True where a token is masked. level [B]: noise level of each row (None unless time_conditioning).
+        wanted [M]: flat positions, all of them masked (default: all masked positions).
         """
         z = sentences.ids.masked_fill(masked, self.special.mask_id)
         select = masked.nonzero()[:, 0] if wanted is None else wanted
@@ -158,9 +167,11 @@ class MaskedFamily(ScheduledNoise, Family):
         return TokenLoss(on_device_of(weight[row[masked]], cross_entropy) * cross_entropy, scored)
 
     def _d3pm_training_loss(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> TokenLoss:
-        """The step at masked places, then the reconstruction -log p(x | z = x, t = 0) at all scored ones, from a second run."""
+        """The step at masked positions, and from a second network run the reconstruction -log p(x | z = x, t = 0) at
+        all scored positions.
+        """
         noise, row = self.noise, sentences.layout.row
-        number = (self._discrete_time(draw.time) * self.T).round().double()  # of the step, 1 .. T
+        number = (self._discrete_time(draw.time) * self.T).round().double()  # index of the step, 1 .. T
         s, t = (number - 1) / self.T, number / self.T
         step = Step(noise.alpha(s), noise.mask_probability(s), noise.alpha(t), noise.mask_probability(t))
         level = noise.sigma(t).to(draw.time)
@@ -176,21 +187,24 @@ class MaskedFamily(ScheduledNoise, Family):
     def _with_mask(
         self, network: Denoiser, sentences: Sentences, masked: Tensor, level: Tensor, wanted: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """log p of the clean token and of the mask, normalised together, [M] each, where `wanted` [N] is True."""
+        """([M] log p of the clean token, [M] log p of the mask), normalised together, where `wanted` [N] is True."""
         z = sentences.ids.masked_fill(masked, self.special.mask_id)
         select = wanted.nonzero()[:, 0]
         logits = self.logits(network, z, sentences.layout, level=level, select=select)
-        answers = self.possible(logits)
+        symbols = self.possible(logits)
         mask = at_least_float32(logits[:, self.special.mask_id])
         if self.subs_masking:
             mask = torch.full_like(mask, -torch.inf)
-        total = torch.logaddexp(answers.logsumexp(-1), mask)
-        own = answers.gather(1, on_device_of(sentences.ids[select], answers)[:, None])[:, 0]
-        return own - total, mask - total
+        total = torch.logaddexp(symbols.logsumexp(-1), mask)
+        clean = symbols.gather(1, on_device_of(sentences.ids[select], symbols)[:, None])[:, 0]
+        return clean - total, mask - total
 
     def _sedd_training_loss(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> TokenLoss:
-        """Score entropy. log s = logits + log(alpha/(1 - alpha)) - log(symbols), the scale from the schedule, not from the network's level:
-        MDLM needs time conditioning here because it takes the scale from the level, which is 0 without."""
+        """Score entropy with log s = logits + log(alpha/(1 - alpha)) - log(number of symbols).
+
+        The scale alpha/(1 - alpha) comes from the schedule. MDLM takes it from the network's noise level, which is 0
+        without time conditioning, and therefore needs time conditioning here.
+        """
         rho, weight, level = self._training_time(draw.time)
         row = sentences.layout.row
         masked = (draw.keep < rho[row]) & self.scored(sentences)
@@ -203,16 +217,16 @@ class MaskedFamily(ScheduledNoise, Family):
         return TokenLoss(loss, self.num_scored(sentences.layout).sum().clamp(min=1))
 
     def _training_time(self, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mask probability, loss weight and conditioning level of each row [B] from its uniform variate."""
+        """(mask probability, loss weight, noise level) of each row, [B] each, from its uniform variate [B]."""
         noise = self.noise
         if self.importance_sampling or self.change_of_variables:
-            # ln rho uniform between its values at the ends; the weight is the width of that interval.
+            # ln rho is uniform between its values at the ends, and the weight is the width of that interval.
             ends = noise.mask_probability(torch.tensor([self.sampling_eps, 1.0], dtype=torch.float64)).log().tolist()
             log_rho = ends[0] + (ends[1] - ends[0]) * uniform
             level = uniform if self.change_of_variables else noise.sigma(noise.time_of_log_mask_probability(log_rho))
             return log_rho.exp(), torch.full_like(uniform, ends[1] - ends[0]), level
         if self.T:
-            # In float64: alpha(s) and alpha(t) differ by about 1/T, which float32 would leave three digits of.
+            # float64, because alpha(s) and alpha(t) differ by about 1/T only: float32 would leave three digits.
             t = self._discrete_time(uniform)
             kept_before = noise.alpha((t - 1 / self.T).clamp(min=0))
             rho = noise.mask_probability(t)
@@ -225,11 +239,11 @@ class MaskedFamily(ScheduledNoise, Family):
         return self.sampling_eps + (self.sampling_max - self.sampling_eps) * uniform
 
     def _discrete_time(self, uniform: Tensor) -> Tensor:
-        """One of 1/T .. 1; with T >= 1/sampling_eps the first is never drawn."""
+        """[B] times in 1/T, 2/T .. 1; with T >= 1/sampling_eps, 1/T is never drawn."""
         return ((self._continuous_time(uniform) * self.T).floor() + 1).clamp(max=self.T).double() / self.T
 
     def level_of_time(self, t: Tensor) -> Tensor:
-        """What the network is conditioned on at time t, kept within the trained times. [B] -> [B]"""
+        """Noise level for the network at time t [B], clamped to the trained times. Returns [B]."""
         t = t.clamp(self.sampling_eps, self.sampling_max)
         if self.change_of_variables:
             ends = self.noise.mask_probability(torch.tensor([self.sampling_eps, 1.0])).log().to(t)
@@ -247,7 +261,10 @@ class MaskedFamily(ScheduledNoise, Family):
 
 
 def smallest_keys(keys: Tensor, count: Tensor, candidates: Tensor, layout: Layout) -> Tensor:
-    """[N] True at the `count` [B] candidates of each row with the smallest keys [N]: a uniform subset for uniform keys."""
+    """[N] True at the `count` [B] candidates [N] of each row with the smallest keys [N].
+
+    Uniform keys give a uniform subset.
+    """
     spread = keys.new_full((len(layout.lengths), layout.longest), torch.inf)
     spread[layout.row[candidates], layout.position[candidates]] = keys[candidates]
     rank = spread.argsort(dim=1, stable=True).argsort(dim=1)

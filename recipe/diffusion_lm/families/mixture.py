@@ -1,10 +1,10 @@
-"""What the uniform and the hybrid family share: noise that is the mask, any symbol alike, or both.
+"""The common base of the uniform and the hybrid family: noise is the mask, a uniformly drawn symbol, or either.
 
     q_t(z | x) = alpha onehot(x) + uniform (1 over the N symbols) + mask onehot(mask),     alpha + N uniform + mask = 1
 
-Every token can be wrong, so every position is predicted and every position costs something. The bound is that of process_family.py with
-these three numbers put in: one V-wide sum per token instead of three. The originals leave R0 out, which flatters them by 0.01 to 0.05 nats a
-token.
+Every token can be wrong, so every position is predicted and contributes to the loss. The bound is that of
+process_family.py, simplified for these three numbers: it needs one sum over the vocabulary per token instead of three.
+The original papers leave R0 out, which makes their bounds lower by 0.01 to 0.05 nats per token.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from diffusion_lm.layout import Sentences
 
 
 class Mixture(NamedTuple):
-    """A process at B times, float64."""
+    """The noise process at B times, float64."""
 
     alpha: Tensor
     """[B] probability that a token is kept."""
@@ -34,18 +34,18 @@ class Mixture(NamedTuple):
     mask: Tensor
     """[B] probability of the mask."""
     rate_uniform: Tensor
-    """[B] rate at which each symbol comes in: uniform' - (alpha'/alpha) uniform."""
+    """[B] rate of transitions to each symbol: uniform' - (alpha'/alpha) uniform."""
     rate_mask: Tensor
-    """[B] the same of the mask."""
+    """[B] rate of transitions to the mask: mask' - (alpha'/alpha) mask."""
 
     def at(self, row: Tensor) -> Mixture:
-        """The process at the times of M tokens, row [M] which of the B times each has."""
+        """The process at the times of M tokens; row [M] is the index of each token's time."""
         return Mixture(*(part[row] for part in self))
 
 
 @dataclass(frozen=True)
 class MixtureFamily(ProcessFamily):
-    """The cheap form of such a process, for a subclass that gives its `mixture`."""
+    """Bound and loss of such a process; a subclass defines its `mixture`."""
 
     @abstractmethod
     def mixture(self, t: Tensor) -> Mixture:
@@ -63,10 +63,10 @@ class MixtureFamily(ProcessFamily):
         return mixture.uniform[:, None] * is_symbol + mixture.mask[:, None] * is_mask
 
     def corrupt(self, mixture: Mixture, sentences: Sentences, draw: NoiseDraw) -> Tensor:
-        """[N] noised ids; every row at its own time of the mixture [B]."""
+        """[N] noised ids; row b is noised at time b of the mixture [B]."""
         now = mixture.at(sentences.layout.row)
         symbols = torch.tensor(self.symbols, device=sentences.ids.device)
-        share = now.mask / (1 - now.alpha)  # of the mask in the noise
+        share = now.mask / (1 - now.alpha)  # probability that noise is the mask
         index = ((draw.category - share) / (1 - share).clamp(min=1e-30) * len(symbols)).long()
         noise = symbols[index.clamp(0, len(symbols) - 1)].masked_fill(draw.category < share, self.special.mask_id)
         return torch.where(self.scored(sentences) & (draw.keep >= now.alpha), noise, sentences.ids)
@@ -74,16 +74,17 @@ class MixtureFamily(ProcessFamily):
     def token_terms(
         self, mixture: Mixture, log_x_hat: Tensor, x: Tensor, z: Tensor, row: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """(weight, divergence) of each token, [M] float64; their product is its negative ELBO per unit of time (process.token_nelbo).
+        """(weight, divergence) of each token, [M] float64 each. Their product is the negative ELBO per unit of time
+        (process.token_nelbo).
 
-        log_x_hat [M, num_pieces]; x, z [M] clean and noised ids; row [M] which of the B times each has; the last three and the mixture on any
-        device.
+        log_x_hat: [M, num_pieces]. x, z: [M] clean and noised ids. row: [M] index of each token's time in the mixture
+        [B]. All but log_x_hat may be on any device.
         """
         now = Mixture(*(on_device_of(part, log_x_hat) for part in mixture.at(row)))
         x, z = on_device_of(x, log_x_hat), on_device_of(z, log_x_hat)
-        # s_v = log(q_hat[v] / uniform) = log(1 + alpha x_hat[v] / uniform): no difference of large numbers
+        # s_v = log(q_hat[v] / uniform) = log(1 + alpha x_hat[v] / uniform) avoids a difference of large numbers.
         odds = (now.alpha.log() - now.uniform.log()).to(log_x_hat.dtype)
-        excess = F.softplus(odds[:, None] + log_x_hat, threshold=40)  # the usual 20 is 2e-9 off
+        excess = F.softplus(odds[:, None] + log_x_hat, threshold=40)  # the default 20 has an error of 2e-9
         at_x = excess.gather(1, x[:, None])[:, 0].double()
         q_x = now.alpha + now.uniform
         log_uniform = now.uniform.log()
@@ -93,7 +94,7 @@ class MixtureFamily(ProcessFamily):
         at_z = log_uniform + excess.gather(1, piece[:, None])[:, 0].double()
         log_ratio = torch.where(is_mask, 0.0, torch.where(is_x, q_x.log(), log_uniform) - at_z)
         weight = torch.where(is_x, now.rate_uniform / q_x, now.rate_uniform / now.uniform)
-        # Without a mask in the process there is none in z either, and 0 / 0 is not looked at.
+        # If the process has no mask, neither has z, so that 0 / 0 is never selected.
         weight = torch.where(is_mask, now.rate_mask / now.mask, weight)
         return weight, kl + torch.expm1(log_ratio) - log_ratio
 
@@ -104,7 +105,7 @@ class MixtureFamily(ProcessFamily):
         return self.token_terms(mixture, log_x_hat, sentences.ids[scored], z[scored], sentences.layout.row[scored])
 
     def end_terms(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> Sequence[Tensor]:
-        """R0, and K1 in the two parts that it is the sum of."""
+        """R0 and the two summands of K1, [M] nats each."""
         scored = self.scored(sentences)
         row, x = sentences.layout.row[scored], sentences.ids[scored]
         ends = self.mixture(torch.tensor(self.time_range, dtype=torch.float64, device=x.device))
@@ -113,13 +114,13 @@ class MixtureFamily(ProcessFamily):
         z = self.corrupt(self.mixture(smallest.double()), sentences, draw)
         log_x_hat = self.denoised(network, z, sentences, smallest)
         q_x = last.alpha + last.uniform
-        told = self._reconstruction(first, log_x_hat, x, z[scored])
-        return told, torch.xlogy(q_x, q_x / last.uniform), torch.log1p(-last.alpha)
+        r0 = self._reconstruction(first, log_x_hat, x, z[scored])
+        return r0, torch.xlogy(q_x, q_x / last.uniform), torch.log1p(-last.alpha)
 
     def _reconstruction(self, first: Mixture, log_x_hat: Tensor, x: Tensor, z: Tensor) -> Tensor:
-        """R0 of each token: -log(x_hat[x] q(z | x) / q_hat[z]). A masked z tells nothing but x_hat."""
+        """R0 of each token, [M] nats: -log(x_hat[x] q(z | x) / q_hat[z]). For a masked z this is -log x_hat[x]."""
         is_mask = z == self.special.mask_id
         at_z = log_x_hat.gather(1, torch.where(is_mask, 0, z)[:, None])[:, 0].double()
         likelihood = torch.where(z == x, first.alpha + first.uniform, first.uniform).log()
-        told = likelihood - (first.alpha * at_z.exp() + first.uniform).log()
-        return -log_x_hat.gather(1, x[:, None])[:, 0].double() - torch.where(is_mask, 0.0, told)
+        ratio = likelihood - (first.alpha * at_z.exp() + first.uniform).log()
+        return -log_x_hat.gather(1, x[:, None])[:, 0].double() - torch.where(is_mask, 0.0, ratio)

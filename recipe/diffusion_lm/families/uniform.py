@@ -1,12 +1,14 @@
-"""Uniform diffusion: noise is any symbol, there is no mask (UDLM, Schiff et al., arXiv 2412.10193; Duo, Sahoo et al., arXiv 2506.10892).
+"""Uniform diffusion: noise is a random symbol, without a mask (UDLM, arXiv 2412.10193; Duo, arXiv 2506.10892).
 
     q_t(z | x) = alpha(t) onehot(x) + (1 - alpha(t))/N over the N symbols
 
-The network is told -ln alpha(t). The bound in this form is the one of Duo, equation by equation (tests/test_mixture.py).
+UDLM is by Schiff et al., Duo by Sahoo et al. The network is conditioned on -ln alpha(t). The bound equals that of Duo,
+equation by equation (tests/families/test_mixture.py).
 
-Curriculum of Duo (`curriculum_steps`): in the first steps of a training the network does not read the noised symbols but softmax(w/tau) of the
-Gaussian w whose largest coordinate they are (families/gaussian.py), tau from 0.1 down to 0.01; the loss stays that of the symbols, at
-times where the Gaussian has gamma between gamma_min and gamma_max. It needs [tokens x symbols] numbers of noise in every such step.
+Curriculum of Duo (`curriculum_steps`): in the first training steps the network does not read the noised symbols but
+softmax(w/tau), where w is the Gaussian whose argmax they are (families/gaussian.py) and tau falls from 0.1 to 0.01. The
+loss is still that of the symbols, at times at which gamma of the Gaussian lies between gamma_min and gamma_max. Every
+such step draws [tokens x symbols] random numbers.
 """
 
 from __future__ import annotations
@@ -26,30 +28,30 @@ from diffusion_lm.schedule import build_schedule
 
 @dataclass(frozen=True)
 class UniformFamily(ScheduledNoise, MixtureFamily):
-    """Every position is always a real token, so one run predicts all of them."""
+    """Uniform diffusion. Every position always holds a real symbol, and one network run predicts all of them."""
 
     time_eps: float = 1e-3
     """Times lie in [time_eps, 1 - time_eps]."""
     curriculum_steps: int = 0
-    """Optimizer steps with Gaussian inputs; 0 is no curriculum."""
+    """Number of optimizer steps with Gaussian inputs; 0 for no curriculum."""
     gamma_min: float = -3.5
-    """The Gaussian's log noise-to-signal ratio at the smallest time of the curriculum."""
+    """Log noise-to-signal ratio of the Gaussian at the smallest time of the curriculum."""
     gamma_max: float = -1.75
-    """The same at the largest time."""
+    """Log noise-to-signal ratio of the Gaussian at the largest time of the curriculum."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.curriculum_steps < 0 or self.gamma_min >= self.gamma_max:
             raise ValueError(
-                f"family.curriculum_steps {self.curriculum_steps}, gamma_min {self.gamma_min}, gamma_max {self.gamma_max}: "
-                "expected steps >= 0 and gamma_min < gamma_max"
+                f"family.curriculum_steps {self.curriculum_steps}, gamma_min {self.gamma_min}, "
+                f"gamma_max {self.gamma_max}: expected steps >= 0 and gamma_min < gamma_max"
             )
         build_schedule(self.schedule, **self.schedule_options)
 
     def mixture(self, t: Tensor) -> Mixture:
         t, noise, count = t.double(), self.noise, len(self.symbols)
         alpha = noise.alpha(t)
-        # uniform' - (alpha'/alpha) uniform with uniform = (1 - alpha)/N: what is left is sigma'/N
+        # uniform' - (alpha'/alpha) uniform with uniform = (1 - alpha)/N simplifies to sigma'/N.
         return Mixture(
             alpha=alpha,
             uniform=noise.mask_probability(t) / count,

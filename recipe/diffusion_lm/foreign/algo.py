@@ -1,8 +1,8 @@
-"""Rules for section `algo` of a tree of BD3-LM: which model it is, and what its other keys then mean (compat_block.py has the table).
+"""Rules for section `algo` of a BD3-LM tree, which selects the model (the table of these keys is in bd3lm.py).
 
     algo(reading)               # "bd3lm": family block; "mdlm", "sedd": masked; "ar": autoregressive
 
-Functions named as a key are its rule, as compat_rules.py describes rules.
+A function with the name of a key is the rule of that key; rules.py describes rules.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any
 
 from diffusion_lm.foreign.rules import HONOURED, NO_EFFECT, Reading, Rule, refuse, typed
 
-# algo.name -> our family, algo.parameterization, the values algo.sampler may have (and what our sampler calls them)
+# For each algo.name: our family, the required algo.parameterization, and the possible values of algo.sampler.
+# _MASKED_SAMPLERS maps these values to names of our samplers.
 FAMILIES = {"bd3lm": "block", "mdlm": "masked", "sedd": "masked", "ar": "autoregressive"}
 _PARAMETERIZATIONS = {"bd3lm": "subs", "mdlm": "subs", "sedd": "sedd", "ar": "ar"}
 _MASKED_SAMPLERS = {"semi_ar": "ddpm_cache", "analytic": "analytic"}
@@ -19,11 +20,12 @@ _SAMPLERS = {"bd3lm": ["semi_ar"], "mdlm": list(_MASKED_SAMPLERS), "sedd": list(
 
 
 def algo(reading: Reading) -> str:
+    """The value of algo.name."""
     return str(reading.leaves.get("algo.name"))
 
 
 def is_exact(reading: Reading) -> bool:
-    """Blocks of one token: all are masked, nothing is drawn."""
+    """Whether blocks have one token, so that every token is masked and no noise is drawn."""
     return reading.leaves.get("algo.name") == "bd3lm" and reading.leaves.get("block_size") == 1
 
 
@@ -78,7 +80,7 @@ def steps(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def flag(wanted: dict[str, bool], reason: str) -> Rule:
-    """true or false as the model that algo.name says has it anyway."""
+    """Rule for a flag whose value follows from algo.name; `wanted` holds the required values."""
 
     def rule(reading: Reading, key: str, value: Any) -> tuple[str, str]:
         typed(key, value, bool)

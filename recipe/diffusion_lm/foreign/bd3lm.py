@@ -1,9 +1,9 @@
-"""The keys that trees of BD3-LM (Arriola et al., arXiv 2503.09573) have and those of MDLM have not: section `algo`, block_size and others.
+"""Keys of BD3-LM trees (Arriola et al., arXiv 2503.09573) that MDLM trees lack, such as section `algo` and block_size.
 
     reading.leaves["algo.name"]         # bd3lm: family block; mdlm, sedd: masked; ar: autoregressive
 
-Such a tree says under `algo` what one of MDLM says at its top and under `sampling` (MOVED). Values are those of the reference configuration
-and its code; the rules that MDLM's trees share are in compat_special.py.
+Such a tree has under `algo` some keys that an MDLM tree has at its top level and under `sampling` (MOVED). Values
+follow the reference configuration and code. Rules that both kinds of trees share are in special.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from diffusion_lm.foreign.algo import FAMILIES, algo, is_exact
 from diffusion_lm.foreign.data import insert
 from diffusion_lm.foreign.rules import HONOURED, NO_EFFECT, Reading, Rule, nothing, refuse, typed
 
-# Keys of MDLM's trees that have no place beside algo, and what says the same.
+# Keys of MDLM trees that are not allowed beside algo, and the keys that replace them.
 MOVED = {
     "backbone": "algo.backbone",
     "parameterization": "algo.parameterization",
@@ -32,7 +32,7 @@ MOVED = {
     "training.change_of_variables": "training.sampling_eps_min and training.sampling_eps_max",
 }
 
-# Keys of the fork that reads RETURNN datasets: possible beside algo, not missed.
+# Keys of the fork that reads RETURNN datasets: optional in a tree with algo.
 _FORK = [
     "behaviour_version",
     "sampling.num_sample_log",
@@ -46,12 +46,14 @@ _FORK = [
 
 
 def has_algo(reading: Reading) -> bool:
-    """Whether the tree is one of BD3-LM."""
+    """Whether the tree is a BD3-LM tree."""
     return any(key in KEYS for key in reading.leaves)
 
 
 def check_algo(reading: Reading) -> None:
-    """ValueError for a tree of BD3-LM without a known algo.name, in a mode of the fork, or with keys of MDLM's trees beside it."""
+    """Raise ValueError for a BD3-LM tree without a known algo.name, in mode rescore, or with keys that only MDLM trees
+    have.
+    """
     name = reading.leaves.get("algo.name")
     if not isinstance(name, str) or name not in FAMILIES:
         refuse("algo.name", name, f"expected one of {', '.join(FAMILIES)}")
@@ -67,7 +69,7 @@ def check_algo(reading: Reading) -> None:
 
 
 def not_missed(reading: Reading) -> set[str]:
-    """Keys that a tree of this kind has not, or need not have."""
+    """Keys that trees of this kind lack or may leave out."""
     return {*MOVED, *_FORK} if has_algo(reading) else set(KEYS)
 
 
@@ -86,7 +88,7 @@ def _block_size(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def _clipping(target: str, kind: type, usual: Any) -> Rule:
-    """The interval of training times, for blocks only."""
+    """Rule for an end of the interval of training times, which only block models have; `usual` is its default."""
 
     def rule(reading: Reading, key: str, value: Any) -> tuple[str, str]:
         found = typed(key, value, kind)
@@ -193,7 +195,7 @@ def _adaln(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def by_algo(plain: Rule, other: Rule) -> Rule:
-    """A rule for MDLM's trees and another for those of BD3-LM."""
+    """Combine a rule for MDLM trees (`plain`) and a rule for BD3-LM trees (`other`)."""
     return lambda reading, key, value: (other if "algo.name" in reading.leaves else plain)(reading, key, value)
 
 
@@ -238,7 +240,8 @@ KEYS: dict[str, Rule] = {
         {"bd3lm": True, "mdlm": False, "sedd": False, "ar": False}, "noised blocks see the clean ones before them"
     ),
     "algo.var_min": nothing(
-        "with algo.clip_search_widths, which interval varies least is searched (trainer.clip_search); no bound depends on it",
+        "with algo.clip_search_widths, which interval varies least is searched (trainer.clip_search); "
+        "no bound depends on it",
         bool,
     ),
     "algo.clip_search_delta": nothing("of the search, see algo.clip_search_widths", float),

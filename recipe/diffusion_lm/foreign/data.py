@@ -1,6 +1,6 @@
-"""Rules for the data keys of an MDLM / BD3-LM tree: local text or RETURNN datasets, the vocabulary, documents packed into rows.
+"""Rules for the data keys of an MDLM / BD3-LM tree: text or RETURNN datasets, vocabulary, packed rows.
 
-    data.valid=valid.txt data.tokenizer_name_or_path=vocab          # text, one document a line, and a SentencePiece model
+    data.valid=valid.txt data.tokenizer_name_or_path=vocab       # text, one document per line
     data.valid=returnn data.returnn_valid_config={dev: {class: ...}}
 
 Nothing is downloaded: a name of a public data set or tokenizer is refused where it would be read.
@@ -34,7 +34,8 @@ def text_or_returnn(which: str, ordering: str) -> Rule:
             refuse(
                 key,
                 value,
-                f"no such file, and nothing is downloaded; expected a local text file, one document a line ({key}=FILE), or 'returnn' with {config}",
+                "no such file, and nothing is downloaded; expected a local text file, one document a line "
+                f"({key}=FILE), or 'returnn' with {config}",
             )
         if reading.leaves.get(config):
             refuse(key, value, f"there is {config} too; expected 'returnn', or null for the other one")
@@ -47,6 +48,7 @@ def text_or_returnn(which: str, ordering: str) -> Rule:
 
 
 def tokenizer(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    """Rule for the vocabulary: a local one, or no effect if RETURNN datasets bring theirs."""
     if isinstance(value, str) and is_vocab(Path(value)):
         reading.put("data.vocab", value, key)
         return HONOURED, "data.vocab"
@@ -56,11 +58,13 @@ def tokenizer(reading: Reading, key: str, value: Any) -> tuple[str, str]:
     refuse(
         key,
         value,
-        f"no such vocabulary here, and nothing is downloaded; expected a SentencePiece .model file or a vocabulary folder ({key}=FILE)",
+        f"no such vocabulary here, and nothing is downloaded; expected a SentencePiece .model file "
+        f"or a vocabulary folder ({key}=FILE)",
     )
 
 
 def wrap(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    """Rule for data.wrap: documents packed into rows, in mode ppl_eval only."""
     if not typed(key, value, bool):
         return NO_EFFECT, "one sentence a row"
     if reading.mode == "train":
@@ -74,7 +78,7 @@ def wrap(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def insert(reading: Reading, key: str, value: Any) -> tuple[str, str]:
-    """data.insert_{train,valid}_{eos,special}: they say how packed rows are made."""
+    """Rule for data.insert_{train,valid}_{eos,special}: the symbols inserted into packed rows."""
     typed(key, value, bool)
     if "valid" not in key or reading.mode != "ppl_eval" or reading.leaves.get("data.wrap") is not True:
         return NO_EFFECT, "read for packed rows (data.wrap in mode ppl_eval); a sentence stands between BOS and EOS"
@@ -87,5 +91,5 @@ def insert(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 def _is_read(reading: Reading, which: str) -> bool:
     if which == "train":
         return reading.mode == "train"
-    left_to_right = reading.leaves.get("algo.name") in ("bd3lm", "ar")  # others take their samples' lengths from it
+    left_to_right = reading.leaves.get("algo.name") in ("bd3lm", "ar")  # other models sample with its sentence lengths
     return reading.mode in ("train", "ppl_eval") or (reading.mode == "sample_eval" and not left_to_right)

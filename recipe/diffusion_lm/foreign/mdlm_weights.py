@@ -1,12 +1,12 @@
-"""Weights of the public DiT of MDLM (Sahoo et al., arXiv 2406.07524) for our DiT.
+"""Convert the weights of the public DiT of MDLM (Sahoo et al., arXiv 2406.07524) for our DiT.
 
     state = read_checkpoint("model.safetensors")       # or a file that torch.load(weights_only=True) can read
     config, weights = network_weights(state)
     network = DiT(config, num_inputs=V, num_outputs=V, visibility="bidirectional")
     network.load_state_dict(weights)
 
-The two networks compute the same function (docs/parity.md); only the names differ. Strict both ways: a name that is not known, a missing
-one, and a shape that does not fit are errors. Nothing in a checkpoint is executed: a file that holds Python objects is refused.
+The two networks compute the same function (docs/parity.md) with different names of the weights. Unknown names, missing
+names and wrong shapes are errors. Nothing in a checkpoint is executed: a file that holds Python objects is refused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from diffusion_lm.backbones.dit import DiT, DiTConfig
 
-# Theirs -> ours, in the order in which their optimizer and their moving average list the parameters.
+# Names in MDLM -> our names, in the order of the parameters in their optimizer and moving average.
 BEFORE = {
     "vocab_embed.embedding": "embedding.weight",
     "sigma_map.mlp.0.weight": "noise.first.weight",
@@ -51,11 +51,14 @@ AFTER = {
     "output_layer.adaLN_modulation.weight": "final_modulation.weight",
     "output_layer.adaLN_modulation.bias": "final_modulation.bias",
 }
-FREQUENCIES = "rotary_emb.inv_freq"  # no parameter: half as many numbers as a head is wide
+FREQUENCIES = "rotary_emb.inv_freq"  # a buffer, no parameter; its length is half the width of a head
 
 
 def parameter_names(num_blocks: int, *, conditioned: bool = True) -> dict[str, str]:
-    """Their name -> ours, for that many blocks, in their parameter order. Without `conditioned` those of their causal network."""
+    """Map MDLM's parameter names to ours, in MDLM's order.
+
+    Without `conditioned`, the names are those of its causal network.
+    """
     blocks = {
         f"blocks.{number}.{theirs}": f"blocks.{number}.{ours}"
         for number in range(num_blocks)
@@ -72,10 +75,10 @@ def parameter_names(num_blocks: int, *, conditioned: bool = True) -> dict[str, s
 def network_weights(
     state: Mapping[str, Tensor], *, num_heads: int | None = None, conditioned: bool = True
 ) -> tuple[DiTConfig, dict[str, Tensor]]:
-    """Size and weights (float32) of our DiT from the state dict of theirs; names may start with "backbone.".
+    """Size and float32 weights of our DiT from the state dict of MDLM's; names may start with "backbone.".
 
-    The number of heads follows from the rotary frequencies, which their checkpoints hold; without them it must be given. conditioned: the
-    network has a noise embedding.
+    num_heads: only needed if the state dict has no rotary frequencies, from which it follows. conditioned: whether the
+    network has a noise embedding. ValueError for unknown or missing names and for wrong shapes.
     """
     state = {name.removeprefix("backbone."): value for name, value in state.items()}
     blocks = {int(match[1]) for name in state if (match := re.match(r"blocks\.(\d+)\.", name))}
@@ -84,7 +87,8 @@ def network_weights(
     missing = [name for name in names if name not in state]
     if surplus or missing:
         raise ValueError(
-            f"not the weights of an MDLM DiT with{'' if conditioned else 'out'} noise embedding: unknown {_few(surplus)}; missing {_few(missing)}"
+            f"not the weights of an MDLM DiT with{'' if conditioned else 'out'} noise embedding: "
+            f"unknown {_few(surplus)}; missing {_few(missing)}"
         )
     width = state["vocab_embed.embedding"].shape[1]
     if FREQUENCIES in state:
@@ -105,10 +109,10 @@ def network_weights(
 
 
 def read_checkpoint(path: str | os.PathLike[str], *, ema: bool = True) -> dict[str, Tensor]:
-    """State dict of a .safetensors file, or of a file of tensors that torch.save wrote: a state dict, or one under "state_dict".
+    """Read the state dict of a .safetensors file or of a torch.save file, in which it may be under "state_dict".
 
-    With `ema` the moving average in checkpoint["ema"]["shadow_params"], if there is one, takes the place of the weights, as it does when
-    the original evaluates.
+    With `ema`, the moving average in checkpoint["ema"]["shadow_params"] replaces the weights if there is one, as in the
+    original's evaluation. ValueError for a file that is not readable or does not hold a state dict.
     """
     path = Path(path)
     if not path.is_file():
@@ -120,10 +124,11 @@ def read_checkpoint(path: str | os.PathLike[str], *, ema: bool = True) -> dict[s
             raise ValueError(f"{path}: not readable ({error}); expected a safetensors file") from None
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of many types, by what is wrong with the file
+    except Exception as error:  # torch raises many types
         first = str(error).strip().split("\n")[0]
         raise ValueError(
-            f"{path}: not a file of tensors alone ({first}); where you trust it, save its 'state_dict' and 'ema' and read that file"
+            f"{path}: not a file of tensors alone ({first}); where you trust it, save its 'state_dict' and 'ema' "
+            "and read that file"
         ) from None
     state = dict(checkpoint.get("state_dict", checkpoint))
     if not all(isinstance(value, Tensor) for value in state.values()):
@@ -134,13 +139,14 @@ def read_checkpoint(path: str | os.PathLike[str], *, ema: bool = True) -> dict[s
 
 
 def _averaged(state: Mapping[str, Tensor], shadow: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Their moving average has no names: it lists the parameters in the order of the network."""
+    """Name the parameters of the moving average, which lists them without names in the order of the network."""
     names = [name for name in state if not name.endswith(FREQUENCIES)]
     blocks = {match[1] for name in names if (match := re.search(r"blocks\.(\d+)\.", name))}
     order = list(parameter_names(len(blocks)))
     if [name.removeprefix("backbone.") for name in names] != order or len(shadow) != len(order):
         raise ValueError(
-            f"moving average of {len(shadow)} parameters, {len(names)} weights, {len(order)} in this network: expected the same, in its order"
+            f"moving average of {len(shadow)} parameters, {len(names)} weights, {len(order)} in this network: "
+            "expected the same, in its order"
         )
     for name, value in zip(names, shadow):
         if state[name].shape != value.shape:
@@ -157,7 +163,8 @@ def _check_shapes(config: DiTConfig, weights: Mapping[str, Tensor], theirs: Mapp
     for name, expected in network.state_dict().items():
         if weights[name].shape != expected.shape:
             raise ValueError(
-                f"{theirs[name]}: shape {tuple(weights[name].shape)}; expected {tuple(expected.shape)} in a network of this size"
+                f"{theirs[name]}: shape {tuple(weights[name].shape)}; "
+                f"expected {tuple(expected.shape)} in a network of this size"
             )
 
 

@@ -1,12 +1,12 @@
-"""Published folders of BD3-LM and MDLM (Hugging Face: model.safetensors and config.json) as models of ours. No code of a folder is run.
+"""Open published BD3-LM and MDLM folders (model.safetensors and config.json) as our models, without running their code.
 
     model = open_pretrained("bd3lm-owt-block_size4", "gpt2")                 # a LanguageModel
-    import_pretrained("bd3lm-owt-block_size4", "gpt2", "model")             # the same as a model folder
+    import_pretrained("bd3lm-owt-block_size4", "gpt2", "model")             # written as a model folder
 
-The network is the same function under other names (import_mdlm.py); size, attention and block size must agree with config.json. Ids must
-mean the same as in training, so the vocabulary is the tokenizer the weights were trained with. Published weights are of GPT-2's, which is no part of
-their folder: a folder of its tokenizer.json, or of vocab.json and merges.txt (returnn_bridge/bpe_vocab.py). Of ids only the number can
-be compared, so look at the perplexity of some text before anything else.
+The network is the same function with other names of the weights (mdlm_weights.py); size, attention and block size must
+agree with config.json. The vocabulary must be the tokenizer that the model was trained with. Published models use
+GPT-2's, which is not in their folder: give a folder with its tokenizer.json, or with vocab.json and merges.txt
+(returnn_bridge/vocab/bpe.py). Only the number of ids can be checked, so measure the perplexity of some text first.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from returnn_bridge.files import check_replaceable, read_json
 from returnn_bridge.vocab.open import load_vocab
 
 TYPES = ("bd3lm", "mdlm")
-# Kept with a published model beside its parameters: the interval of times it was trained on, and an attention mask.
+# Entries of a published state dict that are no parameters: the interval of training times, and attention masks.
 INTERVAL = ("sampling_eps_min", "sampling_eps_max")
 BUFFERS = (*INTERVAL, "backbone.block_diff_mask", "backbone.mask")
 
 
 def is_pretrained(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds a published model (and not one of ours)."""
+    """Whether a folder holds a published model rather than one of ours."""
     file = Path(folder) / CONFIG
     try:
         config = read_json(file) if file.is_file() else None
@@ -46,7 +46,10 @@ def is_pretrained(folder: str | os.PathLike[str]) -> bool:
 def open_pretrained(
     folder: str | os.PathLike[str], vocab: str | os.PathLike[str], *, device: torch.device | str = "cpu"
 ) -> LanguageModel:
-    """A published model with the vocabulary it was trained with (folder or file). ValueError says what does not fit."""
+    """Open a published model with the vocabulary that it was trained with (folder or file).
+
+    ValueError if they do not fit.
+    """
     path = Path(folder)
     device = usable_device(device)
     config = _config(path)
@@ -62,8 +65,9 @@ def open_pretrained(
     ids = len(weights["embedding.weight"])
     if (pieces.num_inputs, pieces.mask_id) != (ids, ids - 1):
         raise ValueError(
-            f"{path}: weights for {ids} ids, the mask being the last; {vocab} has {pieces.num_inputs} with mask {pieces.mask_id} "
-            f"({pieces.num_pieces} pieces); expected the vocabulary it was trained with, BOS and EOS among its {ids - 1} pieces"
+            f"{path}: weights for {ids} ids, the mask being the last; {vocab} has {pieces.num_inputs} "
+            f"with mask {pieces.mask_id} ({pieces.num_pieces} pieces); expected the vocabulary it was trained with, "
+            f"BOS and EOS among its {ids - 1} pieces"
         )
     with torch.random.fork_rng(devices=[]):
         model = LanguageModel.build(_family(config, path), backbone, pieces)
@@ -81,7 +85,9 @@ def import_pretrained(
     out: str | os.PathLike[str],
     look: Callable[[LanguageModel], object] | None = None,
 ) -> LanguageModel:
-    """Write a published model as a model folder of ours; only an earlier import is replaced. look: called before anything is written."""
+    """Convert a published model into a model folder at `out`, which may only replace an earlier import. look: called
+    before writing.
+    """
     replaces = made_by("imported")
     check_replaceable(Path(out), replaces)
     model = open_pretrained(folder, vocab)
@@ -104,7 +110,7 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _family(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The family of a published network: all of them mask everything but the first position."""
+    """Options of the family of a published network. All of them mask every position but the first."""
     if config.get("causal", False):
         raise ValueError(f"{path / CONFIG}: causal true; networks from left to right are not imported")
     conditioned = bool(config.get("time_conditioning", False))
@@ -133,7 +139,7 @@ def _check_size(config: Mapping[str, Any], backbone: DiTConfig, weights: Mapping
 
 
 def _check_frequencies(state: Mapping[str, Tensor], path: Path) -> None:
-    """Rotary frequencies are computed here; others than those would be another function."""
+    """Raise ValueError if the rotary frequencies differ from those that our network computes."""
     for name, value in state.items():
         if name.endswith(FREQUENCIES):
             expected = 10000.0 ** (-torch.arange(len(value)) / len(value))

@@ -1,10 +1,11 @@
-"""The kinds of verdict on a key of an MDLM / ASR-fork tree, and the rules that need more than a line. compat_keys.py is the table of them.
+"""Rules, which give a verdict on a key of a foreign configuration tree, and functions that build simple rules.
 
     rule = to("optim.lr", float)
     verdict, text = rule(reading, "optim.lr", 3e-4)         # reading.settings["optim.lr"] is 3e-4 now
 
-A rule gets the reading so far, the key and its value; it puts our settings and returns a verdict (honoured, without effect) with one line
-of text, or raises the ValueError that refuses the value. Names of classes (`_target_`) are compared with a list, never imported.
+A rule gets the reading so far, the key and its value. It sets our settings and returns a verdict (honoured, without
+effect) with one line of text, or it raises ValueError to refuse the value. Names of classes (`_target_`) are compared
+with a list, never imported. The table of all keys and rules is in table.py.
 """
 
 from __future__ import annotations
@@ -20,25 +21,35 @@ class Note(NamedTuple):
     """The verdict on one key."""
 
     key: str
+    """Dotted key of the tree."""
     value: Any
-    verdict: str  # HONOURED or NO_EFFECT; a refused key is an error instead
-    text: str  # our setting, or the reason
+    """Value of the key in the tree."""
+    verdict: str
+    """HONOURED or NO_EFFECT; a refused key raises ValueError instead."""
+    text: str
+    """Our setting, or the reason why the key has no effect."""
 
 
 @dataclass
 class Reading:
-    """A tree while it is read: its leaves, our settings by dotted name, where each came from, and the verdicts."""
+    """The state while a tree is read."""
 
     leaves: dict[str, Any]
+    """Values of the tree by dotted key."""
     settings: dict[str, Any] = field(default_factory=dict)
+    """Our settings by dotted name."""
     origin: dict[str, str] = field(default_factory=dict)
+    """Our setting -> key of the tree that set it."""
     notes: list[Note] = field(default_factory=list)
+    """The verdicts, in the order of the tree."""
 
     @property
     def mode(self) -> str:
+        """The value of key `mode`."""
         return str(self.leaves.get("mode"))
 
     def put(self, target: str, value: Any, key: str) -> None:
+        """Set our setting `target` because of a key of the tree."""
         self.settings[target] = value
         self.origin[target] = key
 
@@ -47,11 +58,15 @@ Rule = Callable[[Reading, str, Any], tuple[str, str]]
 
 
 def refuse(key: str, value: Any, expected: str) -> NoReturn:
+    """Raise the ValueError that refuses a value."""
     raise ValueError(f"{key}: got {value!r}; {expected}")
 
 
 def typed(key: str, value: Any, kind: type) -> Any:
-    """`value` as int, float, bool or str; only lossless changes. YAML 1.1 reads 3e-4 as a string: that is a number here."""
+    """Return `value` as int, float, bool or str if that is lossless, else ValueError.
+
+    YAML 1.1 reads 3e-4 as a string, which is accepted as a number.
+    """
     if kind is float and isinstance(value, str):
         try:
             return float(value)
@@ -68,7 +83,7 @@ def typed(key: str, value: Any, kind: type) -> Any:
 
 
 def to(target: str, kind: type, text: str = "") -> Rule:
-    """Honoured: the value is our setting `target`."""
+    """A rule that honours the key: the value becomes our setting `target`."""
 
     def rule(reading: Reading, key: str, value: Any) -> tuple[str, str]:
         reading.put(target, typed(key, value, kind), key)
@@ -78,7 +93,7 @@ def to(target: str, kind: type, text: str = "") -> Rule:
 
 
 def nothing(reason: str, kind: type | None = None) -> Rule:
-    """Without effect, whatever the value."""
+    """A rule for a key without effect; `kind` is the required type of its value."""
 
     def rule(reading: Reading, key: str, value: Any) -> tuple[str, str]:
         if kind is not None:
@@ -91,7 +106,11 @@ def nothing(reason: str, kind: type | None = None) -> Rule:
 def only(
     accepted: Mapping[Any, Any], refused: Mapping[Any, str] | None = None, target: str = "", text: str = ""
 ) -> Rule:
-    """One of a few values. With a target: honoured, and `accepted` maps to our value; else without effect for the reason it maps to."""
+    """A rule that accepts a few values only.
+
+    With a target, `accepted` maps them to our value; without one, the key has no effect and `accepted` maps them to the
+    reason. `refused` maps known other values to the reason.
+    """
 
     def rule(reading: Reading, key: str, value: Any) -> tuple[str, str]:
         known = [item for item in accepted if type(item) is type(value) and item == value]
@@ -108,7 +127,7 @@ def only(
 
 
 def refused(reason: str) -> Rule:
-    """No value is possible."""
+    """A rule that refuses every value."""
 
     def rule(reading: Reading, key: str, value: Any) -> tuple[str, str]:
         refuse(key, value, reason)
@@ -117,7 +136,7 @@ def refused(reason: str) -> Rule:
 
 
 def in_mode(mode: str, rule: Rule) -> Rule:
-    """A rule for one mode; in the others the value (checked all the same) has no effect."""
+    """A rule for one mode. In other modes the value is checked too, but has no effect."""
 
     def wrapped(reading: Reading, key: str, value: Any) -> tuple[str, str]:
         verdict = rule(reading, key, value)
@@ -127,7 +146,7 @@ def in_mode(mode: str, rule: Rule) -> Rule:
 
 
 def target_class(names: Mapping[str, str], target: str = "") -> Rule:
-    """A `_target_`: one of a list of names that are compared, never imported."""
+    """A rule for a `_target_`, which must be one of `names`; names are compared, never imported."""
 
     def rule(reading: Reading, key: str, value: Any) -> tuple[str, str]:
         if not isinstance(value, str) or value not in names:

@@ -1,8 +1,8 @@
-"""Rules for keys of an MDLM / ASR-fork tree that hang together with other keys, or mean something else here (compat_keys.py has the table).
+"""Rules for keys of an MDLM / ASR-fork tree that depend on other keys or have another meaning here.
 
     verdict, text = interval(reading, "trainer.val_check_interval", 10000)         # batches there, optimizer steps here
 
-Functions named as a key are its rule, as compat_rules.py describes rules.
+A function with the name of a key is the rule of that key. rules.py describes rules; table.py lists all keys.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def clip(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def interval(reading: Reading, key: str, value: Any) -> tuple[str, str]:
-    """Lightning counts micro-batches, we count optimizer steps."""
+    """Rule for trainer.val_check_interval: Lightning counts micro-batches, we count optimizer steps."""
     accumulate = reading.leaves.get("trainer.accumulate_grad_batches", 1)
     if type(value) is not int or type(accumulate) is not int or accumulate < 1 or value % accumulate:
         refuse(key, value, f"expected a number of batches, a multiple of trainer.accumulate_grad_batches {accumulate}")
@@ -122,7 +122,7 @@ def training_steps(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def batching(rule: Rule, *, enabled: bool) -> Rule:
-    """For keys that count only with RETURNN's batching on, or only with it off."""
+    """Apply a rule only if RETURNN's batching is on (`enabled`) or off (not `enabled`)."""
 
     def wrapped(reading: Reading, key: str, value: Any) -> tuple[str, str]:
         on = typed("returnn_batching_enabled", reading.leaves.get("returnn_batching_enabled", False), bool)
@@ -178,7 +178,8 @@ def judge(reading: Reading, key: str, value: Any) -> tuple[str, str]:
         refuse(
             key,
             value,
-            "no such file or folder, and nothing is downloaded; with eval.compute_generative_perplexity expected a local language model",
+            "no such file or folder, and nothing is downloaded; with eval.compute_generative_perplexity "
+            "expected a local language model",
         )
     return NO_EFFECT, "nothing there, and nothing is downloaded: no generative perplexity"
 

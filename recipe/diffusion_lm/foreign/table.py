@@ -1,10 +1,10 @@
-"""Every key of an MDLM / ASR-fork configuration tree and what becomes of it: one table, run over a tree by `read`.
+"""The table of all keys of a foreign configuration tree with their rules, and `read`, which applies it to a tree.
 
     reading = read(tree)
     reading.settings["optim.lr"], reading.notes[0].verdict
 
-Meaning of the keys: MDLM (Sahoo et al., arXiv 2406.07524), its configuration, and the fork of it that reads RETURNN datasets; what BD3-LM
-adds to them is in compat_block.py.
+The keys are those of the configuration of MDLM (Sahoo et al., arXiv 2406.07524) and of its fork that reads RETURNN
+datasets. The keys that BD3-LM adds are in bd3lm.py.
 """
 
 from __future__ import annotations
@@ -235,12 +235,12 @@ KEYS: dict[str, Rule] = {
     **BLOCK_KEYS,
 }
 OPAQUE = ("data.returnn_train_config", "data.returnn_valid_config")  # RETURNN's own dicts: checked by the bridge
-OPTIONAL = ("lr_scheduler.num_training_steps", "lr_scheduler.num_cycles")  # they say nothing new
-SECTIONS = {key[:place] for key in KEYS for place, letter in enumerate(key) if letter == "."}
+OPTIONAL = ("lr_scheduler.num_training_steps", "lr_scheduler.num_cycles")  # they repeat other keys
+SECTIONS = {key[:index] for key in KEYS for index, letter in enumerate(key) if letter == "."}
 
 
 def read(tree: Mapping[str, Any]) -> Reading:
-    """Run the table over a tree. ValueError naming the key for an unknown key or a refused value."""
+    """Apply the table to a tree. ValueError that names the key for an unknown key or a refused value."""
     reading = Reading(dict(_leaves(tree, "")))
     if reading.leaves.get("mode") not in MODES:
         refuse("mode", reading.leaves.get("mode"), f"expected one of {', '.join(MODES)}")
@@ -255,8 +255,8 @@ def read(tree: Mapping[str, Any]) -> Reading:
             continue
         for inner, item in _leaves(value, f"{key}.", known=False):
             unread = inner.rpartition(".")[2] in ("seq_end_symbol", "unknown_symbol")
-            own = (NO_EFFECT, "RETURNN ignores it beside orth_vocab") if unread else (HONOURED, text)
-            reading.notes.append(Note(inner, item, *own))
+            outcome = (NO_EFFECT, "RETURNN ignores it beside orth_vocab") if unread else (HONOURED, text)
+            reading.notes.append(Note(inner, item, *outcome))
     if "ar" in (reading.leaves.get("parameterization"), reading.leaves.get("algo.name")):
         _without_noise(reading, ["family.name"], "an autoregressive model has no noise")
     elif is_exact(reading):
@@ -267,7 +267,7 @@ def read(tree: Mapping[str, Any]) -> Reading:
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str, *, known: bool = True) -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of a tree. known: a key that the table does not have is a ValueError naming the nearest one."""
+    """(dotted key, value) for each leaf of a tree. known: raise ValueError for keys that are not in the table."""
     for name, value in tree.items():
         key = f"{prefix}{name}"
         if isinstance(value, dict) and (key in SECTIONS or not known):
@@ -276,7 +276,7 @@ def _leaves(tree: Mapping[str, Any], prefix: str, *, known: bool = True) -> Iter
             yield key, value
         elif key in SECTIONS and value is not None:
             refuse(key, value, "expected a section of keys")
-        elif key not in SECTIONS:  # an empty section is one that is not there
+        elif key not in SECTIONS:  # an empty section counts as absent
             if str(name) == "_target_":
                 refuse(key, value, "nothing is built here; a _target_ is compared with a list, never imported")
             near = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.0)[0]
@@ -284,7 +284,9 @@ def _leaves(tree: Mapping[str, Any], prefix: str, *, known: bool = True) -> Iter
 
 
 def _without_noise(reading: Reading, kept: Sequence[str], reason: str) -> None:
-    """Drop the settings of a noise that there is not."""
+    """Drop the noise settings of a model without noise, except those in `kept`, and note that their keys have no
+    effect.
+    """
     dropped = {target for target in reading.settings if target.startswith("family.") and target not in kept}
     dropped |= {"sampling.predictor", "sampling.steps", "sampling.noise_removal"} & reading.settings.keys()
     keys = {reading.origin[target] for target in dropped} - {reading.origin[target] for target in kept}

@@ -1,11 +1,11 @@
-"""What the configuration tree of an MDLM, ASR-fork or BD3-LM run means here. Nothing is run.
+"""Translate the configuration tree of an MDLM, ASR-fork or BD3-LM run into our configuration. Nothing is run.
 
     tree = read_tree("mdlm_returnn_asr.yaml", ["checkpointing.save_dir=run", "model.hidden_size=32"])
     made = translate(tree)              # made.config: our TrainConfig; made.notes: the verdict on every key
     print(describe(tree, made))
 
-Overrides are dotted keys of that tree. Every key is honoured, refused (a ValueError that names it) or listed as without effect with the
-reason (foreign/table.py). What the modes of a tree do is in commands/foreign_modes.py.
+Overrides are dotted keys of that tree. Every key is honoured, refused (with a ValueError that names it), or listed as
+without effect with the reason (foreign/table.py). The modes of a tree are run by commands/foreign_modes.py.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ FOREIGN = {
 class SamplingSettings:
     """Section `sampling` of the tree, and the batch size of its loader."""
 
-    predictor: str | None = None  # that of the family
+    predictor: str | None = None
+    """Name of the sampler; None for the default of the family."""
     steps: int = 128
     noise_removal: bool = True
     batch_size: int = 64
@@ -55,8 +56,10 @@ class SamplingSettings:
     semi_autoregressive: bool = False
     stride: int = 1
     num_strides: int = 1
-    first_hitting: bool = True  # of blocks: one run for every token, else `steps` for a block
-    nucleus_p: float = 1.0  # of blocks
+    first_hitting: bool = True
+    """For block models: one network run per token, instead of `steps` per block."""
+    nucleus_p: float = 1.0
+    """For block models: draw from the most probable symbols with this total probability."""
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("batch_size", 1), ("num_batches", 1), ("num_shown", 0), ("stride", 1)):
@@ -79,30 +82,39 @@ class RescoreSettings:
 
 @dataclass(frozen=True)
 class Translation:
-    """What a tree means here."""
+    """The meaning of a tree in terms of our settings."""
 
     mode: str
     config: TrainConfig
     sampling: SamplingSettings
     rescore: RescoreSettings
-    notes: tuple[Note, ...]  # one for each key, in the tree's order
-    absent: tuple[str, ...]  # keys that set something and are not in the tree: our defaults hold
+    notes: tuple[Note, ...]
+    """Verdict on each key, in the order of the tree."""
+    absent: tuple[str, ...]
+    """Keys that would set something but are not in the tree, so that our defaults apply."""
     save_dir: str
-    model: str  # eval.checkpoint_path
-    judge: str  # folder of the model for generative perplexity, or ""
+    """Folder of the run, from checkpointing.save_dir."""
+    model: str
+    """Model folder, from eval.checkpoint_path."""
+    judge: str
+    """Model for generative perplexity, or ""."""
     judge_wanted: bool
+    """Whether the tree asks for generative perplexity."""
     resume: bool
-    packing: Packing | None  # how validation documents become rows; None: one a row
-    origin: Mapping[str, str]  # our setting -> the key that it came from
+    """Whether an existing run is continued."""
+    packing: Packing | None
+    """How validation documents are packed into rows; None for one document per row."""
+    origin: Mapping[str, str]
+    """Our setting -> key of the tree that set it."""
 
 
 def is_foreign(tree: Mapping[str, Any]) -> bool:
-    """Whether a configuration tree is one of that world (ours has none of these sections)."""
+    """Whether a configuration tree is foreign; our own configurations have none of these sections."""
     return not FOREIGN.isdisjoint(tree)
 
 
 def translate(tree: Mapping[str, Any]) -> Translation:
-    """The meaning of a resolved tree. ValueError naming the key for one that is unknown or refused."""
+    """Translate a resolved tree. ValueError that names the key if it is unknown or refused."""
     reading = read(tree)
     parts: dict[str, dict[str, Any]] = {
         "data": {},
@@ -117,16 +129,16 @@ def translate(tree: Mapping[str, Any]) -> Translation:
         if name:
             (parts | others)[section][name] = value
     try:
-        whole: dict[str, Any] = {name: reading.settings[name] for name in reading.settings if "." not in name}
-        config = from_dict({**parts, **whole})
-        # A trial build: what two options can not mean together is said now, not after the data is read.
+        top_level: dict[str, Any] = {name: reading.settings[name] for name in reading.settings if "." not in name}
+        config = from_dict({**parts, **top_level})
+        # A trial build, so that incompatible options raise errors now and not after the data is read.
         build_family(config.family, SpecialIds(num_pieces=1, mask_id=1, bos_id=2, eos_id=3, num_inputs=4))
         sampling, rescore = SamplingSettings(**others["sampling"]), RescoreSettings(**others["rescore"])
     except ValueError as error:
         raise ValueError(with_origin(str(error), reading.origin)) from None
     run_settings = others["run"]
     unneeded = {*OPTIONAL, *not_missed(reading)}
-    quiet = {"wandb", "callbacks", "rescore", "eval", "checkpointing"}  # parts that may be left out without a word
+    quiet = {"wandb", "callbacks", "rescore", "eval", "checkpointing"}  # sections whose absence is not listed
     return Translation(
         mode=reading.mode,
         config=config,
@@ -149,7 +161,7 @@ def translate(tree: Mapping[str, Any]) -> Translation:
 
 
 def read_tree(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The tree of a file with dotted overrides of its keys; a key that the file lacks can be given if it is a known one."""
+    """Read the tree of a file and apply dotted overrides. An override may add a known key that the file lacks."""
     tree = read_yaml(path)
     for override in overrides:
         first = override.partition("=")[0].partition(".")[0]
@@ -159,7 +171,10 @@ def read_tree(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> di
 
 
 def describe(tree: Mapping[str, Any], made: Translation) -> str:
-    """The tree in rich's form, titled CONFIG, then the keys without effect and those that are not there. No line is cut off."""
+    """Text with the tree as rich prints it, titled CONFIG, the keys without effect and the absent keys.
+
+    No line is cut off.
+    """
     root = Tree("CONFIG", guide_style="dim")
     for name, value in tree.items():
         inside = yaml.safe_dump(value, sort_keys=False) if isinstance(value, (dict, list)) else str(value)
@@ -178,7 +193,7 @@ def describe(tree: Mapping[str, Any], made: Translation) -> str:
 
 
 def given(key: str, value: str) -> str:
-    """A path that is needed now. ValueError where the tree has none, or still the placeholder of a printed tree."""
+    """Return a required path; ValueError if it is empty or still the placeholder of a printed tree."""
     if not value or "/PLACEHOLDER" in value:
         raise ValueError(f"{key}: got {value!r}; expected a path of yours, e.g. {key}=PATH behind the file's name")
     return value
@@ -190,6 +205,6 @@ def _packing(config: TrainConfig, settings: Mapping[str, Any]) -> Packing | None
 
 
 def with_origin(message: str, origin: Mapping[str, str]) -> str:
-    """An error of our settings, with the keys of the tree that they came from."""
+    """Add to an error message about our settings the keys of the tree that set them."""
     named = [key for target, key in origin.items() if target in message and target != key]
     return f"{message} (set by {', '.join(dict.fromkeys(named))})" if named else message

@@ -4,10 +4,13 @@
     for tokens in drawn.tokens:
         print(model.vocab.decode(tokens))
 
-Which samplers a model has follows from its family's `sampler_kind`; the first one of a kind is the default. Samplers of your own:
+The `sampler_kind` of the family selects the samplers of a model; the first one of a kind is the default. To add your
+own:
 
-    SAMPLERS["masks"].add("mine", MySampler)                                       # for families that there are
-    SAMPLERS.add("mine", Registry("predictor", {"usual": MySampler}))              # for a family whose sampler_kind is "mine"
+    SAMPLERS["masks"].add("mine", MySampler)                               # for existing families
+    SAMPLERS.add("mine", Registry("predictor", {"usual": MySampler}))      # for families whose sampler_kind is "mine"
+
+The name is then valid as `predictor`.
 """
 
 from __future__ import annotations
@@ -50,19 +53,19 @@ __all__ = ["SAMPLERS", "Sampler", "Samples", "build_sampler", "sample"]
 def build_sampler(
     model: LanguageModel, predictor: str | None = None, **options: bool | int | float | str | None
 ) -> Sampler:
-    """The sampler of that name with its options; None is the first one of the model's kind.
+    """Build the sampler with this name and these options; None selects the first sampler for the model.
 
-    ValueError for a name that the kind does not have, and for an option that the sampler does not have or is missing.
+    ValueError for a name unknown for this kind of model, and for an unknown or a missing option.
     """
     named = SAMPLERS[model.family.sampler_kind]
     name = next(iter(named)) if predictor is None else predictor
     kind = named[name]
-    own = kind.options()
-    known = f"expected one of {', '.join(own)}" if own else "it has none"
+    allowed = kind.options()
+    known = f"expected one of {', '.join(allowed)}" if allowed else "it has none"
     for option in options:
-        if option not in own:
+        if option not in allowed:
             raise ValueError(f"predictor {name!r} has no option {option!r}; {known}")
-    for option, parameter in own.items():
+    for option, parameter in allowed.items():
         if parameter.default is inspect.Parameter.empty and option not in options:
             raise ValueError(f"predictor {name!r} without its option {option!r}; expected a value")
     return kind(model, **options)
@@ -79,23 +82,23 @@ def sample(
     seed: int = 1,
     batch_size: int = 64,
 ) -> Samples:
-    """One sentence for each of `lengths`, with the options that most samplers share.
+    """Draw one sentence for each of `lengths`, with the options that most samplers share.
 
     Args:
-        lengths: number of pieces; of an autoregressive or a block model, the most that a sentence may have.
-        predictor: name of the sampler among those of the model's kind (SAMPLERS), None = the first one.
-        steps: steps of the reverse process (in a block model, of one block); a sampler without a grid of times does not look at it.
-        noise_removal: whether what is masked in the end is drawn too; for samplers that have the option.
-        nucleus_p: draw from the most probable symbols with this much probability; for samplers that have the option.
-        seed: of all random numbers.
-        batch_size: sentences that go through the network together; they do not depend on it.
+        lengths: numbers of pieces; for an autoregressive or a block model, the largest numbers allowed.
+        predictor: name of a sampler of the model's kind (SAMPLERS); None selects the first one.
+        steps: steps of the reverse process (per block for a block model); ignored by samplers without time steps.
+        noise_removal: whether to fill masks that remain after the last step; for samplers with this option.
+        nucleus_p: draw from the most probable symbols with this total probability; for samplers with this option.
+        seed: seed of all random numbers.
+        batch_size: number of sentences per network run; it does not change the sentences.
 
-    ValueError for what does not fit the model.
+    ValueError for lengths or options that the model does not support.
     """
     named = SAMPLERS[model.family.sampler_kind]
-    own = named[next(iter(named)) if predictor is None else predictor].options()
-    options: dict[str, bool | int | float | str | None] = {"steps": steps} if "steps" in own else {}
-    # What is left as usual is nothing that was asked for.
+    allowed = named[next(iter(named)) if predictor is None else predictor].options()
+    options: dict[str, bool | int | float | str | None] = {"steps": steps} if "steps" in allowed else {}
+    # Defaults are not passed on, because not every sampler has these options.
     options |= {} if noise_removal else {"noise_removal": noise_removal}
     options |= {} if nucleus_p == 1 else {"nucleus_p": nucleus_p}
     return build_sampler(model, predictor, **options).draw_all(lengths, seed=seed, batch_size=batch_size)

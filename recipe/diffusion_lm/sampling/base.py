@@ -1,13 +1,13 @@
-"""What a sampler is: a way to draw sentences from a model, with options of its own.
+"""The base class of samplers, which draw sentences from a model.
 
     class MySampler(Sampler):
-        def __init__(self, model: LanguageModel, *, steps: int = 1000): ...       # keyword arguments: the options
+        def __init__(self, model: LanguageModel, *, steps: int = 1000): ...    # keyword arguments are the options
         def draw(self, lengths, *, seed, first): ...
 
-    SAMPLERS["masks"].add("mine", MySampler)                                      # sampling/__init__.py, from a program of your own
+    SAMPLERS["masks"].add("mine", MySampler)      # the registry is in sampling/__init__.py
     build_sampler(model, "mine", steps=64).draw_all([9, 12, 17], seed=1)
 
-A sampler gets what it needs from the members of `model.family` (predict, scored, noise or process, level_of_time) and from the network.
+A sampler uses the network and members of `model.family` (predict, scored, noise or process, level_of_time).
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ class Sampler(ABC):
 
     @abstractmethod
     def draw(self, lengths: Sequence[int], *, seed: int, first: int) -> Samples:
-        """One sentence for each of `lengths` (at least 1 each), as one batch.
+        """Draw one sentence for each of `lengths` (at least 1 each), as one batch.
 
         Args:
-            lengths: number of pieces; of a model that draws the end of a sentence too, the most that it may have.
-            seed: of all random numbers.
-            first: number of the first sentence. A sentence depends on the seed and its own number alone, so batches do not matter.
+            lengths: numbers of pieces; for a model that draws the end of a sentence too, the largest numbers allowed.
+            seed: seed of all random numbers.
+            first: index of the first sentence. A sentence depends only on the seed and its index, not on the batch.
         """
 
     def draw_all(self, lengths: Sequence[int], *, seed: int = 1, batch_size: int = 64) -> Samples:
-        """One sentence for each of `lengths`, in batches. ValueError for a length or batch size below 1."""
+        """Draw one sentence for each of `lengths`, in batches. ValueError for a length or batch size below 1."""
         if any(length < 1 for length in lengths) or batch_size < 1:
             raise ValueError(
                 f"sampling lengths {sorted(lengths)[:3]}, batch size {batch_size}: expected numbers of at least 1"
@@ -56,21 +56,21 @@ class Sampler(ABC):
 
     @classmethod
     def options(cls) -> Mapping[str, inspect.Parameter]:
-        """Its options by name; `default` of one that must be given is `inspect.Parameter.empty`."""
+        """The options by name; a required one has `inspect.Parameter.empty` as its default."""
         parameters = inspect.signature(cls).parameters
         return {name: item for name, item in parameters.items() if item.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
 def check_steps(steps: int) -> int:
-    """The number of steps. ValueError below 1."""
+    """Return the number of steps; ValueError if it is below 1."""
     if steps < 1:
         raise ValueError(f"sampling steps {steps}: expected at least 1")
     return steps
 
 
 def uniform_numbers(layout: Layout, count: int, seed: int, first: int, purpose: str = "sample") -> Tensor:
-    """[N, count] uniform float64 numbers; those of a row depend on (seed, purpose, its number, its length) alone."""
+    """[N, count] uniform float64 numbers; those of a row depend on (seed, purpose, row index, row length) alone."""
     lengths = layout.lengths.tolist()
-    own = generators(len(lengths), seed, first, purpose)
-    parts = [torch.rand(n, count, generator=generator, dtype=torch.float64) for n, generator in zip(lengths, own)]
+    of_rows = generators(len(lengths), seed, first, purpose)
+    parts = [torch.rand(n, count, generator=generator, dtype=torch.float64) for n, generator in zip(lengths, of_rows)]
     return torch.cat(parts) if parts else torch.empty(0, count, dtype=torch.float64)

@@ -1,14 +1,16 @@
 """Draw sentences from a block model: block by block from left to right, until a sentence ends.
 
-    drawn = FirstHitting(model).draw_all([20] * 64, seed=1)                                   # one run for every token
-    drawn = AncestralBlocks(model, steps=100, nucleus_p=0.9).draw_all([20] * 64, seed=1)      # on a grid of times
+    drawn = FirstHitting(model).draw_all([20] * 64, seed=1)                                # one network run per token
+    drawn = AncestralBlocks(model, steps=100, nucleus_p=0.9).draw_all([20] * 64, seed=1)   # on a grid of times
 
-A block starts as masks behind finished text. First-hitting: the next position to be revealed is any of the masked ones alike, and which
-moment it happens at is of no interest to a network that is not told (Zheng et al., arXiv 2409.02908), so a block of k masks takes exactly
-k runs. Ancestral: positions of one step of the schedule's grid are revealed at once; only steps that reveal something are run. A finished
-block is read once more, clean, for its keys and values (`cached`), or all of the text is read again in every run: the same sentences.
+A new block consists of masks after the finished text. The first-hitting sampler reveals one masked position at a time,
+chosen uniformly. A network without time conditioning does not need the time of the reveal (Zheng et al., arXiv
+2409.02908), so a block of k masks takes exactly k runs. The ancestral sampler reveals all positions of a time step at
+once, and only runs the steps that reveal something. With `cached`, a finished block is read once more, clean, for its
+keys and values; otherwise every run reads the whole text again. Both give the same sentences.
 
-An EOS ends the sentence wherever it falls in its block. Each sentence has its own random numbers from (seed, its number).
+An EOS ends the sentence at any position of its block. The random numbers of a sentence depend only on the seed and the
+index of the sentence.
 """
 
 from __future__ import annotations
@@ -27,10 +29,10 @@ from diffusion_lm.sampling.samples import Samples, categorical, generators
 
 
 class BlockSampler(Sampler):
-    """Block by block, at most as many pieces as asked for.
+    """Base of the samplers that draw block by block, up to the given number of pieces.
 
-    nucleus_p: draw from the most probable symbols with this much probability; cached: keep keys and values of finished blocks.
-    ValueError for a nucleus outside (0, 1].
+    nucleus_p: draw from the most probable symbols with this total probability; ValueError outside (0, 1].
+    cached: keep keys and values of finished blocks.
     """
 
     def __init__(self, model: LanguageModel, *, nucleus_p: float = 1.0, cached: bool = True):
@@ -41,21 +43,23 @@ class BlockSampler(Sampler):
 
     @abstractmethod
     def moments(self, keys: Tensor) -> Tensor:
-        """[R, size] the step in which each position is revealed, from uniform keys [R, size]; keys are inf where nothing is revealed."""
+        """[R, size] step in which each position is revealed, from uniform keys [R, size], which are inf where nothing
+        is revealed.
+        """
 
     def draw(self, lengths: Sequence[int], *, seed: int, first: int) -> Samples:
         return _Run(self, lengths, generators(len(lengths), seed, first)).all_blocks()
 
 
 class FirstHitting(BlockSampler):
-    """One position after the other, in an order that is uniform."""
+    """Reveals one position at a time, in a uniformly random order."""
 
     def moments(self, keys: Tensor) -> Tensor:
         return keys.argsort(dim=1, stable=True).argsort(dim=1)
 
 
 class AncestralBlocks(BlockSampler):
-    """steps: of the grid of times of one block. ValueError below 1."""
+    """Reveals positions at the times of the schedule. steps: number of time steps per block, ValueError below 1."""
 
     def __init__(self, model: LanguageModel, *, steps: int = 1000, nucleus_p: float = 1.0, cached: bool = True):
         super().__init__(model, nucleus_p=nucleus_p, cached=cached)
@@ -64,14 +68,17 @@ class AncestralBlocks(BlockSampler):
     def moments(self, keys: Tensor) -> Tensor:
         times = torch.linspace(1.0, 0.0, self.steps + 1, dtype=torch.float64, device=keys.device)
         rho = self.family.noise.mask_probability(times)
-        # Falls from step to step; what is masked at the end is revealed in the last one.
+        # Decreases from step to step; positions still masked at the end are revealed in the last step.
         still_masked = rho[1:] / rho[0]
         after = torch.searchsorted(still_masked.flip(0), keys.clamp(max=1.0).contiguous(), right=True)
         return (self.steps - after).clamp(max=self.steps - 1)
 
 
 def nucleus(log_probs: Tensor, p: float) -> Tensor:
-    """[M, V] log_probs without all but the most probable symbols whose sum is at most p (never without the best one); not normalised."""
+    """[M, V] log_probs with -inf for all but the most probable symbols with a total of at most p.
+
+    The best one is kept; not normalised.
+    """
     ordered, order = log_probs.double().sort(dim=-1, descending=True)
     beyond = ordered.exp().cumsum(-1) > p
     beyond[:, 0] = False
@@ -79,11 +86,11 @@ def nucleus(log_probs: Tensor, p: float) -> Tensor:
 
 
 class _Run:
-    """A batch of sentences on its way; `rows` are the ids of those that have not ended, all of the same number of blocks."""
+    """Draws one batch of sentences; those that have not ended all have the same number of blocks."""
 
-    def __init__(self, sampler: BlockSampler, limits: Sequence[int], own: Sequence[torch.Generator]):
+    def __init__(self, sampler: BlockSampler, limits: Sequence[int], random: Sequence[torch.Generator]):
         self.sampler, self.model, self.family = sampler, sampler.model, sampler.family
-        self.limits, self.generators, self.device = limits, own, sampler.model.device
+        self.limits, self.generators, self.device = limits, random, sampler.model.device
         assert self.family.block_size is not None, "samplers of blocks are for families that have them"
         self.size = self.family.block_size
         self.passes = 0
@@ -96,7 +103,7 @@ class _Run:
         text = torch.full((len(active), 0), special.mask_id, device=self.device)  # finished blocks, BOS included
         past = KeyValueCache()
         while active:
-            # BOS, the pieces and EOS; a model whose last block is as long as the sentence does not look beyond.
+            # BOS, the pieces and EOS. Without fill_last, the last block ends where the sentence ends.
             room = torch.tensor([self.limits[index] + 2 for index in active]) - text.shape[1]
             lengths = torch.full_like(room, size) if self.family.fill_last else room.clamp(max=size)
             block = self._one_block(active, text, past, Layout(lengths.to(self.device)))
@@ -122,10 +129,12 @@ class _Run:
         return Samples(done, self.passes, unfinished)
 
     def _one_block(self, active: list[int], text: Tensor, past: KeyValueCache, layout: Layout) -> Tensor:
-        """[R, block size] the next block of each active sentence; a shorter one (layout: lengths [R]) ends in masks."""
+        """[R, block size] the next block of each active sentence; a block that is shorter by `layout` [R] ends in
+        masks.
+        """
         special, size = self.family.special, self.size
         block = torch.full((len(active), size), special.mask_id, device=self.device)
-        # [R, 2, size]: when a position is revealed, and what its token is
+        # [R, 2, size]: uniform numbers for the step of each reveal and for the token.
         keys = torch.stack(
             [torch.rand(2, size, generator=self.generators[index], dtype=torch.float64) for index in active]
         )
@@ -153,5 +162,5 @@ class _Run:
         before = torch.ones_like(text, dtype=torch.bool)
         ids = torch.cat([text, block], dim=1)[inside := torch.cat([before, exists], dim=1)]
         wanted = torch.cat([~before, due], dim=1)[inside].nonzero()[:, 0]
-        # A block does not see its own clean side, so its masks may stand there.
+        # A block does not attend to its own clean ids, so masks are allowed there.
         return self.family.predict(self.model.network, ids, Layout(layout.lengths + text.shape[1]), select=wanted)

@@ -1,12 +1,13 @@
-"""Draw masked positions in the order of the network's own certainty, instead of at times that know nothing of the text.
+"""Reveal masked positions in the order of the entropy of the network's prediction, not at random times.
 
     drawn = CertainFirst(model, share=0.1).draw_all([12, 9], seed=1)
 
-In every pass each sentence reveals max(1, floor(share * its masked positions)) of its masked positions: those of the lowest entropy
-("certain-first", as confidence-based decoding does) or of the highest ("uncertain-first", as ATAT does). The order looks at the noised text
-only, so with one position a pass the drawn text follows the chain rule in that order, exactly the language's law for an exact network. For a
-trained one it is another model than the one that scores are the bound of: its order is not uniform. More than one a pass are drawn
-independently.
+In every pass, each sentence reveals max(1, floor(share * number of masked positions)) positions: those with the lowest
+entropy ("certain-first", as in confidence-based decoding) or with the highest ("uncertain-first", as in ATAT). The
+order depends on the noised text only, so with one position per pass the text is drawn by the chain rule in that order;
+with an exact network it follows the distribution of the language. With a trained network it follows a different
+distribution from the one whose ELBO we report, which assumes a uniform order. Positions revealed in the same pass are
+drawn independently.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ from diffusion_lm.sampling.samples import Samples, categorical
 
 
 class CertainFirst(Sampler):
-    """share: of the masked positions that are revealed in a pass, 0 = one position a pass.
+    """Reveals the positions with the lowest entropy first.
 
-    ValueError for a model that scores EOS, whose end would have to be drawn too, or a share outside [0, 1].
+    share: share of the masked positions that each pass reveals; 0 means one position per pass. ValueError for a share
+    outside [0, 1], and for a model that scores EOS, because its end would have to be drawn too.
     """
 
     sign: ClassVar[float] = 1.0
-    """Of the entropy in the sorting key: the smallest keys are revealed."""
+    """Sign of the entropy in the sorting key; the smallest keys are revealed first."""
 
     def __init__(self, model: LanguageModel, *, share: float = 0.0):
         super().__init__(model)
@@ -45,7 +47,7 @@ class CertainFirst(Sampler):
         return self.fill([[self.family.special.mask_id] * length for length in lengths], seed=seed, first=first)
 
     def fill(self, rows: Sequence[Sequence[int]], *, seed: int, first: int) -> Samples:
-        """Draw the masked positions of piece ids `rows`. What is not masked stays. The first row is number `first`."""
+        """Draw the masked positions of piece ids `rows` and keep the others. The first row has index `first`."""
         family, special = self.family, self.family.special
         sentences = Sentences.of(rows, bos_id=special.bos_id, eos_id=special.eos_id).to(self.model.device)
         ids, layout, passes = sentences.ids.clone(), sentences.layout, 0
@@ -64,7 +66,7 @@ class CertainFirst(Sampler):
             log_probs = family.predict(self.model.network, ids[going], part, level=level, select=select)
             key = log_probs.new_zeros(len(inside))
             key[select] = self.sign * entropy(log_probs)
-            # 0.7 of 10 is 7, though the product may round to less.
+            # 0.7 times 10 must give 7, although the product may be rounded to less.
             now = (self.share * number.double() + 1e-9).floor().long().clamp(min=1)
             due = smallest_keys(key, now, inside, part)
             at = going.nonzero()[:, 0][due]
@@ -75,11 +77,11 @@ class CertainFirst(Sampler):
 
 
 class UncertainFirst(CertainFirst):
-    """The positions of the highest entropy first."""
+    """Reveals the positions with the highest entropy first."""
 
     sign = -1.0
 
 
 def entropy(log_probs: Tensor) -> Tensor:
-    """[M] nats, of normalised log-probabilities [M, V]; symbols of probability 0 (-inf) count 0."""
+    """[M] entropy in nats of normalised log-probabilities [M, V]; symbols with probability 0 (-inf) contribute 0."""
     return torch.special.entr(log_probs.exp()).sum(-1)

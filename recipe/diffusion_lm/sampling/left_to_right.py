@@ -1,4 +1,4 @@
-"""Draw from an autoregressive model: each next piece from the network, until it says EOS."""
+"""Draw sentences from an autoregressive model, piece by piece, until EOS is drawn."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from diffusion_lm.sampling.samples import Samples, categorical, generators
 
 
 class LeftToRight(Sampler):
-    """Of at most as many pieces as asked for; a sentence that has not ended then is counted as unfinished."""
+    """Draws up to the given number of pieces; a sentence without EOS by then counts as unfinished."""
 
     def draw(self, lengths: Sequence[int], *, seed: int, first: int) -> Samples:
         special, device = self.family.special, self.model.device
-        own = generators(len(lengths), seed, first)
+        random = generators(len(lengths), seed, first)
         rows: list[list[int]] = [[] for _ in lengths]
         active = list(range(len(lengths)))
         unfinished = passes = 0
         while active:
             sentences = Sentences.of([rows[index] for index in active], bos_id=special.bos_id, eos_id=special.eos_id)
             sentences = sentences.to(device)
-            # The next piece stands where the frame has its EOS, which a causal network does not see from the position before.
+            # The next piece is predicted at the position of EOS, whose id a causal network does not see for this.
             select = sentences.is_eos.nonzero()[:, 0]
             log_probs = self.family.predict(self.model.network, sentences.ids, sentences.layout, select=select)
-            uniform = torch.cat([torch.rand(1, generator=own[index], dtype=torch.float64) for index in active])
+            uniform = torch.cat([torch.rand(1, generator=random[index], dtype=torch.float64) for index in active])
             passes += len(active)
             going = []
             for index, token in zip(active, categorical(log_probs, uniform.to(device)).tolist()):

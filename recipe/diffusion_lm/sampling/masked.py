@@ -1,14 +1,15 @@
-"""Draw sentences from a masked model: its reverse process, in steps of time.
+"""Draw sentences from a masked model by its reverse process in time steps.
 
     drawn = Cached(model, steps=1000).draw_all([12] * 64, seed=1)
 
-A masked model draws p(pieces | their number): all pieces start masked between a visible BOS and EOS. On the way from t to s < t a masked
-position is revealed with probability (rho(t) - rho(s)) / rho(t), whatever stands in it, and its token then follows the network
-(Sahoo et al., arXiv 2406.07524). So one uniform number tells in which step a position is revealed, and a prediction is looked at only where
-something is revealed: "ddpm_cache" and "analytic" make only those passes (at most one a token, time conditioning or not), "ddpm" one in
-every step; with the same seed they draw the same. The analytic step of SEDD (Lou et al., arXiv 2310.16834), with the score that SUBS
-implies, has the same law (tests/sampling/test_sampling.py); it differs at the end, where it draws what is still masked and the others take
-the best.
+A masked model defines p(pieces | their number): all pieces start masked between a visible BOS and EOS. From t to s < t
+a masked position is revealed with probability (rho(t) - rho(s)) / rho(t), independently of its token, which is then
+drawn from the network's prediction (Sahoo et al., arXiv 2406.07524). One uniform number therefore determines the step
+in which a position is revealed, and predictions are only needed in those steps. "ddpm_cache" and "analytic" make only
+these passes (at most one per token, with or without time conditioning), "ddpm" makes one in every step; with the same
+seed they draw the same tokens. The analytic step of SEDD (Lou et al., arXiv 2310.16834), with the score that SUBS
+implies, has the same distribution (tests/sampling/test_sampling.py). It differs only at the end, where it draws the
+remaining masks while the others take the most probable symbol.
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ from diffusion_lm.sampling.samples import Samples, categorical
 from returnn_bridge.registry import Registry
 
 LAST_TIME = 1e-5
-"""Where the reverse process ends; what is masked then is left to noise removal."""
+"""Time at which the reverse process ends; noise removal fills the remaining masks."""
 
 
 class MaskedSampler(Sampler):
-    """The reverse process of a masked model, from all noise at t = 1 to `LAST_TIME` in equal steps of t.
+    """The reverse process of a masked model, from only masks at t = 1 to `LAST_TIME` in equal steps of t.
 
-    noise_removal: whether what is masked in the end is drawn too. ValueError for a number of steps below 1.
+    steps: number of steps, ValueError below 1. noise_removal: whether to fill masks that remain after the last step.
     """
 
     every_step: ClassVar[bool] = False
-    """Run the network in every step, needed or not, as the method was published."""
+    """Run the network in every step, even if nothing is revealed, as the method was published."""
     draws_last: ClassVar[bool] = False
-    """Noise removal draws from the prediction instead of taking its best symbol."""
+    """Noise removal draws from the prediction instead of taking the most probable symbol."""
 
     def __init__(self, model: LanguageModel, *, steps: int = 1000, noise_removal: bool = True):
         super().__init__(model)
@@ -50,11 +51,11 @@ class MaskedSampler(Sampler):
 
     def draw(self, lengths: Sequence[int], *, seed: int, first: int) -> Samples:
         sentences = self._framed([[self.mask] * length for length in lengths])
-        ids = sentences.ids.masked_fill(self.family.scored(sentences), self.mask)  # the EOS too, where it is scored
+        ids = sentences.ids.masked_fill(self.family.scored(sentences), self.mask)  # EOS too, if it is scored
         return self._reveal(Sentences(ids, sentences.layout), seed, first)
 
     def fill(self, rows: Sequence[Sequence[int]], *, seed: int, first: int) -> Samples:
-        """Draw the masked positions of partly known sentences (piece ids, the mask's where to draw)."""
+        """Draw the masked positions of partly known sentences: piece ids, with the mask id at positions to draw."""
         return self._reveal(self._framed(rows), seed, first)
 
     def _framed(self, rows: Sequence[Sequence[int]]) -> Sentences:
@@ -62,12 +63,12 @@ class MaskedSampler(Sampler):
         return Sentences.of(rows, bos_id=special.bos_id, eos_id=special.eos_id).to(self.model.device)
 
     def _reveal(self, sentences: Sentences, seed: int, first: int) -> Samples:
-        """Draw what is masked. Row i is number `first` + i of its stream of random numbers."""
+        """Draw the masked positions; row i uses the random numbers of sentence `first` + i."""
         special, layout = self.family.special, sentences.layout
         ids = sentences.ids.clone()
         keys = uniform_numbers(layout, 2, seed, first).to(ids.device)
         after = torch.searchsorted(self.still_masked[1:].flip(0).to(ids.device), keys[:, 0].contiguous(), right=True)
-        reveal = (self.steps - after).masked_fill(ids != self.mask, -1)  # the step of each position; `steps` = not yet
+        reveal = (self.steps - after).masked_fill(ids != self.mask, -1)  # step of each position; `steps` if none
         passes = 0
         due_steps = sorted(set(reveal.tolist()) - {-1, self.steps})
         for step in range(self.steps) if self.every_step else due_steps:
@@ -76,14 +77,17 @@ class MaskedSampler(Sampler):
             last = reveal == self.steps
             passes += self._step(ids, layout, last, keys[:, 1], LAST_TIME, best=not self.draws_last)
         tokens = [part.tolist()[1:] for part in ids.cpu().split(layout.lengths.tolist())]
-        if self.family.scores_end:  # the EOS is drawn too: it may come early and ends the sentence
+        if self.family.scores_end:  # EOS is drawn too; the first one ends the sentence
             tokens = [row[: row.index(special.eos_id)] if special.eos_id in row else row for row in tokens]
         else:
             tokens = [row[:-1] for row in tokens]
         return Samples(tokens, passes, sum(self.mask in row for row in tokens))
 
     def _step(self, ids: Tensor, layout: Layout, due: Tensor, keys: Tensor, time: float, *, best: bool) -> int:
-        """Put tokens at the positions in `due` [N] into `ids`; returns how many rows went through the network."""
+        """Draw tokens for the positions in `due` [N] and write them into `ids`.
+
+        Returns the number of rows in the network run.
+        """
         wanted = (ids == self.mask) if self.every_step else due
         rows = torch.zeros(len(layout.lengths), dtype=torch.bool, device=ids.device)
         rows[layout.row[wanted]] = True
@@ -99,17 +103,17 @@ class MaskedSampler(Sampler):
 
 
 class Cached(MaskedSampler):
-    """Passes only where something is revealed: "ddpm_cache"."""
+    """Sampler "ddpm_cache": runs the network only in steps that reveal something."""
 
 
 class EveryStep(MaskedSampler):
-    """A pass in every step, as published: "ddpm"."""
+    """Sampler "ddpm": runs the network in every step, as published."""
 
     every_step = True
 
 
 class Analytic(MaskedSampler):
-    """What is masked in the end is drawn, where the others take the best symbol: "analytic"."""
+    """Sampler "analytic": draws the masks that remain at the end; the others take the most probable symbol."""
 
     draws_last = True
 

@@ -1,10 +1,11 @@
-"""Draw from models whose noise is any symbol: from the noise of the largest time back to text, every position open in every step.
+"""Draw sentences from models with uniform noise, by the reverse process from the largest time back to text.
 
     drawn = AncestralNoise(model, steps=128).draw_all([9, 12], seed=1)
 
-From t to s < t a position follows p(z_s | z_t) with the network's prediction in the place of the clean token (process.posterior), so a token
-can change again later. The last step, from the smallest time to clean text, is the same with alpha 1; "greedy-tail" takes the best symbol
-there (Sahoo et al., arXiv 2506.10892).
+From t to s < t a position is drawn from p(z_s | z_t), with the network's prediction instead of the clean token
+(process.posterior). Every position is drawn in every step, so a token can change again later. The last step, from the
+smallest time to clean text, is the same with alpha = 1; "greedy-tail" takes the most probable symbol there (Sahoo et
+al., arXiv 2506.10892).
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from diffusion_lm.sampling.samples import Samples, categorical, generators
 
 
 class AncestralNoise(Sampler):
-    """steps: from the largest to the smallest time. ValueError below 1."""
+    """The reverse process. steps: number of steps from the largest to the smallest time, ValueError below 1."""
 
     greedy_tail: ClassVar[bool] = False
-    """The last step takes the best symbol."""
+    """Whether the last step takes the most probable symbol."""
 
     def __init__(self, model: LanguageModel, *, steps: int = 1000):
         super().__init__(model)
@@ -40,17 +41,17 @@ class AncestralNoise(Sampler):
         sentences = Sentences.of(rows, bos_id=special.bos_id, eos_id=special.eos_id).to(device)
         layout, inner = sentences.layout, family.scored(sentences)
         select, one_time = inner.nonzero()[:, 0], torch.zeros_like(layout.row[inner])
-        own = generators(len(lengths), seed, first)
+        random = generators(len(lengths), seed, first)
 
         def uniform() -> Tensor:
-            parts = [torch.rand(n, generator=generator, dtype=torch.float64) for n, generator in zip(lengths, own)]
+            parts = [torch.rand(n, generator=generator, dtype=torch.float64) for n, generator in zip(lengths, random)]
             return torch.cat(parts).to(device)
 
         low, high = family.time_range
         times = torch.linspace(high, low, self.steps + 1, dtype=torch.float64, device=device)
         now = process.marginal(times[:1])
         z = sentences.ids.clone()
-        # At the largest time only the noise: the prior of the bound (process.prior_divergence).
+        # Start from noise alone, which is the prior of the bound (process.prior_divergence).
         z[select] = categorical(now.beta_pi.log().expand(len(select), -1), uniform())
         for number, time in enumerate(times):
             last = number == self.steps
@@ -67,11 +68,11 @@ class AncestralNoise(Sampler):
 
 
 class GreedyTail(AncestralNoise):
-    """The last step takes the best symbol."""
+    """The reverse process, with the most probable symbol in the last step."""
 
     greedy_tail = True
 
 
 def clean_marginal(like: Marginal) -> Marginal:
-    """Time 0: every token is kept."""
+    """The marginal at time 0, where every token is kept; shapes as in `like`."""
     return Marginal(torch.ones_like(like.alpha), torch.zeros_like(like.beta_pi), torch.zeros_like(like.rate_in))

@@ -1,7 +1,9 @@
-"""Drawn sentences and what every sampler needs: draws from a distribution, lengths, the entropy of what came out.
+"""Drawn sentences and helpers for all samplers: categorical draws, sentence lengths, entropy.
 
-Categorical draws invert the cumulative sum in float64: float32 Gumbel noise has a cut tail, which acts like a temperature below 1
-(Zheng et al., arXiv 2409.02908).
+    lengths = draw_lengths([9, 12, 17], 64, seed=1)        # 64 lengths of real sentences
+
+Categorical draws invert the cumulative sum in float64, because the tail of float32 Gumbel noise is cut off, which acts
+like a temperature below 1 (Zheng et al., arXiv 2409.02908).
 """
 
 from __future__ import annotations
@@ -23,13 +25,13 @@ class Samples:
     tokens: list[list[int]]
     """Piece ids, without BOS and EOS."""
     passes: int
-    """Sentences that went through the network, summed over steps."""
+    """Number of sentences in all network runs together."""
     unfinished: int
-    """Sentences that reached their limit without an EOS, or that keep a mask (noise removal off)."""
+    """Number of sentences that reached their limit without EOS, or still have masks (without noise removal)."""
 
 
 def draw_lengths(known: Sequence[int], count: int, *, seed: int = 1) -> list[int]:
-    """`count` lengths drawn from those of real sentences; empty ones are left aside. ValueError if there is none."""
+    """Draw `count` lengths from those of real sentences, ignoring empty ones. ValueError if all are empty."""
     choices = torch.tensor([length for length in known if length], dtype=torch.int64)
     if not len(choices):
         raise ValueError("no sentence to take a length from; expected text with at least one piece")
@@ -38,7 +40,10 @@ def draw_lengths(known: Sequence[int], count: int, *, seed: int = 1) -> list[int
 
 
 def sample_entropy(samples: Sequence[Sequence[int]]) -> float:
-    """Entropy of the pieces within a sentence (nats), mean over sentences. Low entropy flatters a generative perplexity: report both."""
+    """Mean over sentences of the entropy of the pieces within a sentence, nats.
+
+    Report it with generative perplexity, because repetitive samples lower both.
+    """
     total = torch.zeros((), dtype=torch.float64)
     for tokens in samples:
         share = torch.tensor(list(Counter(tokens).values()), dtype=torch.float64) / max(1, len(tokens))
@@ -47,19 +52,22 @@ def sample_entropy(samples: Sequence[Sequence[int]]) -> float:
 
 
 def one_line(text: str) -> str:
-    """A sample as one line of a file; pieces of GPT-2's vocabulary may be line ends."""
+    """Join a sample into one line, because pieces of GPT-2's vocabulary may contain line ends."""
     return " ".join(text.splitlines())
 
 
 def categorical(log_probs: Tensor, uniform: Tensor) -> Tensor:
-    """[M] symbols with probabilities exp(log_probs) [M, V] for uniform numbers [M] in [0, 1), float64: the inverse of the cumulative sum."""
+    """[M] symbols drawn with probabilities exp(log_probs) [M, V], from uniform numbers [M] in [0, 1), float64."""
     cumulative = log_probs.double().exp().cumsum(-1)
     total = cumulative[:, -1:]
-    # Below the total even when the product rounds up, so that a symbol of probability 0 is never hit.
+    # Keep the value below the total even if the product is rounded up, so that a symbol with probability 0 is never
+    # drawn.
     value = torch.minimum(uniform.double()[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulative, value, right=True)[:, 0]
 
 
 def generators(count: int, seed: int, first: int, purpose: str = "sample") -> list[torch.Generator]:
-    """One for each of `count` sentences, from (seed, its number): batches do not matter. Numbers begin at `first`."""
+    """One generator for each of `count` sentences, seeded by (seed, purpose, index of the sentence from `first`), so
+    that batches do not matter.
+    """
     return [torch.Generator().manual_seed(step_seed(seed, purpose, first + index, 0)) for index in range(count)]

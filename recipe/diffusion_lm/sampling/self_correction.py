@@ -1,10 +1,11 @@
-"""Let a model with uniform noise correct a complete text: the token it doubts most is replaced, until nothing changes.
+"""Correct complete texts with a model with uniform noise: replace tokens until nothing changes.
 
     corrected = self_correct(model, drawn.tokens, seed=1)
 
-Self-correction of GIDD (von Ruette et al., arXiv 2503.04482): the text is shown as if it were slightly noised, one candidate is drawn for every
-position at a low temperature, and the candidates that differ from the text with the largest probability are put in. The best state by
-self-agreement (the share of tokens that are the network's own first choice) is returned, not the last one.
+This is the self-correction of GIDD (von Ruette et al., arXiv 2503.04482). The network reads the text as if it were
+slightly noised, and one candidate is drawn for every position at a low temperature. Of the candidates that differ from
+the text, the most probable ones replace tokens. The result is the state with the best self-agreement (the share of
+tokens that are the network's first choice), not the last state.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from diffusion_lm.sampling.samples import categorical, generators
 
 @dataclass(frozen=True)
 class Corrected:
-    """Texts after self-correction, and what it took."""
+    """Texts after self-correction, with statistics."""
 
     tokens: list[list[int]]
     """Corrected texts, piece ids."""
     changed: int
     """Number of tokens that differ from the input."""
     agreement: float
-    """Share of the tokens that are the network's first choice, all texts together."""
+    """Share of the tokens of all texts that are the network's first choice."""
     passes: int
-    """Texts that went through the network, summed over rounds."""
+    """Number of texts in all network runs together."""
 
 
 def self_correct(
@@ -44,9 +45,11 @@ def self_correct(
     tokens_per_round: int = 1,
     patience: int = 32,
 ) -> Corrected:
-    """Correct texts of piece ids, each by itself; BOS and EOS stay. A text is done when nothing changes in a round.
+    """Correct texts of piece ids independently of each other. A text is finished when nothing changes in a round.
 
-    patience: rounds without a better agreement before a text is given up. ValueError for a model that never saw a wrong token.
+    time: the text is read with the noise level of this time. most_rounds: largest number of rounds. tokens_per_round:
+    most tokens replaced per round. patience: rounds without better agreement after which a text is finished. ValueError
+    for a model that was not trained on wrong tokens, and for values out of range.
     """
     family = model.family
     if not family.sees_errors:
@@ -55,25 +58,26 @@ def self_correct(
         )
     if temperature <= 0 or not 0 < time < 1 or min(most_rounds, tokens_per_round, patience) < 1:
         raise ValueError(
-            f"self-correction with temperature {temperature}, time {time}, {most_rounds} rounds, {tokens_per_round} tokens a round, "
-            f"patience {patience}: expected temperature > 0, time between 0 and 1, counts of at least 1"
+            f"self-correction with temperature {temperature}, time {time}, {most_rounds} rounds, "
+            f"{tokens_per_round} tokens a round, patience {patience}: "
+            "expected temperature > 0, time between 0 and 1, counts of at least 1"
         )
     states = [list(text) for text in texts]
     best, best_agreement = [list(text) for text in texts], [-1.0] * len(texts)
-    own, waited = generators(len(texts), seed, 0), [0] * len(texts)
-    active, passes = [place for place, text in enumerate(texts) if text], 0
+    random, waited = generators(len(texts), seed, 0), [0] * len(texts)
+    active, passes = [index for index, text in enumerate(texts) if text], 0
     with torch.inference_mode():
         for number in range(most_rounds + 1):
             if not active:
                 break
-            sentences = model.frame([states[place] for place in active])
+            sentences = model.frame([states[index] for index in active])
             level = family.level_of_time(torch.full((len(active),), time, device=model.device).double()).float()
             select = family.scored(sentences).nonzero()[:, 0]
             log_x_hat = family.predict(model.network, sentences.ids, sentences.layout, level=level, select=select)
             passes += len(active)
             inner = Layout(sentences.layout.lengths - 2)
             uniform = torch.cat(
-                [torch.rand(len(states[place]), generator=own[place], dtype=torch.float64) for place in active]
+                [torch.rand(len(states[index]), generator=random[index], dtype=torch.float64) for index in active]
             )
             tempered = torch.log_softmax(log_x_hat.double() / temperature, -1)
             candidates = categorical(tempered, uniform.to(model.device))
@@ -81,20 +85,20 @@ def self_correct(
             agrees = (log_x_hat.argmax(-1) == sentences.ids[select]).double()
             parts = zip(*(part.cpu().split(inner.lengths.tolist()) for part in (candidates, sure, agrees)))
             going = []
-            for place, (candidate, confidence, agreeing) in zip(active, parts):
-                state = torch.tensor(states[place])
+            for index, (candidate, confidence, agreeing) in zip(active, parts):
+                state = torch.tensor(states[index])
                 agreement = float(agreeing.mean())
-                if agreement > best_agreement[place]:
-                    best[place], best_agreement[place], waited[place] = list(states[place]), agreement, 0
+                if agreement > best_agreement[index]:
+                    best[index], best_agreement[index], waited[index] = list(states[index]), agreement, 0
                 else:
-                    waited[place] += 1
+                    waited[index] += 1
                 differs = (candidate != state).nonzero()[:, 0]
-                if not len(differs) or waited[place] >= patience or number == most_rounds:
+                if not len(differs) or waited[index] >= patience or number == most_rounds:
                     continue
                 chosen = differs[confidence[differs].argsort(descending=True, stable=True)[:tokens_per_round]]
                 state[chosen] = candidate[chosen]
-                states[place] = state.tolist()
-                going.append(place)
+                states[index] = state.tolist()
+                going.append(index)
             active = going
     total = sum(map(len, best))
     agreed = sum(len(text) * max(share, 0.0) for text, share in zip(best, best_agreement))

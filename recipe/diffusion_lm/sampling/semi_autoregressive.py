@@ -1,4 +1,4 @@
-"""Draw longer texts from a masked model by a sliding window (Sahoo et al., arXiv 2406.07524, section 4)."""
+"""Draw longer texts from a masked model with a sliding window (Sahoo et al., arXiv 2406.07524, section 4)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from diffusion_lm.sampling.samples import Samples
 
 
 class SemiAutoregressive(Sampler):
-    """After a window of `length` pieces, `num_strides` times `stride` new ones given the pieces before.
+    """Draws a window of `length` pieces, then `num_strides` times `stride` more pieces, given the end of the text
+    before.
 
-    A text has length + num_strides * stride pieces. Every window stands between BOS and EOS, as sentences did in training.
-    window_predictor, steps, noise_removal: of the sampler of a window.
+    A text has length + num_strides * stride pieces. Every window is framed by BOS and EOS, as sentences were in
+    training. window_predictor, steps, noise_removal: name and options of the sampler of a window.
     """
 
     def __init__(
@@ -35,15 +36,15 @@ class SemiAutoregressive(Sampler):
     def draw(self, lengths: Sequence[int], *, seed: int, first: int) -> Samples:
         if not 1 <= self.stride <= min(lengths, default=self.stride) or self.num_strides < 0:
             raise ValueError(
-                f"stride {self.stride}, num_strides {self.num_strides} for windows from {min(lengths, default=0)} pieces: "
-                "expected 1 <= stride <= window and num_strides >= 0"
+                f"stride {self.stride}, num_strides {self.num_strides} for windows "
+                f"from {min(lengths, default=0)} pieces: expected 1 <= stride <= window and num_strides >= 0"
             )
         mask = self.family.special.mask_id
         windows = [[mask] * length for length in lengths]
         texts: list[list[int]] = [[] for _ in lengths]
         passes = 0
         for number in range(self.num_strides + 1):
-            # Another seed for every window, else all of them would reveal in the same order.
+            # Every window has its own seed; with the same one, all would be revealed in the same order.
             drawn = self.window.fill(windows, seed=step_seed(seed, "window", number, 0), first=first)
             passes += drawn.passes
             for text, window in zip(texts, drawn.tokens):
