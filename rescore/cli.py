@@ -13,10 +13,11 @@ HELP = "Train diffusion language models and rescore N-best lists of speech recog
 
 
 def all_commands() -> list[Command]:
-    """Every verb once. One of the same name in both packages is the one of rescore, which knows more kinds of models."""
-    own = rescore_commands()
-    names = {command.__name__ for command in own}
-    return [*(command for command in model_commands(SERVICES) if command.__name__ not in names), *own]
+    """All verbs, each once. Where both packages have a verb, rescore's is taken because it supports more kinds of
+    models."""
+    rescore_verbs = rescore_commands()
+    names = {command.__name__ for command in rescore_verbs}
+    return [*(command for command in model_commands(SERVICES) if command.__name__ not in names), *rescore_verbs]
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,12 +1,13 @@
-"""Sisyphus jobs around N-best lists: n-gram, scoring in array jobs, tuning, tables. Each runs one `dlm` verb.
+"""Sisyphus jobs for N-best lists: n-gram training, scoring in array jobs, tuning, tables. Each runs one `dlm` verb.
 
     scored = ScoreNbestJob(nbest, model=train.out_model, name="masked", estimator="control", passes=17, num_shards=16)
     scales = TuneScalesJob({"am": nbest, "masked": scored.out_scores}, references, row="am:1,masked,words").out_scales
     table = WerTableJob({"am": test, "masked": test_scored.out_scores}, test_references, {"+ masked": scales})
 
-`out_nbest` of a scoring has the tags, texts and order of its input and the new score, for i6_core's SearchCombineScoresJob and
-SearchTakeBestJob and for RETURNN's torch_scale_tuning.py. Needs (time, memory, GPUs) are in the attribute `rqmt`, outside the hash; a
-job that asks for a GPU scores on it. Module and class names are part of the ids of finished work: they stay.
+`out_nbest` of ScoreNbestJob has the tags, texts and order of its input with the new score. It is meant for i6_core's
+SearchCombineScoresJob and SearchTakeBestJob and for RETURNN's torch_scale_tuning.py. Requirements (time, memory, GPUs)
+are in the attribute `rqmt`, which is not hashed; a job that requires a GPU scores on it. Modules and classes must not
+be renamed, because their names are part of the hashes of finished jobs.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _TABLES = (".md", ".csv", ".json", ".tex")
 
 
 def _named(sources: dict[str, tk.Path]) -> list[str]:
-    """As the verbs take them: NAME=PATH."""
+    """The sources as NAME=PATH, which is how the verbs take them."""
     return [f"{name}={path.get_path()}" for name, path in sources.items()]
 
 
@@ -32,8 +33,8 @@ class NgramJob(Job):
 
     def __init__(self, text: list[tk.Path], *, order: int = 4) -> None:
         """
-        :param text: files, plain or .gz, a sentence a line
-        :param order: length of the longest n-gram
+        :param text: text files, plain or .gz, one sentence per line
+        :param order: number of words in the longest n-grams
         """
         self.text = text
         self.order = order
@@ -54,14 +55,14 @@ class NgramJob(Job):
 
 
 class PerplexityJob(Job):
-    """Measures the perplexity of text with any LM (`dlm perplexity`): exact, or a bound with its error bar."""
+    """Measures the perplexity of text with any LM (`dlm perplexity`): exact, or a bound with its standard error."""
 
     def __init__(self, model: tk.Path, text: list[tk.Path], *, passes: int = 8, seed: int = 1) -> None:
         """
         :param model: model folder, or ARPA or KenLM file
-        :param text: files, plain or .gz, a sentence a line
-        :param passes: network passes a sentence, where the result is a bound
-        :param seed: of the masks
+        :param text: text files, plain or .gz, one sentence per line
+        :param passes: network passes per sentence, for models that only give a bound
+        :param seed: seed of the random masks and noise
         """
         self.model = model
         self.text = text
@@ -92,10 +93,10 @@ class PerplexityJob(Job):
 
 
 class ScoreNbestJob(Job):
-    """Scores every hypothesis with an LM (`dlm score`), in an array of tasks that are put together (`dlm merge`).
+    """Scores every hypothesis with an LM (`dlm score`), in an array of tasks whose results are joined (`dlm merge`).
 
-    The result has the same bytes whatever the number of shards, and after any interruption. A killed task goes on with the group of
-    utterances it was at.
+    The result has the same bytes for any number of shards and after any interruption. A killed task resumes with the
+    group of utterances that it was scoring.
     """
 
     def __init__(
@@ -115,16 +116,16 @@ class ScoreNbestJob(Job):
     ) -> None:
         """
         :param nbest: N-best file (.py, .jsonl, .json, each also .gz)
-        :param model: model folder of ours, ARPA or KenLM file, or Hugging Face folder
-        :param name: of the new score
-        :param estimator: how a diffusion model is scored (`dlm estimators`)
-        :param passes: network passes a hypothesis; None: the usual number of the estimator
-        :param replicates: independent repetitions within the passes, which give the standard error
-        :param seed: of the masks
-        :param precision: of the network, "32" or "bf16"
-        :param batch_tokens: most tokens of one forward pass; None: what suits the device
+        :param model: model folder of this package, ARPA or KenLM file, or Hugging Face folder
+        :param name: name of the new score
+        :param estimator: estimator for the scores of a diffusion model (`dlm estimators`)
+        :param passes: network passes per hypothesis; None: the default of the estimator
+        :param replicates: independent repetitions that the passes are divided into; they give the standard error
+        :param seed: seed of the random masks and noise
+        :param precision: precision of the network, "32" or "bf16"
+        :param batch_tokens: maximum number of tokens in one forward pass; None: the default of the device
         :param pieces: the texts are space-separated SentencePiece pieces
-        :param num_shards: tasks of the array; no part of the hash
+        :param num_shards: number of tasks in the array; not hashed
         """
         self.nbest = nbest
         self.model = model
@@ -172,7 +173,7 @@ class ScoreNbestJob(Job):
         merge(parts, [Path(self.out_scores.get_path()), Path(self.out_nbest.get_path())])
 
     def completed_fraction(self) -> float:
-        """Share of the utterances that are scored."""
+        """Share of the utterances that are scored, from 0 to 1."""
         done = 0.0
         for number in range(1, self.num_shards + 1):
             try:
@@ -183,7 +184,7 @@ class ScoreNbestJob(Job):
         return min(1.0, done / self.num_shards)
 
     def _part(self, number: int) -> str:
-        # In work/, which Sisyphus keeps as long as the job is not finished.
+        # In work/, because Sisyphus keeps that folder until the job is finished.
         folder = self.out_scores.get_path().rpartition("/")[0].rpartition("/")[0]
         return f"{folder}/work/part{number}of{self.num_shards}.jsonl"
 
@@ -193,13 +194,13 @@ class ScoreNbestJob(Job):
 
 
 class TuneScalesJob(Job):
-    """Chooses the scales of one row with the fewest word errors (`dlm tune`)."""
+    """Tunes the scales of one row for the fewest word errors (`dlm tune`)."""
 
     def __init__(self, nbest: dict[str, tk.Path], references: tk.Path, *, row: str) -> None:
         """
-        :param nbest: aligned N-best files by the name of their score
+        :param nbest: aligned N-best files, keyed by the name of their score
         :param references: .py, Kaldi text, .trn or .json
-        :param row: SOURCE:SCALE for a scale that is given, SOURCE or SOURCE:LOW:HIGH for one to tune, joined by commas
+        :param row: terms joined by commas: SOURCE:SCALE for a fixed scale, SOURCE or SOURCE:LOW:HIGH for one to tune
         """
         self.nbest = nbest
         self.references = references
@@ -226,7 +227,7 @@ class TuneScalesJob(Job):
 
 
 class WerTableJob(Job):
-    """Measures rows with given scales on one set (`dlm wer`)."""
+    """Measures the WER of rows with given scales on one set (`dlm wer`)."""
 
     def __init__(
         self,
@@ -239,12 +240,12 @@ class WerTableJob(Job):
         seed: int = 1,
     ) -> None:
         """
-        :param nbest: aligned N-best files by the name of their score
+        :param nbest: aligned N-best files, keyed by the name of their score
         :param references: .py, Kaldi text, .trn or .json
-        :param rows: by name, scales of a TuneScalesJob, or "SOURCE:SCALE,SOURCE:SCALE"
-        :param baseline: row that the changes are against; "": the first hypotheses as listed
-        :param title: of the table
-        :param seed: of the bootstrap
+        :param rows: keyed by the name of the row: scales of a TuneScalesJob, or "SOURCE:SCALE,SOURCE:SCALE"
+        :param baseline: row that the changes are measured against; "": the first hypotheses as listed
+        :param title: title of the table
+        :param seed: seed of the bootstrap
         """
         self.nbest = nbest
         self.references = references
@@ -282,7 +283,7 @@ class WerTableJob(Job):
 
 
 class RescoreJob(Job):
-    """Tunes every row on one set and reports on another (`dlm rescore`), with a page to read."""
+    """Tunes every row on one set and reports on another (`dlm rescore`), in tables and an HTML page."""
 
     def __init__(
         self,
@@ -297,14 +298,15 @@ class RescoreJob(Job):
         seed: int = 1,
     ) -> None:
         """
-        :param tune: aligned N-best files to tune on by the name of their score: recogniser's and `out_scores` of ScoreNbestJob
+        :param tune: aligned N-best files to tune on, keyed by the name of their score: the recogniser's file and
+            `out_scores` of ScoreNbestJobs
         :param tune_references: .py, Kaldi text, .trn or .json
-        :param test: the same of the set to report on
+        :param test: N-best files to report on, as for `tune`
         :param test_references: .py, Kaldi text, .trn or .json
-        :param rows: by name, SOURCE:SCALE, SOURCE or SOURCE:LOW:HIGH joined by commas
-        :param baseline: row that the changes are against; "": the first
-        :param title: of the table
-        :param seed: of the bootstrap
+        :param rows: keyed by the name of the row: SOURCE:SCALE, SOURCE or SOURCE:LOW:HIGH, joined by commas
+        :param baseline: row that the changes are measured against; "": the first
+        :param title: title of the table
+        :param seed: seed of the bootstrap
         """
         self.tune = tune
         self.tune_references = tune_references
@@ -349,9 +351,9 @@ class ReportJob(Job):
 
     def __init__(self, tables: dict[str, tk.Path], *, title: str = "WER %", tuned_on: str = "") -> None:
         """
-        :param tables: `out_json` of WerTableJobs with the same rows, by set
-        :param title: of the table
-        :param tuned_on: the set that the scales are from
+        :param tables: `out_json` of WerTableJobs with the same rows, keyed by the name of the set
+        :param title: title of the table
+        :param tuned_on: name of the set that the scales were tuned on
         """
         self.tables = tables
         self.title = title

@@ -1,4 +1,4 @@
-"""From lists to a table in one go: score with every LM, tune each row's scales on one set, report on another.
+"""The complete rescoring: score two sets with every LM, tune the scales of each row on one set, report on the other.
 
     result = rescore(
         tune_sources=["dev.py.gz"], tune_references="dev.ref.py.gz",
@@ -8,7 +8,7 @@
     )
     print(result.table.to_markdown())
 
-Scales never see the test set. Everything scored stays in `out` and is not scored again.
+The test set is never used to choose scales. Scores are kept in `out` and are not computed again.
 """
 
 from __future__ import annotations
@@ -48,11 +48,10 @@ def rescore(
     command: str = "",
     format: str | None = None,
 ) -> RescoreResult:
-    """Score both sets with every LM, tune every row on the first, measure it on the second. Resumable: scores in
-    `out` are kept.
+    """Score both sets with every LM, tune every row on the first set and measure it on the second.
 
-    `format`: that of all lists, where their suffixes do not tell.
-    ValueError for what is wrong with the files, rows that name unknown sources, or a baseline that is no row.
+    An interrupted run can be resumed, because scores in `out` are kept. `format`: the format of all lists; None: chosen
+    by their suffixes. ValueError for malformed files, rows with unknown sources, or a baseline that is not a row.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -62,7 +61,7 @@ def rescore(
     rows = list(rows) or default_rows(acoustic, list(lms))
     baseline = baseline or rows[0].name
     check_rows(rows, baseline, list(lms), list(tune_lists[0].hypotheses[0].scores))
-    known = recorded(test_sources, format=format)  # what was scored before
+    known = recorded(test_sources, format=format)  # scores that the lists already hold
     notes = [note for row in rows for note in row.notes()]
     for name, scorer in lms.items():
         tune_run = score_file(tune_sources, scorer, folder / f"tune.{name}.jsonl", format=format)
@@ -108,7 +107,7 @@ def rescore(
 
 
 def output_files(folder: Path, lms: Sequence[str]) -> list[Path]:
-    """What `dlm rescore` writes into its folder, scales of rows left out."""
+    """The files that `dlm rescore` writes into its folder, without the scales of the rows."""
     tables = [folder / f"wer{suffix}" for suffix in TABLE_SUFFIXES]
     return [
         *tables,
@@ -118,13 +117,15 @@ def output_files(folder: Path, lms: Sequence[str]) -> list[Path]:
 
 
 def unknown_in(known: Mapping[str, Recorded]) -> dict[str, UnknownCounts]:
-    """By LM, where it was recorded."""
+    """Counts of unknown words or tokens by LM, for the LMs for which they were recorded."""
     return {name: record.unknown for name, record in known.items() if record.unknown is not None}
 
 
 def seconds_of(rows: Mapping[str, Scales], known: Mapping[str, Recorded]) -> dict[str, float]:
-    """By row: the time to score the lists with its LMs. `known`: what `score_file.recorded` found; rows without a
-    time are left out."""
+    """The seconds it took to score the lists with the LMs of each row; rows without a known time are left out.
+
+    `known`: the result of `score_file.recorded`.
+    """
     spent = {}
     for name, scales in rows.items():
         times = [known[lm].seconds for lm, scale in scales.scores.items() if scale and lm in known]

@@ -1,14 +1,16 @@
-"""Score a hypothesis file with one language model; killed at any moment, the same command goes on to the same bytes.
+"""Score N-best files with one language model. A killed run can be resumed, and gives the same bytes in the end.
 
     run = score_file(["dev.py.gz"], scorer, "scores.jsonl")
     run.lists, run.hypotheses, run.seconds
-    score_file(["dev.py.gz"], scorer, "part1.jsonl", shard=(0, 2)); score_file(["dev.py.gz"], scorer, "part2.jsonl", shard=(1, 2))
-    merge_parts(["part1.jsonl", "part2.jsonl"], "scores.jsonl")         # the same bytes as scored in one go
+    score_file(["dev.py.gz"], scorer, "part1.jsonl", shard=(0, 2))
+    score_file(["dev.py.gz"], scorer, "part2.jsonl", shard=(1, 2))
+    merge_parts(["part1.jsonl", "part2.jsonl"], "scores.jsonl")          # same bytes as without shards
 
-Results are appended to a hidden file beside `out`, a few utterances at a time, and are written under the final name only when complete.
-Its header holds everything the scores depend on (a digest of the lists, the model, the estimator, the seed); results of other settings are
-never mixed. One process at a time: a second one for the same `out` is told so at once.
-What a run cost, and how much of the texts the model did not know, is no part of the result: it stands in `out`.cost.json.
+Results are appended to a hidden file beside `out`, a few utterances at a time, and are written under the final name
+only when complete. The header holds everything the scores depend on (a digest of the lists, the model, the estimator,
+the seed), so that results of different settings are never mixed. `out` is locked: a second process that wants to write
+it fails at once. The cost of a run and the counts of unknown words are not part of the result; they are in
+`out`.cost.json.
 """
 
 from __future__ import annotations
@@ -34,40 +36,40 @@ from rescore.scores import NotFinite, SequenceScore, UnknownCounts
 from returnn_bridge.bar import progress_bar
 from returnn_bridge.files import check_outputs, has_suffix, lock, read_json_object, write_text
 
-SHARD = "shard"  # in the header of a part: its number, from 1, and how many there are
-GROUP = 8  # utterances that are scored together: fixed, so that an interruption can not change what shares a batch
+SHARD = "shard"  # key in the header of a part: [its number, counted from 1, number of parts]
+GROUP = 8  # utterances scored together; a constant, because an interruption must not change what shares a batch
 
 
 @dataclass(frozen=True)
 class ScoreRun:
-    """What scoring a file gave and cost."""
+    """The scored lists and what the scoring cost."""
 
     out: Path
     lists: list[NBestList]
     seconds: float
     passes: float
-    """Network passes over all hypotheses that were run (equal inputs run once)."""
+    """Network passes run for all hypotheses; equal inputs are run once."""
     unknown: UnknownCounts | None = None
-    """How much of the texts the model did not know, where that is recorded."""
+    """How much of the texts the model did not know; None if that is not recorded."""
     was_complete: bool = False
-    """The result was there already."""
+    """Whether the result existed before, so that nothing was computed."""
 
     @property
     def hypotheses(self) -> int:
         return sum(len(utterance.hypotheses) for utterance in self.lists)
 
     def note(self) -> str:
-        """A line to say that nothing was done, or nothing."""
+        """A line which says that the result existed already; "" otherwise."""
         return f"{self.out}: complete already, nothing to do\n" if self.was_complete else ""
 
 
 class Recorded(NamedTuple):
-    """What a score file says of its new score."""
+    """The metadata of the new score in a score file."""
 
     facts: dict[str, Any]
     """The description of the model."""
     seconds: float | None
-    """To score the file, if known."""
+    """Time it took to score the file, if known."""
     unknown: UnknownCounts | None = None
 
 
@@ -80,13 +82,14 @@ def score_file(
     new_only: bool = False,
     format: str | None = None,
 ) -> ScoreRun:
-    """Add `scorer.name` to the scores of every hypothesis and write all of them to `out` (.jsonl or .jsonl.gz: all scores; .py(.gz): the new one).
+    """Score every hypothesis and write the lists with the new score `scorer.name` to `out`.
 
-    Nothing is dropped: the same utterances, order and texts come out. `new_only`: a .jsonl, too, holds the new score alone, so that
-    files of several models can be read together. `shard`: (index, count), the part of the utterances to score; it is cut between
-    groups, so that `merge_parts` gives what one run would, and may be empty. `format`: of the sources, by name.
-    ValueError for unreadable lists, for a score name that is there already, for an `out` that holds results of other settings or is
-    one of the sources, for an `out` that another process is writing, and for a score that is no finite number.
+    A .jsonl holds all scores, a .py only the new one (each also .gz). Utterances, order and texts are kept. `new_only`:
+    a .jsonl, too, holds only the new score, so that files of several models can be read together. `shard`: (index,
+    count), the part of the utterances to score; it may be empty, and it is cut between groups so that `merge_parts`
+    gives the same result as one run. `format`: name of the format of the sources. ValueError for unreadable lists, for
+    a score name that the lists already have, for an `out` that holds results of other settings, is one of the sources
+    or is being written by another process, and for a score that is not finite.
     """
     target = score_target(out)
     if shard is not None and (not 0 <= shard[0] < shard[1] or not target.name.endswith(".jsonl")):
@@ -114,7 +117,7 @@ def score_file(
 def _score_rest(
     target: Path, header: dict[str, Any], lists: Sequence[NBestList], scorer: LanguageModelScorer, new_only: bool
 ) -> ScoreRun:
-    """Go on from the hidden file to the end, and publish."""
+    """Score the utterances that the hidden file does not hold yet, and write the complete result to `target`."""
     partial = _partial_of(target)
     done = _resume(partial, header, lists, scorer.name)
     cost = {"seconds": 0.0, "passes": 0, **(_read_cost(target) if done else {})}
@@ -130,7 +133,7 @@ def _score_rest(
             cost["passes"] += scorer.passes_run - passes_before
             cost["done"] = (start + len(group)) / len(lists)
             new, old = scorer.unknown() - unknown_before, _unknown_in(cost)
-            # Of a scoring that was begun without this record nothing is known as a whole.
+            # If the counts of the first groups were not recorded, the total is unknown.
             if old is not None or start == 0:
                 cost["unknown"] = list(dataclasses.astuple(new if old is None else old + new))
             lines = [line.encode() for line in list(format_json_lines(group))[1:]]
@@ -150,10 +153,10 @@ def _score_rest(
 
 
 def merge_parts(parts: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> ScoreRun:
-    """Put the files of all shards together: the bytes that `score_file` without shards writes to `out`. The parts stay.
+    """Join the files of all shards into `out`, with the same bytes as `score_file` without shards. The parts are kept.
 
-    ValueError if they are not all of the shards of one run, in any order, each whole; if `out` is one of them, or holds anything else
-    than what is to be written.
+    ValueError if the parts, in any order, are not all shards of one run, if one is incomplete, if `out` is one of them,
+    or if it exists with other content.
     """
     target = score_target(out)
     if not parts:
@@ -193,20 +196,20 @@ def merge_parts(parts: Sequence[str | os.PathLike[str]], out: str | os.PathLike[
 
 
 def recorded(sources: Sequence[str], *, format: str | None = None) -> dict[str, Recorded]:
-    """What score files among the sources say of their new score, by its name."""
+    """The metadata of the new score of each score file among the sources, keyed by the name of the score."""
     found = {}
     for source in sources:
         name, path = split_source(source)
         scores = read_metadata(path, format=format).get("scores", {})
         if isinstance(scores, dict) and len(scores) == 1:
             cost = _read_cost(Path(path))
-            ((own, facts),) = scores.items()
-            found[name or own] = Recorded(facts, cost.get("seconds"), _unknown_in(cost))
+            ((recorded_name, facts),) = scores.items()
+            found[name or recorded_name] = Recorded(facts, cost.get("seconds"), _unknown_in(cost))
     return found
 
 
 def with_score(utterance: NBestList, name: str, scores: Sequence[SequenceScore], *, alone: bool = False) -> NBestList:
-    """The same list with one more score for each hypothesis, or with that one alone."""
+    """The list with one more score for each hypothesis; `alone`: with only this score."""
     hypotheses = tuple(
         Hypothesis(
             hyp.text,
@@ -227,7 +230,7 @@ def digest(lists: Sequence[NBestList]) -> str:
 
 
 def score_target(out: str | os.PathLike[str]) -> Path:
-    """The path of a result. ValueError for a name of another format."""
+    """The path of a score file to be written. ValueError for a suffix other than .jsonl and .py."""
     target = Path(out)
     if not has_suffix(target, ".jsonl", ".py"):
         raise ValueError(
@@ -241,7 +244,7 @@ def _cost_file(target: Path) -> Path:
 
 
 def _read_cost(target: Path) -> dict[str, Any]:
-    """What is recorded of a scoring; {} if nothing is."""
+    """The recorded cost of a scoring; {} if there is no record."""
     file = _cost_file(target)
     return read_json_object(file, "what a scoring cost") if file.is_file() else {}
 
@@ -263,7 +266,7 @@ def _head(header: dict[str, Any]) -> bytes:
 
 
 def _publish(target: Path, scored: list[NBestList], header: dict[str, Any], name: str) -> None:
-    """The complete results get their form and name."""
+    """Write the complete results in their final format to `target`."""
     if has_suffix(target, ".jsonl"):
         write_json_lines(target, scored, header)
     else:
@@ -271,7 +274,7 @@ def _publish(target: Path, scored: list[NBestList], header: dict[str, Any], name
 
 
 def _holds(target: Path, scored: Sequence[NBestList], header: dict[str, Any], name: str) -> bool:
-    """Whether an existing file is what would be published."""
+    """Whether an existing file has the content that `_publish` would write."""
     if has_suffix(target, ".jsonl"):
         same = _plain(header) == read_metadata(target)
         return same and list(iterate_json_lines(target, may_be_empty=not scored)) == scored
@@ -285,12 +288,12 @@ def _holds(target: Path, scored: Sequence[NBestList], header: dict[str, Any], na
 
 
 def _plain(header: dict[str, Any]) -> Any:
-    """As it comes back from JSON."""
+    """The header as it is after writing and reading JSON."""
     return json.loads(json.dumps(header))
 
 
 def _score(scorer: LanguageModelScorer, group: Sequence[NBestList]) -> list[tuple[NBestList, list[SequenceScore]]]:
-    """The group with its scores. ValueError with model, utterance and rank for a score that is no finite number."""
+    """The utterances with their scores. ValueError naming model, utterance and rank for a score that is not finite."""
     try:
         return list(zip(group, scorer.score_group(group), strict=True))
     except NotFinite as error:
@@ -298,13 +301,13 @@ def _score(scorer: LanguageModelScorer, group: Sequence[NBestList]) -> list[tupl
 
 
 def _describe_not_finite(scorer: LanguageModelScorer, group: Sequence[NBestList], error: NotFinite) -> str:
-    """Each text of the group is scored alone to find the one at fault."""
+    """The error message for a score that is not finite: each text is scored alone to find the hypothesis at fault."""
     for utterance in group:
         for rank, hypothesis in enumerate(utterance.hypotheses, 1):
             try:
                 scorer.score_texts(utterance.seq_tag, [hypothesis.text])
-            except NotFinite as own:
-                return f"{scorer.source}: hypothesis {rank} of {utterance.seq_tag!r}, {hypothesis.text[:60]!r}: {own}"
+            except NotFinite as alone:
+                return f"{scorer.source}: hypothesis {rank} of {utterance.seq_tag!r}, {hypothesis.text[:60]!r}: {alone}"
     among = f"{group[0].seq_tag!r} ... {group[-1].seq_tag!r}"
     return f"{scorer.source}: one of the hypotheses of the utterances {among}: {error}"
 
@@ -317,10 +320,11 @@ def _append(path: Path, data: bytes) -> None:
 
 
 def _resume(partial: Path, header: dict[str, Any], lists: Sequence[NBestList], name: str) -> int:
-    """How many utterances of `partial` can be kept, all or whole groups of them; cuts off the rest, removes it where nothing is left.
+    """The number of utterances in `partial` that can be kept: all, or complete groups of them.
 
-    What a killed process leaves is a beginning of the results, perhaps with half a line. Anything else that may follow, such as the
-    lines of two processes in turn where the file system knows no locks, is no result of this scoring and is scored again.
+    The rest is cut off, and a file without any is removed. A killed process leaves the first lines of the results and
+    perhaps half a line. Anything else, such as interleaved lines of two processes on a file system without locks, is
+    scored again.
     """
     head = _head(header)
     data = partial.read_bytes() if partial.is_file() else b""
@@ -333,7 +337,7 @@ def _resume(partial: Path, header: dict[str, Any], lists: Sequence[NBestList], n
             print(f"warning: {partial}: does not say what its lines are; they are scored again", file=sys.stderr)
         partial.unlink(missing_ok=True)
         return 0
-    lines = data[len(head) :].split(b"\n")[:-1]  # behind the last line end there may be half a line
+    lines = data[len(head) :].split(b"\n")[:-1]  # the last element is "" or an incomplete line
     _cut(partial, head, lines)
     complete = 0
     try:
@@ -343,7 +347,7 @@ def _resume(partial: Path, header: dict[str, Any], lists: Sequence[NBestList], n
                 break
             complete += 1
     except ValueError:
-        pass  # a line that can not be read ends what can be kept
+        pass  # an unreadable line: only the lines before it can be kept
     if complete < len(lists):
         complete -= complete % GROUP
     if complete < len(lines):
@@ -359,7 +363,7 @@ def _cut(partial: Path, head: bytes, lines: Sequence[bytes]) -> None:
 
 
 def _finished(target: Path, header: dict[str, Any], lists: Sequence[NBestList], name: str) -> ScoreRun:
-    """What is there already, if it was made with the same settings and is whole."""
+    """The existing result. ValueError if it is incomplete or was made with other settings or lists."""
     partial = _partial_of(target)
     ours = partial.is_file() and partial.read_bytes().startswith(_head(header))
     if has_suffix(target, ".jsonl"):
@@ -370,16 +374,17 @@ def _finished(target: Path, header: dict[str, Any], lists: Sequence[NBestList], 
         scored = list(iterate_json_lines(target, may_be_empty=not lists))
         if [utterance.seq_tag for utterance in scored] != [utterance.seq_tag for utterance in lists]:
             raise ValueError(
-                f"{target}: holds {len(scored)} utterances, not those of the lists; expected all {len(lists)} in their order "
-                "(remove it to score them again)"
+                f"{target}: holds {len(scored)} utterances, not those of the lists; expected all {len(lists)} "
+                "in their order (remove it to score them again)"
             )
     else:
-        # Its format can not say how it was made. A process that was killed right behind the writing has left the scores beside it.
+        # The format does not hold the settings. A process that was killed right after it wrote the file has left the
+        # hidden file, whose header holds them.
         complete = ours and lists and _resume(partial, header, lists, name) == len(lists)
         scored = list(iterate_json_lines(partial)) if complete else []
         if not scored or not _holds(target, scored, header, name):
             raise ValueError(
-                f"{target}: exists, and its format can not say how it was made; expected a new name (or remove it)"
+                f"{target}: exists, and its format does not record how it was made; expected a new name (or remove it)"
             )
     if ours:
         partial.unlink(missing_ok=True)

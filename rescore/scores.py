@@ -1,9 +1,9 @@
-"""What measuring one text with one language model gives.
+"""The score of one text under one language model, and what it is an estimate of.
 
     score = SequenceScore(log_prob=-41.2, standard_error=0.3, num_passes=17, num_tokens=14, target="elbo")
-    score.details()         # for the result file
+    score.details()         # as a dict for the score file
 
-Its unit is nats, and higher is better.
+Scores are in nats, higher is better.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from typing import Any
 
 
 class Target(str):
-    """What a score is an estimate of: the text that stands in score files, with the facts that others ask for."""
+    """The quantity that a score estimates, as it is written to score files."""
 
     __slots__ = ()
 
     @property
     def is_exact(self) -> bool:
-        """The model's log-probability itself."""
+        """Whether it is the model's exact log-probability."""
         return self == LOG_P
 
     @property
     def is_bound(self) -> bool:
-        """A lower bound on the log-probability."""
+        """Whether it is a lower bound on the log-probability."""
         return self == ELBO
 
     @property
     def is_other(self) -> bool:
-        """Neither the log-probability nor a bound on it."""
+        """Whether it is neither the log-probability nor a bound on it."""
         return not (self.is_exact or self.is_bound)
 
     def predicted(self) -> Target:
-        """What a prediction of such a score is: no estimate of the quantity, so neither exact nor a bound."""
+        """The target of a predicted score, which is not an estimate of the quantity, so neither exact nor a bound."""
         return Target(f"predicted {self}")
 
 
@@ -51,30 +51,32 @@ ORDER = Target("order")
 """Log-probability of generating the text in one order."""
 CONTRAST_ORDER = Target("contrast order")
 
-MOST_REPLICATES = 32  # that a result file holds; with more the standard error says it all
+MOST_REPLICATES = 32  # with more, a score file holds only the standard error
 
 
 def standard_error(replicates: Sequence[float] | None) -> float:
-    """Of the mean of independent values; 0 for None (nothing was drawn), nan for a single one, which can not tell it."""
+    """Standard error of the mean of independent values; 0 for None (nothing was drawn), nan for a single value."""
     if replicates is None:
         return 0.0
     return stdev(replicates) / sqrt(len(replicates)) if len(replicates) > 1 else nan
 
 
 class NotFinite(ValueError):
-    """A model has given a score that is no number. Who knows the file, the utterance and the rank adds them."""
+    """A model gave a score that is not finite. Callers that know the file, utterance and rank add them to the
+    message."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnknownCounts:
-    """How much of the texts a model did not know: of that much, the score says nothing but how often it happened."""
+    """How many words or tokens of the texts a model did not know. The model can not tell different unknown words
+    apart."""
 
     count: int
-    """Unknown ones."""
+    """Number of unknown words, tokens or pieces."""
     total: int
-    """Of the words or tokens of the texts; for "pieces", of their words, into which several unknown pieces may fall."""
+    """Number of words or tokens of the texts. For "pieces" this counts words, each of which may have unknown pieces."""
     unit: str
-    """What is counted: "words", "tokens" or "pieces"."""
+    """The unit of `count`: "words", "tokens" or "pieces"."""
 
     def __add__(self, other: UnknownCounts) -> UnknownCounts:
         return UnknownCounts(self.count + other.count, self.total + other.total, self.unit)
@@ -95,23 +97,24 @@ class UnknownCounts:
 
 @dataclass(frozen=True, slots=True)
 class SequenceScore:
-    """A log-probability, or an estimate that stands for one; nats, higher is better."""
+    """A log-probability, or an estimate used in its place; nats, higher is better."""
 
     log_prob: float
-    """The sum over all scored tokens of what `target` names."""
+    """The value of `target`, summed over all scored tokens."""
     standard_error: float
-    """Nats, of the estimate; 0 for deterministic scores, nan where it can not be told."""
+    """Standard error of the estimate in nats; 0 for deterministic scores, nan if unknown."""
     num_passes: int
-    """Network passes that the score took; 0 for an n-gram and for an empty text with nothing to score."""
+    """Network passes used for the score; 0 for an n-gram and for an empty text with nothing to score."""
     num_tokens: int
-    """Tokens that were scored."""
+    """Number of scored tokens."""
     target: str
-    """LOG_P, ELBO, or the estimator's name of a quantity that is neither, such as "pll"."""
+    """The quantity that was estimated: LOG_P, ELBO, or another one that the estimator names, such as "pll"."""
     replicates: tuple[float, ...] | None = None
-    """Independent estimates whose mean the score is; of hypotheses that share their random numbers the n-th ones belong together."""
+    """Independent estimates whose mean is the score. For hypotheses that share random numbers, the n-th estimates of
+    both use the same ones."""
 
     win_probability: float | None = None
-    """Of a hypothesis that a race has dropped: the probability that it is the winner after all."""
+    """For a hypothesis that a race has dropped: the probability that it is the winner with full scoring."""
 
     def __post_init__(self) -> None:
         if not isfinite(self.log_prob):
@@ -125,7 +128,8 @@ class SequenceScore:
         return Target(self.target).is_exact
 
     def paired_error(self, other: SequenceScore) -> float:
-        """Standard error of the difference to another hypothesis of the same utterance, from paired replicates; nats, nan if unknown."""
+        """Standard error in nats of the difference to another hypothesis of the utterance, from paired replicates; nan
+        if unknown."""
         if self.replicates is None and other.replicates is None:
             return hypot(self.standard_error, other.standard_error)
         if self.replicates is None or other.replicates is None or len(self.replicates) != len(other.replicates):
@@ -133,7 +137,7 @@ class SequenceScore:
         return standard_error([here - there for here, there in zip(self.replicates, other.replicates)])
 
     def details(self) -> dict[str, Any]:
-        """For JSON; an unknown standard error is left out, because JSON knows no nan."""
+        """The score as a dict for JSON. An unknown standard error is left out, because JSON has no nan."""
         values: dict[str, Any] = {
             "num_passes": self.num_passes,
             "num_tokens": self.num_tokens,

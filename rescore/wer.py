@@ -1,13 +1,13 @@
-"""Word errors: of one pair, of all hypotheses of all lists at once, and how sure a WER or a difference of two is.
+"""Word errors of one text or of all hypotheses of N-best lists, with bootstrap intervals of WERs and their differences.
 
     count_errors("the cat sat", "a cat sat").wer_percent               # 33.3
     table = error_table(lists)                                         # edit distances of every hypothesis
     table.corpus(winners), table.oracle()                              # ErrorCounts; winners: [utterances], 0 = first
     paired_bootstrap(table.errors_of(first), table.errors_of(second), table.reference_words, seed=1)
 
-A word is what `str.split` gives; nothing is normalised. The WER is that of the corpus: the sum of all errors over the
-sum of all reference words. The split into substitutions, deletions and insertions is that of rapidfuzz's alignment, as
-in jiwer 4.
+Texts are split into words by `str.split` and not normalised. The WER is that of the corpus: the sum of all errors
+divided by the sum of all reference words. Substitutions, deletions and insertions are those of rapidfuzz's alignment,
+as in jiwer 4.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SAMPLES_IN_MEMORY = 2_000_000
 
 @dataclass(frozen=True, slots=True)
 class ErrorCounts:
-    """Word errors of an utterance or a corpus; the sum of two is that of both corpora."""
+    """Word errors of an utterance or a corpus. Counts can be added."""
 
     substitutions: int
     deletions: int
@@ -52,7 +52,7 @@ class ErrorCounts:
 
     @property
     def errors(self) -> int:
-        """Their number, the word edit distance."""
+        """Number of errors: the word edit distance."""
         return self.substitutions + self.deletions + self.insertions
 
     @property
@@ -80,10 +80,11 @@ class ErrorTable:
     errors: IntArray
     """[hypotheses]: word edit distance to the reference."""
     reference_words: IntArray
-    """[utterances]."""
+    """[utterances]: number of words in each reference."""
     _references: tuple[str, ...]
     _hypotheses: tuple[str, ...]
-    """Texts with one character a word (rapidfuzz is fastest on strings), to split errors into S, D and I on demand."""
+    """Texts with one character per word (rapidfuzz is fastest on strings), to split errors into S, D and I on
+    demand."""
 
     def errors_of(self, winners: IntArray) -> IntArray:
         """[utterances]: the errors of each winner."""
@@ -97,11 +98,11 @@ class ErrorTable:
         return total
 
     def oracle_winners(self) -> IntArray:
-        """[utterances]: the hypothesis with the fewest errors, the first one of several."""
+        """[utterances]: the index of the hypothesis with the fewest errors; the first one of several."""
         return first_maxima(-self.errors, self.offsets)
 
     def oracle(self) -> ErrorCounts:
-        """The errors of the best possible choice: no rescoring of these lists gets below it."""
+        """The errors of the best hypothesis of every list, a lower bound for any rescoring of these lists."""
         return self.corpus(self.oracle_winners())
 
     def _indices(self, winners: IntArray) -> IntArray:
@@ -151,12 +152,13 @@ def error_table(lists: Sequence[NBestList]) -> ErrorTable:
 
 
 def list_offsets(lists: Sequence[NBestList]) -> IntArray:
-    """[utterances + 1]: where the hypotheses of each utterance start in a flat array of all, and the end."""
+    """[utterances + 1]: the index of the first hypothesis of each utterance in a flat array of all, and its length."""
     return np.cumsum([0, *(len(utterance.hypotheses) for utterance in lists)], dtype=np.int64)
 
 
 def first_maxima(values: NDArray[np.number], offsets: IntArray) -> IntArray:
-    """The index of the largest value in each segment of a flat array; of equal ones the first. [segments], from 0."""
+    """[segments]: the index, within its segment, of the largest value in each segment of a flat array; the first of
+    equal ones."""
     starts = offsets[:-1]
     largest = np.repeat(np.maximum.reduceat(values, starts), np.diff(offsets))
     indices = np.flatnonzero(values == largest)
@@ -165,12 +167,12 @@ def first_maxima(values: NDArray[np.number], offsets: IntArray) -> IntArray:
 
 @dataclass(frozen=True, slots=True)
 class WerInterval:
-    """The WER of a system and how far it may vary with the choice of utterances."""
+    """The WER of a system and its variation with the choice of utterances."""
 
     wer_percent: float
     low: float
     high: float
-    """Percentile interval of the bootstrap, at the confidence asked for."""
+    """Percentile interval of the bootstrap, at the given confidence."""
     standard_error: float
     """Standard deviation of the WER over the bootstrap samples, in points of percent."""
 
@@ -182,7 +184,7 @@ class BootstrapResult:
     difference_percent: float
     low: float
     high: float
-    """Percentile interval of the bootstrap, at the confidence asked for."""
+    """Percentile interval of the bootstrap, at the given confidence."""
     probability_of_improvement: float
     """The share of the samples in which b makes fewer errors than a; equal numbers do not count."""
 
@@ -197,12 +199,12 @@ def paired_bootstrap(
     groups: Sequence[Hashable] | None = None,
     confidence: float = 0.95,
 ) -> BootstrapResult:
-    """Is system b better than a, or is it these utterances? All arguments per utterance, in the same order.
+    """Paired bootstrap of the WER difference between two systems. All arrays are per utterance, in the same order.
 
     Utterances are drawn with replacement, the same ones for both systems (Bisani and Ney, ICASSP 2004). Utterances of
     one speaker are not independent: give `groups` (speakers, say) to draw whole groups (block bootstrap, arXiv
-    1912.09508). Repeatable from `seed`. A sample without any reference word has no WER and is left out. ValueError if
-    lengths differ or nothing can be drawn.
+    1912.09508). The result is a function of `seed`. A sample without any reference word has no WER and is left out.
+    ValueError if lengths differ or nothing can be drawn.
     """
     sums = _group_sums([errors_a, errors_b], reference_words, groups)
     sampled = _resample(sums[:2], sums[2], seed=seed, samples=samples)
@@ -249,7 +251,7 @@ def _group_sums(
         return columns
     number: dict[Hashable, int] = {}
     indices = np.array([number.setdefault(group, len(number)) for group in groups])
-    # float64 sums of integers are exact far beyond any corpus.
+    # float64 is exact for integers up to 2^53, far beyond the size of any corpus.
     return [np.bincount(indices, weights=column).astype(np.int64) for column in columns]
 
 
@@ -277,11 +279,11 @@ def _interval(values: FloatArray, confidence: float) -> tuple[float, float]:
 
 
 class _Letters(dict[str, str]):
-    """One character for each word, given when the word is first seen."""
+    """Maps each word to one character, which is assigned when the word is first looked up."""
 
     def __missing__(self, word: str) -> str:
         number = len(self)
-        # The surrogate range is jumped over: such characters can not be in a well-formed string.
+        # Skip the surrogate range, because surrogates are not allowed in a well-formed string.
         self[word] = character = chr(number if number < 0xD800 else number + 0x800)
         return character
 
@@ -292,7 +294,8 @@ def _count(reference: Sequence[str], hypothesis: Sequence[str], reference_words:
 
 
 def _check_words(utterance: NBestList) -> None:
-    """Texts such as "▁AS ▁I ▁APPROACH ED" against word references would give a WER near 100 % in silence."""
+    """ValueError if hypotheses are pieces ("▁AS ▁I ▁APPROACH ED") and the reference is words: the WER would be near 100
+    %."""
     text = utterance.hypotheses[0].text
     if "\u2581" in text and "\u2581" not in (utterance.reference or ""):
         raise ValueError(

@@ -1,7 +1,7 @@
-"""The errors of a corpus along a line in the space of scales, exactly.
+"""Exact word errors of a corpus along a line in the space of scales.
 
     space = Space.build(lists, {"am": 1.0}, {"masked": (0.0, 2.0)}, error_table(lists))
-    best = space.along(space.low, axis=0).best()          # errors, and where: positions from 0 to 1 of the range
+    best = space.along(space.low, axis=0).best()          # fewest errors and their positions, from 0 to 1 of the range
 
 Along a line the total of every hypothesis is linear, so the winner of an utterance follows the upper envelope of its
 lines and the errors are piecewise constant; all breakpoints are computed (Och, ACL 2003, "Minimum error rate
@@ -24,14 +24,14 @@ from rescore.wer import ErrorTable, FloatArray, IntArray
 Range = tuple[float, float]
 
 NARROW = 1e-9
-"""Pieces of a line below this share of it are no setting that a number could name; they are passed over."""
+"""Pieces shorter than this share of the line are ignored, because no readable scale lies in them."""
 
 _ELEMENTS_IN_MEMORY = 4_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The widest of the best pieces along a line; positions are in the units of the line, from 0 to its end."""
+    """The widest of the best pieces along a line. Positions are in the units of the line and start at 0."""
 
     errors: int
     low: float
@@ -56,8 +56,8 @@ class Steps:
         best = np.flatnonzero(counts[run_starts] == counts.min())
         run = best[np.argmax((high - low)[best])]
         middle = (low[run] + high[run]) / 2
-        # Within the run winners may still change (errors that cancel). The middle must not lie on such a breakpoint,
-        # where the tie-break decides.
+        # Winners may change within a run if their errors are equal. The middle must not lie on such a breakpoint,
+        # because the tie-break would decide there.
         pieces = kept[run_starts[run] : run_ends[run] + 1]
         if np.abs(self.edges - middle).min() <= NARROW * span:
             piece = pieces[np.argmax(self.edges[pieces + 1] - self.edges[pieces])]
@@ -65,11 +65,10 @@ class Steps:
         return Best(int(counts.min()), float(low[run]), float(high[run]), float(middle))
 
     def run_at(self, position: float, errors: int) -> Range:
-        """The stretch around a position with these errors over which they do not change; a point if they are others
-        on both sides of it."""
+        """The interval around a position in which the number of errors is `errors`; a point if both sides differ."""
         kept = np.flatnonzero(np.diff(self.edges) > NARROW * (self.edges[-1] - self.edges[0]))
         index = int(np.clip(np.searchsorted(self.edges[kept], position, side="right") - 1, 0, len(kept) - 1))
-        if self.counts[kept[index]] != errors:  # the setting lies in a piece too narrow to count, or on a tie
+        if self.counts[kept[index]] != errors:  # the position is in an ignored narrow piece, or on a tie
             return position, position
         same = self.counts[kept] == self.counts[kept[index]]
         before = np.flatnonzero(~same[:index])
@@ -81,16 +80,16 @@ class Steps:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Space:
-    """The box of free scales, and of each list the hypotheses that can win anywhere in it (padded with copies)."""
+    """The box of free scales, with the hypotheses of each list that can win somewhere in it (padded with copies)."""
 
     low: FloatArray
     high: FloatArray
     base: FloatArray
     """[U, H]: the sum of the fixed scores."""
     features: FloatArray
-    """[F, U, H]: what each free scale is multiplied with."""
+    """[F, U, H]: the score or count that each free scale is multiplied with."""
     errors: IntArray
-    """[U, H]."""
+    """[U, H]: word errors of each hypothesis."""
 
     @classmethod
     def build(
@@ -102,8 +101,8 @@ class Space:
         base = weighted_sum(matrix[:, : len(fixed)], list(fixed.values()))
         features = matrix[:, len(fixed) :]
         low, high = np.array([list(bounds) for bounds in free.values()], np.float64).T
-        # A hypothesis that another one beats at every corner of the box is beaten everywhere in it. Above five scales
-        # there are too many corners, and all hypotheses stay.
+        # A hypothesis that is worse than another one at every corner of the box is worse everywhere in it. With more
+        # than five scales there are too many corners, and all hypotheses are kept.
         corners = [weighted_sum(features, point) + base for point in product(*zip(low, high))] if len(free) <= 5 else []
         totals = np.stack(corners, axis=1) if corners else None
         kept = []
@@ -125,7 +124,7 @@ class Space:
         return steps
 
     def best(self, point: FloatArray, axis: int) -> Best:
-        """The best piece along one scale, in units of that scale; the others as in the point."""
+        """The best piece along one scale, in units of that scale, with the other scales as in `point`."""
         found = self.along(point, axis).best()
         start, span = self.low[axis], self.high[axis] - self.low[axis]
         low, high, middle = (float(start + span * value) for value in (found.low, found.high, found.middle))
@@ -142,7 +141,7 @@ class Space:
         return self.steps(start, direction)
 
     def _sum(self, base: FloatArray, weights: FloatArray) -> FloatArray:
-        """[U, H]; term by term, as in `weighted_sum`, so that equal hypotheses tie."""
+        """[U, H]: totals, added term by term as in `weighted_sum`, so that equal hypotheses tie."""
         total = base
         for weight, feature in zip(weights, self.features):
             total = total + weight * feature
@@ -152,10 +151,10 @@ class Space:
         return np.clip(np.zeros(len(self.low)), self.low, self.high)
 
     def at_zeros(self, point: FloatArray) -> FloatArray:
-        """The point with those scales set to 0 that make fewer errors there.
+        """The point with every scale set to 0 that gives fewer errors there.
 
-        0 is the one setting that matters however narrow the piece around it: there a source does not count. With a
-        source that says "impossible" by a score of -1e10, the piece ends at a scale of 1e-10.
+        0 is tried even if the piece around it is narrow, because it switches the source off. If a source marks
+        impossible texts by a score of -1e10, the piece ends at a scale of 1e-10.
         """
         errors, improved = self.errors_at(point), True
         while improved:
@@ -168,7 +167,7 @@ class Space:
         return point
 
     def centred(self, point: FloatArray) -> FloatArray:
-        """To the middle of the best piece along each scale in turn, as long as the errors do not rise."""
+        """The point moved to the middle of the best piece along each scale in turn, unless the errors would rise."""
         errors = self.errors_at(point)
         for axis in [*range(len(point))] * 3:
             moved = self.at(point, self.best(point, axis), axis)
@@ -189,7 +188,7 @@ def steps_along(bases: FloatArray, slopes: FloatArray, errors: IntArray) -> Iter
 
     Every row (line, utterance) walks along its upper envelope: from the winner at 0 to the line of a steeper hypothesis
     that it meets first, and so on. Hypotheses are ordered by falling slope, so `argmax` and `argmin` take the steepest
-    of those that meet in one point, and of equal lines the earliest in the list.
+    of those that meet in one point, and for equal lines the earliest in the list.
     """
     order = np.argsort(-slopes, axis=1, kind="stable")
     slopes = np.take_along_axis(slopes, order, 1)
@@ -214,7 +213,7 @@ def steps_along(bases: FloatArray, slopes: FloatArray, errors: IntArray) -> Iter
             reached = meeting[np.arange(len(rows)), following]
             change = errors[utterance, following] - errors[utterance, current]
             inside = reached < 1.0
-            # Rounding may put a meeting point a little before the last one.
+            # Because of rounding, a meeting point may lie slightly before the previous one.
             reached = np.maximum(reached, position)
             events.append((line[inside], reached[inside], change[inside]))
             rows, current, position = rows[inside], following[inside], reached[inside]

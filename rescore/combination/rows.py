@@ -1,11 +1,10 @@
-"""The rows of a table before they are tuned: which sources a row adds up, with scales that are given or with ranges
-to tune them in.
+"""The rows of a table before tuning: the sources that a row combines, each with a fixed scale or a range to tune it in.
 
     row = RowSpec.parse("+ AR=am:1,ar,words:-2:2")
     row.fixed, row.free                                  # {"am": 1.0}, {"ar": (0.0, 3.0), "words": (-2.0, 2.0)}
-    RowSpec.from_terms("+ AR", ["am:1", "ar"])           # the same from its terms
+    RowSpec.from_terms("+ AR", ["am:1", "ar"])           # the same row from a list of terms
 
-A source without numbers is tuned in its usual range: see `usual_range`.
+A source without numbers is tuned in its default range: see `usual_range`.
 """
 
 from __future__ import annotations
@@ -22,22 +21,22 @@ COUNT_RANGE: Range = (-10.0, 10.0)
 PRIOR, PRIOR_RANGE = "prior", (-2.0, 0.0)
 
 ORACLE = "oracle"
-"""The name of the row that every table has anyway."""
+"""Name of the oracle row, which every table has."""
 
 
 @dataclass(frozen=True)
 class RowSpec:
-    """A row: its name, the scales that are given, and the scales to tune within their ranges."""
+    """A row: its name, its fixed scales, and the scales to tune with their ranges."""
 
     name: str
     fixed: Mapping[str, float]
-    """By source, as in `Scales.named`."""
+    """Fixed scale of each source, as in `Scales.named`."""
     free: Mapping[str, Range]
-    """By source: (lowest, highest)."""
+    """Range (lowest, highest) of each source to tune."""
 
     @classmethod
     def parse(cls, text: str) -> RowSpec:
-        """`NAME=TERM,TERM,...`, with the terms of `from_terms`. ValueError for anything else."""
+        """Parse `NAME=TERM,TERM,...`, with the terms of `from_terms`. ValueError for anything else."""
         name, equals, body = text.rpartition("=")
         if not equals or not name or not body:
             raise ValueError(f"row {text!r}; expected NAME=SOURCE:SCALE,SOURCE,... e.g. '+ AR=am:1,ar,words'")
@@ -46,8 +45,8 @@ class RowSpec:
 
     @classmethod
     def from_terms(cls, name: str, terms: Sequence[str]) -> RowSpec:
-        """SOURCE:SCALE is given, SOURCE tuned in its usual range, SOURCE:LOW:HIGH in a range of its own; each source
-        once."""
+        """The row with these terms. SOURCE:SCALE is fixed, SOURCE is tuned in its default range, SOURCE:LOW:HIGH in
+        that range. ValueError for other terms, and for a source given twice."""
         fixed: dict[str, float] = {}
         free: dict[str, Range] = {}
         for term in terms:
@@ -64,7 +63,7 @@ class RowSpec:
         return cls(name, fixed, free)
 
     def notes(self) -> list[str]:
-        """What happens to the row by the name of a source alone."""
+        """A note for each choice that follows only from the name of a source."""
         if self.free.get(PRIOR) != PRIOR_RANGE:
             return []
         low, high = PRIOR_RANGE
@@ -75,15 +74,16 @@ class RowSpec:
 
 
 def usual_range(source: str) -> Range:
-    """Where a scale is tuned if no range is given: counts -10 ... 10 nats each, a score named "prior" -2 ... 0,
-    others 0 ... 3."""
+    """The default range of a scale: -10 ... 10 nats for words and tokens, -2 ... 0 for a score named "prior", else
+    0 ... 3."""
     if source == WORDS or source.startswith(TOKENS):
         return COUNT_RANGE
     return PRIOR_RANGE if source == PRIOR else LM_RANGE
 
 
 def default_rows(acoustic: str, lms: Sequence[str]) -> list[RowSpec]:
-    """The acoustic score alone, with each LM, and with each pair of LMs; a word term is tuned with every LM."""
+    """Rows of the acoustic score alone, with each LM, and with each pair of LMs. Rows with LMs also tune a word
+    term."""
     rows = [RowSpec(f"{acoustic} only", {acoustic: 1.0}, {})]
     for size in (1, 2):
         for names in itertools.combinations(lms, size):
@@ -93,7 +93,7 @@ def default_rows(acoustic: str, lms: Sequence[str]) -> list[RowSpec]:
 
 
 def check_row_name(name: str) -> None:
-    """ValueError for a name that a row of the table has anyway: a second row of it would pass for the first."""
+    """ValueError for the name of the oracle row, because the table would have two rows of that name."""
     if name == ORACLE:
         raise ValueError(
             f"a row is named {name!r}; expected another name (NAME=...): every table has a row {name!r} of its own"
@@ -101,8 +101,7 @@ def check_row_name(name: str) -> None:
 
 
 def check_rows(rows: Sequence[RowSpec], baseline: str, lms: Sequence[str], given: Sequence[str]) -> None:
-    """ValueError for what can be known to be wrong before anything is scored: names of LMs, rows, sources, the
-    baseline.
+    """ValueError for wrong names of LMs, rows, sources or the baseline, before anything is scored.
 
     `given`: the names of the scores that the lists have.
     """
@@ -128,13 +127,13 @@ def check_rows(rows: Sequence[RowSpec], baseline: str, lms: Sequence[str], given
 
 
 def file_name(name: str) -> str:
-    """A row's name as a file name."""
+    """The name of a row as a file name."""
     kept = "".join(letter if letter.isalnum() else "_" for letter in name).strip("_")
     return "_".join(part for part in kept.split("_") if part) or "row"
 
 
 def _parse_term(name: str, term: str) -> tuple[str, list[float]]:
-    """(source, no, one or two numbers); a source may be `tokens:SOURCE`."""
+    """(source, list of zero, one or two numbers) of a term; the source may be `tokens:SOURCE`."""
     prefix = TOKENS if term.strip().startswith(TOKENS) else ""
     source, *numbers = term.strip().removeprefix(prefix).split(":")
     try:

@@ -1,4 +1,4 @@
-"""Log-linear combination: which hypothesis wins when the scores of several sources are weighted and added.
+"""Log-linear combination: the winner of each list has the largest weighted sum of the scores of several sources.
 
     scales = Scales({"am": 1.0, "masked": 0.6, "prior": -0.3}, words=1.5)
     best = winners(lists, scales)                       # [utterances]: index in the list, 0 = first
@@ -8,8 +8,8 @@
     total = sum_s scale_s * score_s  +  words * (number of words)  +  sum_s tokens_s * (number of tokens that source s
     counted)
 
-Scores are in nats, higher is better, and so is the total. A scale may be negative: that is how a prior is divided out.
-Of equal totals the earlier hypothesis wins, so with a scale of 0 for every LM the order of the first pass stays.
+Scores and totals are in nats, higher is better. A scale may be negative, for example to divide out a prior. Of equal
+totals the earlier hypothesis wins, so with a scale of 0 for every LM the order of the first pass is kept.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from returnn_bridge.files import PathLike, read_json, write_whole
 WORDS = "words"
 TOKENS = "tokens:"
 LARGEST_TOTAL = 1e300
-"""Totals beyond this are refused: their differences may be no numbers. Any usual stand-in for log 0 is far from it."""
+"""Larger totals are refused, because their differences may overflow. Usual substitutes for log 0 are far smaller."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scales:
-    """The weight of every source; a source that is not named here does not count."""
+    """The weight of every source; a source that is not named here is not used."""
 
     scores: Mapping[str, float]
-    """By name of the source."""
+    """Scale of each source, by its name."""
     words: float = 0.0
-    """Added for each word of the text, in nats: a reward if positive."""
+    """Nats added for each word of the text; positive values reward long texts."""
     tokens: Mapping[str, float] = field(default_factory=dict)
-    """By name of the source: added for each of the tokens it counted (`num_tokens` of its details), in nats."""
+    """Nats added for each token that a source counted (`num_tokens` of its details), by name of the source."""
 
     def __post_init__(self) -> None:
         for name, value in self.named().items():
@@ -54,7 +54,7 @@ class Scales:
                 raise ValueError(f"a score is named {name!r}; expected another name: this one means a count")
 
     def named(self) -> dict[str, float]:
-        """All scales under one name each: the source, "words", "tokens:SOURCE". The words only if they count."""
+        """All scales in one dict, with the keys SOURCE, "words" (unless it is 0) and "tokens:SOURCE"."""
         counts = {TOKENS + name: value for name, value in self.tokens.items()}
         return {**self.scores, **({WORDS: self.words} if self.words else {}), **counts}
 
@@ -68,12 +68,13 @@ class Scales:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain dicts and numbers for `json`."""
+        """The scales as plain dicts and numbers for `json`."""
         return {"scores": dict(self.scores), "words": self.words, "tokens": dict(self.tokens)}
 
     @classmethod
     def from_json(cls, value: Any, *, where: str = "scales") -> Scales:
-        """The inverse of `to_json`; "words" and "tokens" may be left out. Anything else: ValueError naming `where`."""
+        """The inverse of `to_json`; "words" and "tokens" may be left out. ValueError naming `where` for anything
+        else."""
         if not isinstance(value, dict):
             raise ValueError(f"{where}: got {type(value).__name__}; expected an object with the key 'scores'")
         known = ["scores", "words", "tokens"]
@@ -91,13 +92,13 @@ class Scales:
             raise ValueError(f"{where}: {error}") from None
 
     def save(self, path: PathLike) -> None:
-        """Write the scales as JSON; the file appears whole or not at all."""
+        """Write the scales as JSON, atomically."""
         with write_whole(path) as write:
             write(json.dumps(self.to_json(), indent=2) + "\n")
 
     @classmethod
     def load(cls, path: PathLike) -> Scales:
-        """Read what `save` has written; ValueError, one line with the path, for anything else."""
+        """Read a file that `save` wrote. ValueError with the path for anything else."""
         where = os.fspath(path)
         value = read_json(path, "a JSON object with scales, as `dlm tune` writes")
         return cls.from_json(value, where=where)
@@ -109,7 +110,7 @@ def winners(lists: Sequence[NBestList], scales: Scales) -> IntArray:
 
 
 def best_texts(lists: Sequence[NBestList], scales: Scales) -> dict[str, str]:
-    """{seq_tag: text of the winner}, texts byte for byte."""
+    """{seq_tag: text of the winner}, with unchanged texts."""
     best = winners(lists, scales)
     return {utterance.seq_tag: utterance.hypotheses[index].text for utterance, index in zip(lists, best.tolist())}
 
@@ -125,8 +126,8 @@ def combined_scores(lists: Sequence[NBestList], scales: Scales) -> FloatArray:
 def check_summable(
     lists: Sequence[NBestList], features: FloatArray, names: Sequence[str], weights: Sequence[float]
 ) -> None:
-    """ValueError naming utterance and rank for a score so large that its weighted sum with the others is no number
-    any more."""
+    """ValueError naming utterance and rank for a score so large that its weighted sum with the others would
+    overflow."""
     with np.errstate(over="ignore"):
         sizes = np.abs(features) * np.abs(weights)
         bad = np.flatnonzero(~(sizes.sum(axis=1) < LARGEST_TOTAL))
@@ -140,9 +141,9 @@ def check_summable(
 
 
 def weighted_sum(features: FloatArray, weights: Sequence[float] | FloatArray) -> FloatArray:
-    """[hypotheses]: sum over the columns, added up one by one.
+    """[hypotheses]: weighted sum over the columns, added one by one.
 
-    Not a matrix product: that rounds differently from row to row, and equal hypotheses would no longer tie.
+    A matrix product is not used because it rounds differently from row to row, so that equal hypotheses would not tie.
     """
     total = np.zeros(len(features))
     for column, weight in zip(features.T, weights, strict=True):
@@ -196,7 +197,7 @@ def _lacks(hypothesis: Hypothesis, name: str) -> bool:
 
 
 def _hypothesis_at(lists: Sequence[NBestList], index: int) -> str:
-    """Which hypothesis has this index among those of all lists, in words."""
+    """Rank and utterance, for an error message, of the hypothesis with this index among those of all lists."""
     offsets = list_offsets(lists)
     number = int(np.searchsorted(offsets, index, side="right")) - 1
     return f"hypothesis {index - int(offsets[number]) + 1} of {lists[number].seq_tag!r}"

@@ -7,8 +7,8 @@
 Along a line in the space of scales every hypothesis has a total that is linear, so the winner of an utterance follows
 the upper envelope of its lines and the errors of the corpus are piecewise constant. All breakpoints are computed: no
 step size, no local minimum (Och, ACL 2003, "Minimum error rate training"). The scale chosen is the middle of the best
-piece, which is the farthest from any change; pieces narrower than 1e-9 of the range are no setting that a number could
-name, and are passed over, but for the setting 0, with which a source does not count.
+piece, where it is farthest from any change. Pieces narrower than 1e-9 of the range are ignored, except the scale 0,
+which switches a source off.
 """
 
 from __future__ import annotations
@@ -30,31 +30,32 @@ _CURVE_POINTS = 201
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """The WER over one scale, all others as tuned."""
+    """The WER as a function of one scale, with all others as tuned."""
 
     name: str
     grid: tuple[float, ...]
     wer_percent: tuple[float, ...]
-    """At each point of the grid."""
+    """WER in percent at each point of the grid."""
     chosen: float
     chosen_wer_percent: float
     plateau: Range
-    """Where the WER is that of the chosen scale, without a gap."""
+    """The interval around the chosen scale in which the WER is the same."""
     at_ends: tuple[bool, bool]
-    """Whether the plateau holds the lower and the upper end of the range."""
+    """Whether the plateau includes the lower and the upper end of the range."""
 
 
 @dataclass(frozen=True, slots=True)
 class TuneResult:
-    """The tuned scales and what they give on the lists they were tuned on: a fit, not an estimate for other data."""
+    """The tuned scales and their errors on the lists they were tuned on, which are too low an estimate for other
+    data."""
 
     scales: Scales
     errors: ErrorCounts
     wer_percent: float
     curves: tuple[Curve, ...]
-    """One for each free scale."""
+    """One curve for each free scale."""
     warnings: tuple[str, ...]
-    """One line for each scale at the edge of its range or without effect."""
+    """One line for each scale that is at the edge of its range or has no effect."""
 
 
 def tune(
@@ -66,12 +67,11 @@ def tune(
 ) -> TuneResult:
     """Minimise the word errors over the `free` scales, each within its range; `fixed` scales stay (default am = 1).
 
-    Names are those of `Scales.named`: a score, "words", "tokens:SOURCE". `table`: that of the lists, if it is there
-    already. The same lists give the same scales. What is exact:
+    Names are those of `Scales.named`: a score, "words", "tokens:SOURCE". `table`: the error table of the
+    lists, if it has been computed. The result is deterministic. How exact the search is:
 
-    * one free scale: the minimum over the whole range is found; of several best pieces the widest, then the lowest; 0
-    where
-      nothing else is as good;
+    * one free scale: the minimum over the range is found. Of several best pieces the widest is taken, then the lowest;
+      0 is taken only if nothing else is as good;
     * two: 257 evenly spaced values of each with an exact line search over the other, then line searches along both in
       turn. A minimum can be missed only if its region is narrower than 1/256 of the range in both scales;
     * more: exact line searches along each scale and each pair of scales from eight starting points; a local minimum.
@@ -92,7 +92,8 @@ def tune(
         point = space.centred(_search_many(space))
     ends = [point] if size == 1 else [point, space.nearest_to_zero()]
     point = min(map(space.at_zeros, ends), key=space.errors_at)
-    # Ten digits: no scale is known better, and a scale file should be readable. Kept only if it changes no winner.
+    # Round to ten digits, because scales are not known better and the file should be readable. The rounded scales are
+    # used only if no winner changes.
     rounded = np.array([float(f"{value:.10g}") for value in point])
     point = rounded if space.errors_at(rounded) == space.errors_at(point) else point
     scales = Scales.from_named({**fixed, **dict(zip(free, point.tolist()))})
@@ -116,7 +117,8 @@ def _check(fixed: Mapping[str, float], free: Mapping[str, Range]) -> None:
 
 
 def _search_grid(space: Space) -> FloatArray:
-    """Two scales: an even grid of each, with an exact line search over the other; of equal errors the widest piece."""
+    """Search two scales: an even grid of each, with an exact line search over the other; of equal errors the widest
+    piece."""
     found: list[tuple[int, float, FloatArray]] = []
     for axis in (0, 1):
         other = 1 - axis
@@ -133,19 +135,19 @@ def _search_grid(space: Space) -> FloatArray:
 
 
 def _search_many(space: Space) -> FloatArray:
-    """Three and more scales: from each start down along axes and diagonals of pairs until none of them helps."""
+    """Search three or more scales: from each start, descend along axes and diagonals of pairs until none helps."""
     span = space.high - space.low
     size = len(span)
     axes = [span * unit for unit in np.eye(size)]
     directions = axes + [first + sign * second for first, second in combinations(axes, 2) for sign in (1.0, -1.0)]
-    # Zero (or next to it) is one start, so the result is no worse than any one of the sources alone.
+    # One start is at or near zero, so that the result is not worse than any of the sources alone.
     generator = np.random.default_rng(0)
     starts = [space.low + span / 2, space.nearest_to_zero(), *(space.low + span * generator.random((6, size)))]
     results = []
     for point in starts:
         errors, improved = space.errors_at(point), True
         while improved:
-            # All directions are tried and the best one is taken, so the result is no worse than any single one of them.
+            # The best of all directions is taken, so that the result is not worse than that of any single direction.
             ends = [_through(point, direction, space) for direction in directions]
             moves = [begin + space.steps(begin, end - begin).best().middle * (end - begin) for begin, end in ends]
             found = [space.errors_at(moved) for moved in moves]
@@ -157,7 +159,7 @@ def _search_many(space: Space) -> FloatArray:
 
 
 def _through(point: FloatArray, direction: FloatArray, space: Space) -> tuple[FloatArray, FloatArray]:
-    """The two ends of the line through a point of the box, cut off at the box."""
+    """The two ends of the line through a point in this direction, clipped to the box."""
     used = direction != 0.0
     to_low = (space.low - point)[used] / direction[used]
     to_high = (space.high - point)[used] / direction[used]
@@ -176,7 +178,7 @@ def _curve(space: Space, point: FloatArray, axis: int, name: str, errors: ErrorC
         moved = point.copy()
         moved[axis] = bound[axis]
         near = abs(plateau_end - (bound[axis] - low) / span) <= NARROW
-        # A plateau that reaches up to the end of the range may still not hold its very end.
+        # A plateau that reaches the end of the range may still not include the end point itself.
         at_ends.append(bool(near and space.errors_at(moved) == errors.errors))
     assert errors.wer_percent is not None, "tune has refused references without words"
     return Curve(

@@ -16,5 +16,5 @@ HELP = "Rescore N-best lists: score, tune, wer, rescore, ngram, convert."
 
 
 def commands() -> list[Command]:
-    """All verbs of this package. `perplexity` stands for that of diffusion_lm too, and knows n-grams besides."""
+    """All verbs of this package. `perplexity` replaces the verb of diffusion_lm because it also supports n-grams."""
     return [score, merge, race, tune, wer, overview, rescore, ngram, convert, estimators, perplexity]

@@ -12,20 +12,24 @@ from returnn_bridge.files import check_outputs
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help="N-best file, PATH or NAME=PATH.")],
-    target: Annotated[Path, typer.Argument(help="Where to: .py, .jsonl, .json (mlm-scoring), each also .gz.")],
+    source: Annotated[str, typer.Argument(help="N-best file to convert, as PATH or NAME=PATH.")],
+    target: Annotated[Path, typer.Argument(help="File to write: .py, .jsonl or .json (mlm-scoring), each also .gz.")],
     score: Annotated[
-        str | None, typer.Option(help="Which score, for formats that hold one (default: the only one).")
+        str | None,
+        typer.Option(help="Name of the score to write, for formats that hold a single score (default: the only one)."),
     ] = None,
     list_format: ListFormat = None,
     to_format: Annotated[
         str | None,
         typer.Option(
-            help="Format of the file written: returnn-py, json-lines or mlm-scoring (default: by the suffix)."
+            help="Format of the file to write: returnn-py, json-lines or mlm-scoring (default: by the suffix)."
         ),
     ] = None,
 ) -> None:
-    """Convert an N-best file: the same utterances, order and texts, floats with all their digits (nan and inf from .py to .py)."""
+    """Convert an N-best file to another format. Utterances, order, texts and all digits of the scores are kept.
+
+    Scores that are nan or infinite can only be converted from .py to .py.
+    """
     from rescore.nbest import iterate_nbest, split_source, write_nbest
     from rescore.nbest.formats import format_to_write
 

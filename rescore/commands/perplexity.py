@@ -14,15 +14,20 @@ from returnn_bridge.files import check_outputs, write_text
 
 
 def perplexity(
-    model: Annotated[Path, typer.Argument(help="Model folder, or an .arpa / KenLM file.")],
-    text: Annotated[list[Path], typer.Argument(help="Text files (plain or .gz), one sentence a line.")],
-    passes: Annotated[int, typer.Option(help="Network passes per sentence for a bound (at least 2).")] = 8,
+    model: Annotated[Path, typer.Argument(help="Model folder of this package, or an n-gram as an ARPA or KenLM file.")],
+    text: Annotated[list[Path], typer.Argument(help="Text files (plain or .gz), one sentence per line.")],
+    passes: Annotated[
+        int, typer.Option(help="Number of network passes per sentence (at least 2), for models that only give a bound.")
+    ] = 8,
     seed: Seed = 1,
     device: Device = "cpu",
     batch_tokens: BatchTokens = None,
-    out: Annotated[Path | None, typer.Option(help="Also write the result as JSON here.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write the result to as well.")] = None,
 ) -> None:
-    """Perplexity of text: exact for autoregressive models and n-grams, a bound with its error bar for diffusion models."""
+    """Measure the perplexity of text: exact for autoregressive models and n-grams, an upper bound for diffusion models.
+
+    The bound is estimated and printed with its standard error.
+    """
     if model.is_file():
         from rescore.lms.ngram import ngram_perplexity
 

@@ -1,4 +1,4 @@
-"""The verb `dlm race`: each utterance's winner at a fraction of the passes."""
+"""The verb `dlm race`, which finds the winner of each utterance with a fraction of the network passes."""
 
 from __future__ import annotations
 
@@ -25,20 +25,29 @@ LADDER = "strided:2,strided:3"
 
 def race(
     nbest: Sources,
-    model: Annotated[str, typer.Option(help="Model folder of a diffusion LM; NAME=PATH names its score.")],
-    out: Annotated[Path, typer.Option(help="Result: .jsonl, also .gz.")],
+    model: Annotated[str, typer.Option(help="Model folder of a diffusion LM. NAME=PATH sets the name of its score.")],
+    out: Annotated[Path, typer.Option(help="Score file to write: .jsonl or .jsonl.gz.")],
     scales: Annotated[
-        Path | None, typer.Option(help="Scales as `dlm tune` wrote them, for --calibrate; they name the new score.")
+        Path | None,
+        typer.Option(
+            help="Scales file of `dlm tune`, needed with --calibrate. It must hold a scale for the new score."
+        ),
     ] = None,
     calibrate: Annotated[
         list[str] | None,
-        typer.Option(help="Lists to learn from what a cheap score tells of the full one, as PATH or NAME=PATH."),
+        typer.Option(
+            help="N-best lists, as PATH or NAME=PATH, on which the prediction of full scores from cheap ones is fitted."
+        ),
     ] = None,
     calibration: Annotated[
-        Path | None, typer.Option(help="Instead: what an earlier race learned (OUT.race.json).")
+        Path | None, typer.Option(help="Calibration file of an earlier race (OUT.race.json), instead of --calibrate.")
     ] = None,
-    confidence: Annotated[float, typer.Option(help="That an utterance's winner is the one of full scoring.")] = 0.95,
-    ladder: Annotated[str, typer.Option(help="Cheaper measurements, in order: ESTIMATOR:PASSES,...")] = LADDER,
+    confidence: Annotated[
+        float, typer.Option(help="Probability that the winner of an utterance is the same as with full scoring.")
+    ] = 0.95,
+    ladder: Annotated[
+        str, typer.Option(help="Cheaper measurements to run first, in this order: ESTIMATOR:PASSES,...")
+    ] = LADDER,
     estimator: Estimator = "auto",
     passes: Passes = None,
     replicates: Replicates = 4,
@@ -49,7 +58,8 @@ def race(
     pieces: Pieces = False,
     list_format: ListFormat = None,
 ) -> None:
-    """Find the winners with few passes: hypotheses that can not win any more are dropped after each step of a ladder."""
+    """Find the winners with few network passes. Hypotheses that are unlikely to win are dropped after each
+    measurement."""
     from rescore.combination.scales import Scales
     from rescore.lms.open import open_scorer
     from rescore.nbest import split_source
@@ -83,7 +93,8 @@ def race(
         how = Race.load(calibration)
         if (how.name, how.confidence) != (scorer.name, confidence):
             raise ValueError(
-                f"{calibration}: for the score {how.name!r} at confidence {how.confidence}; expected {scorer.name!r} at {confidence}"
+                f"{calibration}: for the score {how.name!r} at confidence {how.confidence}; "
+                f"expected {scorer.name!r} at {confidence}"
             )
     else:
         assert scales is not None and calibrate is not None, "checked above"
@@ -93,7 +104,9 @@ def race(
         )
     run = score_file(nbest, RacingScorer(scorer, stages, how), out, format=list_format)
     if calibrate is not None:
-        how.save(learned)  # behind the scoring, which refuses an `out` of another race: what belongs to that one stays
+        how.save(
+            learned
+        )  # after the scoring, because that refuses an `out` of another race, whose calibration must be kept
     cost = RaceCost.of(run.lists, scorer.name)
     print(
         f"{run.note()}{run.out}: {len(run.lists)} utterances, {run.hypotheses} hypotheses, {run.seconds:.1f} s\n"

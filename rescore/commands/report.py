@@ -1,4 +1,4 @@
-"""The verbs that make tables: `dlm wer`, and `dlm overview` of several."""
+"""The verbs that make tables: `dlm wer` for one set of lists, `dlm overview` for several sets side by side."""
 
 from __future__ import annotations
 
@@ -14,27 +14,32 @@ from returnn_bridge.files import check_outputs
 
 def wer(
     nbest: Sources,
-    refs: Annotated[Path, typer.Option(help="References: .py, Kaldi's text or .txt, .trn, .stm, .ctm, .json, .jsonl.")],
+    refs: Annotated[
+        Path, typer.Option(help="Reference file: .py, Kaldi's text or .txt, .trn, .stm, .ctm, .json or .jsonl.")
+    ],
     scales: Annotated[
         list[str] | None,
         typer.Option(
-            help="Scales as a row: a file of `dlm tune`, NAME=FILE, or given as NAME=SOURCE:SCALE,SOURCE:SCALE "
-            "(default: the first hypotheses as listed)."
+            help="Scales of one row of the table: FILE or NAME=FILE of `dlm tune`, or NAME=SOURCE:SCALE,SOURCE:SCALE "
+            "(default: only the row of the first hypotheses as listed). May be repeated."
         ),
     ] = None,
     out: Annotated[
-        list[Path] | None, typer.Option(help="Also write the table: .md, .csv, .json or .tex; several may be given.")
+        list[Path] | None,
+        typer.Option(help="File to write the table to as well: .md, .csv, .json or .tex. May be repeated."),
     ] = None,
     transcripts: Annotated[
         list[Path] | None,
-        typer.Option(help="Write the winners of the last row: .trn, .ctm, .stm, .txt, .py; several may be given."),
+        typer.Option(
+            help="File to write the winners of the last row to: .trn, .ctm, .stm, .txt or .py. May be repeated."
+        ),
     ] = None,
-    baseline: Annotated[str, typer.Option(help="Row that the changes are against (default: the first).")] = "",
-    title: Annotated[str, typer.Option(help="Of the table.")] = "WER",
+    baseline: Annotated[str, typer.Option(help="Row that the changes are measured against (default: the first).")] = "",
+    title: Annotated[str, typer.Option(help="Title of the table.")] = "WER",
     seed: Seed = 1,
     list_format: ListFormat = None,
 ) -> None:
-    """Word error rate table: S/D/I, oracle, paired bootstrap intervals against the first row."""
+    """Print a table of word error rates with S/D/I, the oracle and paired bootstrap intervals against the baseline."""
     from rescore.combination.rows import check_row_name
     from rescore.combination.scales import Scales, best_texts
     from rescore.nbest import check_no_lists, read_sources
@@ -86,11 +91,14 @@ def wer(
 
 def overview(
     tables: Annotated[
-        list[str], typer.Argument(help="Tables in .json of the same rows, each as SET=FILE; one column a set.")
+        list[str],
+        typer.Argument(help="WER tables in .json with the same rows, each as SET=FILE. Each set becomes a column."),
     ],
-    out: Annotated[list[Path], typer.Option(help="Result: .md, .csv, .json or .tex; several may be given.")],
-    title: Annotated[str, typer.Option(help="Of the table.")] = "WER %",
-    tuned_on: Annotated[str, typer.Option(help="The set that the scales are from; it gets a mark.")] = "",
+    out: Annotated[list[Path], typer.Option(help="File to write: .md, .csv, .json or .tex. May be repeated.")],
+    title: Annotated[str, typer.Option(help="Title of the table.")] = "WER %",
+    tuned_on: Annotated[
+        str, typer.Option(help="Name of the set that the scales were tuned on; its column is marked.")
+    ] = "",
 ) -> None:
     """Put the WER tables of several sets side by side."""
     from rescore.nbest import check_no_lists

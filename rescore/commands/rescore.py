@@ -1,4 +1,4 @@
-"""The verb `dlm rescore`: lists and language models in, a table and a report out."""
+"""The verb `dlm rescore`, which scores lists with language models, tunes scales and writes a table and a report."""
 
 from __future__ import annotations
 
@@ -28,25 +28,29 @@ from returnn_bridge.files import check_outputs, lock
 
 def rescore(
     tune: Annotated[
-        list[str], typer.Option(help="N-best lists to tune scales on; several aligned files as NAME=PATH.")
+        list[str],
+        typer.Option(
+            help="N-best file to tune the scales on, as PATH, or NAME=PATH for each of several aligned files."
+        ),
     ],
-    tune_refs: Annotated[Path, typer.Option(help="Their references.")],
-    test: Annotated[list[str], typer.Option(help="N-best lists to report on.")],
-    test_refs: Annotated[Path, typer.Option(help="Their references.")],
-    out: Annotated[Path, typer.Option(help="Folder for scores, scales, tables and the report.")],
+    tune_refs: Annotated[Path, typer.Option(help="Reference file of the lists of --tune.")],
+    test: Annotated[list[str], typer.Option(help="N-best file to report on, given as for --tune.")],
+    test_refs: Annotated[Path, typer.Option(help="Reference file of the lists of --test.")],
+    out: Annotated[Path, typer.Option(help="Folder to write scores, scales, tables and the report to.")],
     lm: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=PATH of a language model, with @ESTIMATOR[:PASSES] after it if wanted."),
+        typer.Option(help="Language model to score with: NAME=PATH, or NAME=PATH@ESTIMATOR[:PASSES]. May be repeated."),
     ] = None,
     row: Annotated[
         list[str] | None,
         typer.Option(
-            help="A row of the table: NAME=SOURCE:SCALE,SOURCE,SOURCE:LOW:HIGH,... (default: each LM and each pair). A source "
-            "without a scale is tuned, within 0 ... 3, words and tokens:SOURCE -10 ... 10, a score named prior -2 ... 0."
+            help="Row of the table: NAME=SOURCE:SCALE,SOURCE,SOURCE:LOW:HIGH,... (default: a row for each LM and "
+            "each pair). A source without a scale is tuned between LOW and HIGH. The default range is -10 ... 10 for "
+            "words and tokens:SOURCE, -2 ... 0 for a score named prior, and 0 ... 3 for all others."
         ),
     ] = None,
     baseline: Annotated[str, typer.Option(help="Row that the changes are measured against (default: the first).")] = "",
-    title: Annotated[str, typer.Option(help="Of the table.")] = "WER",
+    title: Annotated[str, typer.Option(help="Title of the table and the report.")] = "WER",
     estimator: Estimator = "auto",
     passes: Passes = None,
     replicates: Replicates = 4,
@@ -57,7 +61,7 @@ def rescore(
     pieces: Pieces = False,
     list_format: ListFormat = None,
 ) -> None:
-    """Score, tune and report in one go: lists and language models in, a WER table and an HTML report out."""
+    """Score N-best lists with language models, tune the scales, and write a WER table and an HTML report."""
     from rescore import pipeline
     from rescore.combination.rows import RowSpec, file_name
     from rescore.nbest import split_source
@@ -69,11 +73,11 @@ def rescore(
     inputs: list[str | Path] = [*list_files([*tune, *test]), tune_refs, test_refs]
     for item in lm or []:
         path, at, how = ("", "", "") if os.path.exists(split_source(item)[1]) else item.rpartition("@")
-        own_estimator, _, count = how.partition(":")
+        lm_estimator, _, count = how.partition(":")
         inputs += list_files([path if at else item])
         scorer = open_scorer(
             path if at else item,
-            estimator=own_estimator if at else estimator,
+            estimator=lm_estimator if at else estimator,
             passes=parse_passes(item, count) if at else passes,
             replicates=replicates,
             seed=seed,
@@ -87,7 +91,7 @@ def rescore(
             raise ValueError(f"--lm {item}: the name {scorer.name!r} is taken; expected NAME=PATH with different names")
         scorers[scorer.name] = scorer
     check_outputs(pipeline.output_files(out, list(scorers)), inputs)
-    with lock(out / "report.html"):  # the files of two runs in one folder would belong to different tables
+    with lock(out / "report.html"):  # because two runs at once would mix files of different tables in one folder
         result = pipeline.rescore(
             tune_sources=tune,
             tune_references=tune_refs,

@@ -1,4 +1,4 @@
-"""The verbs that score lists: `dlm score`, `merge`; `dlm estimators` lists the ways to do it."""
+"""The verbs that score lists, `dlm score` and `dlm merge`, and `dlm estimators`, which lists the estimators."""
 
 from __future__ import annotations
 
@@ -29,10 +29,13 @@ def score(
     model: Annotated[
         str,
         typer.Option(
-            help="Model folder of ours, .arpa / KenLM file, or Hugging Face folder; NAME=PATH names its score."
+            help="Model folder of this package, ARPA or KenLM file, or Hugging Face folder. "
+            "NAME=PATH sets the name of its score."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Result: .jsonl (all scores) or .py (the new score alone), also .gz.")],
+    out: Annotated[
+        Path, typer.Option(help="Score file to write: .jsonl (all scores) or .py (only the new score), each also .gz.")
+    ],
     estimator: Estimator = "auto",
     passes: Passes = None,
     replicates: Replicates = 4,
@@ -42,12 +45,22 @@ def score(
     batch_tokens: BatchTokens = None,
     pieces: Pieces = False,
     new_only: Annotated[
-        bool, typer.Option("--new-only", help="A .jsonl holds the new score alone, to be read together with others.")
+        bool,
+        typer.Option(
+            "--new-only",
+            help="Write only the new score into a .jsonl file, which can then be read together with other score files.",
+        ),
     ] = False,
-    shard: Annotated[str, typer.Option(help="NUMBER/COUNT, such as 2/8: score that part only, for `dlm merge`.")] = "",
+    shard: Annotated[
+        str,
+        typer.Option(help="Score only one part of the lists: NUMBER/COUNT, such as 2/8. `dlm merge` joins the parts."),
+    ] = "",
     list_format: ListFormat = None,
 ) -> None:
-    """Score every hypothesis with a language model. Interrupted, the same command goes on to the same bytes."""
+    """Score every hypothesis with a language model. After an interruption, the same command resumes.
+
+    The result has the same bytes as that of an uninterrupted run.
+    """
     from rescore.score_file import score_file
 
     check_outputs([out], [*list_files(nbest), *list_files([model])])
@@ -71,10 +84,12 @@ def score(
 
 
 def merge(
-    parts: Annotated[list[Path], typer.Argument(help="The files of all shards of `dlm score --shard`.")],
-    out: Annotated[list[Path], typer.Option(help="Result, as of `dlm score`; several forms may be given.")],
+    parts: Annotated[
+        list[Path], typer.Argument(help="Score files of all shards of `dlm score --shard`, in any order.")
+    ],
+    out: Annotated[list[Path], typer.Option(help="Score file to write, as for `dlm score`. May be repeated.")],
 ) -> None:
-    """Put the parts of a sharded scoring together: the same bytes as scored in one go."""
+    """Join the score files of all shards. The result has the same bytes as that of a run without shards."""
     from rescore.score_file import merge_parts, score_target
 
     check_outputs(map(score_target, out), parts)
@@ -84,7 +99,7 @@ def merge(
 
 
 def estimators() -> None:
-    """List the ways to measure a diffusion score, their targets and whether they are unbiased."""
+    """List the estimators for scores of diffusion models, with their targets, bias and numbers of passes."""
     from rescore.estimators import ESTIMATORS
 
     for name, kind in ESTIMATORS.items():

@@ -1,4 +1,5 @@
-"""What this package does for the verbs of diffusion_lm: mode `rescore` of a configuration tree, and judging samples."""
+"""Functions that the verbs of diffusion_lm take from this package: mode `rescore` of a configuration tree, and the
+perplexity of samples under another LM."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from diffusion_lm.commands.services import Services
 def rescore_mode(
     hypothesis_file: str, output: Path, model_folder: str, *, estimator: str, passes: int, seed: int, device: str
 ) -> None:
-    """Mode `rescore` of a configuration of the MDLM kind: new scores for a RETURNN N-best file, in its form."""
+    """Mode `rescore` of an MDLM configuration: score a RETURNN N-best file and write the result in its format."""
     from rescore.lms.open import describe_short, open_scorer
     from rescore.nbest import iterate_nbest
     from rescore.score_file import score_file
@@ -32,12 +33,13 @@ def rescore_mode(
     )
     run = score_file([hypothesis_file], scorer, output)
     print(
-        f"{run.out}: {len(run.lists)} utterances, {run.hypotheses} hypotheses, {run.seconds:.1f} s, {describe_short(scorer)}"
+        f"{run.out}: {len(run.lists)} utterances, {run.hypotheses} hypotheses, {run.seconds:.1f} s, "
+        f"{describe_short(scorer)}"
     )
 
 
 def judge_mode(model: str, *, device: str) -> Callable[[Sequence[str]], str]:
-    """What measures the generative perplexity of samples."""
+    """A function that measures the generative perplexity of samples under the given model."""
     from rescore.lms.generative_perplexity import open_judge
 
     return open_judge(model, device=device)

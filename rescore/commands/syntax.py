@@ -1,4 +1,4 @@
-"""The small languages of options: NAME=PATH, NAME=PATH@ESTIMATOR:PASSES, NAME=SOURCE:SCALE,..., NUMBER/COUNT."""
+"""Parsers of option values: NAME=PATH, NAME=PATH@ESTIMATOR:PASSES, NAME=SOURCE:SCALE,... and NUMBER/COUNT."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ if TYPE_CHECKING:
 
 
 def list_files(sources: Sequence[str]) -> list[str]:
-    """The files of PATH or NAME=PATH."""
+    """The path of each source, which is PATH or NAME=PATH."""
     from rescore.nbest import split_source
 
     return [split_source(source)[1] for source in sources]
 
 
 def scales_file(item: str) -> str:
-    """The file that an option `--scales` names, as in `parse_scales`; "" if it gives its scales itself."""
+    """The file that a value of `--scales` names, or "" if the value holds the scales themselves; see `parse_scales`."""
     rest = item.rpartition("=")[2]
     return next((path for path in (item, rest) if Path(path).is_file()), "")
 
 
 def parse_shard(text: str) -> tuple[int, int] | None:
-    """(index from 0, count) of "NUMBER/COUNT"."""
+    """(index from 0, count) of "NUMBER/COUNT"; None for "". ValueError for anything else."""
     if not text:
         return None
     number, _, count = text.partition("/")
@@ -34,7 +34,7 @@ def parse_shard(text: str) -> tuple[int, int] | None:
 
 
 def parse_scales(item: str) -> tuple[str, Scales]:
-    """(name of the row, scales) of FILE, NAME=FILE or NAME=SOURCE:SCALE,SOURCE:SCALE."""
+    """(name of the row, scales) of FILE, NAME=FILE or NAME=SOURCE:SCALE,SOURCE:SCALE. ValueError for anything else."""
     from rescore.combination.rows import RowSpec
     from rescore.combination.scales import Scales
 
@@ -50,6 +50,7 @@ def parse_scales(item: str) -> tuple[str, Scales]:
 
 
 def parse_passes(item: str, text: str) -> int | None:
+    """The number of passes in an option `--lm`; None for "". ValueError, with the option `item`, for anything else."""
     if not text:
         return None
     try:

@@ -1,4 +1,4 @@
-"""The verb `dlm tune`: scales with the fewest word errors."""
+"""The verb `dlm tune`, which chooses the scales with the fewest word errors."""
 
 from __future__ import annotations
 
@@ -14,22 +14,29 @@ from returnn_bridge.files import check_outputs
 
 def tune(
     nbest: Sources,
-    refs: Annotated[Path, typer.Option(help="References: .py, Kaldi's text or .txt, .trn, .stm, .ctm, .json, .jsonl.")],
-    out: Annotated[Path, typer.Option(help="Scales as JSON.")],
+    refs: Annotated[
+        Path, typer.Option(help="Reference file: .py, Kaldi's text or .txt, .trn, .stm, .ctm, .json or .jsonl.")
+    ],
+    out: Annotated[Path, typer.Option(help="JSON file to write the scales to.")],
     free: Annotated[
         list[str] | None,
         typer.Option(
-            help="SOURCE or SOURCE:LOW:HIGH to tune (default: all but the first, and words). Without a range: "
-            "0 ... 3, words and tokens:SOURCE -10 ... 10, a score named prior -2 ... 0."
+            help="Scale to tune: SOURCE or SOURCE:LOW:HIGH (default: words, and all sources but the first). "
+            "The default range is -10 ... 10 for words and tokens:SOURCE, -2 ... 0 for a score named prior, and 0 ... 3 for all others."
         ),
     ] = None,
     fixed: Annotated[
-        list[str] | None, typer.Option(help="SOURCE:SCALE that stays (default: the first source with 1).")
+        list[str] | None, typer.Option(help="Scale that is not tuned: SOURCE:SCALE (default: the first source with 1).")
     ] = None,
-    row: Annotated[str, typer.Option(help="All in one instead: SOURCE:SCALE,SOURCE,... as in `dlm rescore`.")] = "",
+    row: Annotated[
+        str,
+        typer.Option(
+            help="All scales in one option, instead of --free and --fixed: SOURCE:SCALE,SOURCE,... as in `dlm rescore`."
+        ),
+    ] = "",
     list_format: ListFormat = None,
 ) -> None:
-    """Choose the scales with the fewest word errors: exact line searches, no grid step to miss a minimum."""
+    """Choose the scales with the fewest word errors by exact line searches, which do not depend on a step size."""
     from rescore.combination import tuning
     from rescore.combination.rows import RowSpec
     from rescore.combination.scales import WORDS

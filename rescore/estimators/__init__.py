@@ -1,9 +1,9 @@
-"""How a score is measured: the registry of estimators. No model in here.
+"""The registry of estimators, which define how a score is measured. Estimators do not import models.
 
     estimator = build_estimator("control", passes=9)
-    ESTIMATORS.add("mine", MyEstimator)         # in your own program: `dlm score --estimator mine` knows it then
+    ESTIMATORS.add("mine", MyEstimator)         # in your own program, before `dlm score --estimator mine`
 
-base.py tells the three kinds apart and which of them to write for what.
+base.py describes the three kinds of estimators and when to write which.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ ESTIMATORS: Registry[type[Estimator]] = Registry("estimator", {kind.name: kind f
 
 
 def build_estimator(name: str, *, passes: int | None = None, replicates: int = 4) -> Estimator:
-    """The estimator of that name, with its usual number of passes if none is given; ValueError naming the known ones."""
+    """The estimator of that name. passes: None for its default number. ValueError for an unknown name, naming the known
+    ones."""
     kind = ESTIMATORS[name]
     if kind.usual_passes is None and passes is not None:
         raise ValueError(f"estimator {name} with {passes} passes: it takes {kind.cost}; expected no number")

@@ -1,11 +1,11 @@
-"""Where the tokens of an utterance's hypotheses lie relative to each other, so that hypotheses can share what they have in common.
+"""Alignments of the hypotheses of an utterance, so that equal parts can share random numbers or scores.
 
-    leader = leader_of(hypotheses)              # the one that is nearest to all others
+    leader = leader_of(hypotheses)              # the hypothesis with the smallest summed distance to all others
     slots_of(leader, tokens)                    # [(slot, insertion), ...], one for each token
-    nearest_tree(hypotheses, leader)            # [(leader, None), (tokens, its nearest neighbour), ...]
-    changed_spans(neighbour, tokens, 2)         # [(first, last, new first, new last), ...], what differs and 2 tokens around it
+    nearest_tree(hypotheses, leader)            # [(leader, None), (tokens, their parent), ...]
+    changed_spans(neighbour, tokens, 2)         # [(first, last, new first, new last), ...], with 2 tokens of context
 
-All of it depends on the set of hypotheses alone, never on their order in the list.
+All results depend only on the set of hypotheses, not on their order in the list.
 """
 
 from __future__ import annotations
@@ -21,22 +21,24 @@ Tokens = tuple[int, ...]
 
 
 def distances(hypotheses: Sequence[Tokens]) -> NDArray[np.int32]:
-    """[n, n] edit distances in tokens."""
-    # rapidfuzz compares strings fastest: one character an id (the surrogate range, illegal in text, is jumped over).
+    """[n, n]: edit distances in tokens."""
+    # One character per id, because rapidfuzz is fastest on strings. Surrogates are skipped, because text must not hold
+    # them.
     words = ["".join(chr(token if token < 0xD800 else token + 0x800) for token in tokens) for tokens in hypotheses]
     return np.asarray(cdist(words, words, scorer=Levenshtein.distance, dtype=np.int32))
 
 
 def leader_of(hypotheses: Sequence[Tokens]) -> Tokens:
-    """The hypothesis with the smallest summed edit distance to all; ties to the smaller token sequence.
+    """The hypothesis with the smallest summed edit distance to all; of equal sums the smaller token sequence.
 
-    It depends on the set of hypotheses only, so their order in the list does not matter.
+    It depends only on the set of hypotheses, so their order in the list does not matter.
     """
     return min(zip(distances(hypotheses).sum(axis=1).tolist(), hypotheses))[1]
 
 
 def slots_of(leader: Tokens, tokens: Tokens) -> list[tuple[int, int]]:
-    """(i, 0) for a token aligned to leader token i (equal or substituted); (i, j) for the j-th one inserted behind it, i = -1 at the start."""
+    """The slot of each token: (i, 0) if it is aligned to token i of the leader (equal or substituted), (i, j) if it is
+    the j-th token inserted after token i, with i = -1 at the start."""
     slots: list[tuple[int, int]] = []
     for step in Levenshtein.opcodes(leader, tokens):
         if step.tag in ("equal", "replace"):
@@ -47,9 +49,10 @@ def slots_of(leader: Tokens, tokens: Tokens) -> list[tuple[int, int]]:
 
 
 def nearest_tree(hypotheses: Sequence[Tokens], root: Tokens) -> list[tuple[Tokens, Tokens | None]]:
-    """The tree over distinct hypotheses with the fewest edits in all (Prim), parents first: [(tokens, parent)], the root with None.
+    """The minimum spanning tree of distinct hypotheses by edit distance (Prim): [(tokens, parent)], parents first.
 
-    Ties go to the smaller token sequences, so the order of the list does not matter.
+    The parent of the root is None. Of equal distances the smaller token sequences are taken, so the order of the list
+    does not matter.
     """
     order = sorted(hypotheses)
     apart = distances(order)
@@ -68,7 +71,10 @@ def nearest_tree(hypotheses: Sequence[Tokens], root: Tokens) -> list[tuple[Token
 
 
 def changed_spans(old: Tokens, new: Tokens, around: int) -> list[tuple[int, int, int, int]]:
-    """Where two texts differ, with up to `around` equal tokens on each side: [(first, last, new first, new last)], last exclusive."""
+    """Spans in which two texts differ, with up to `around` equal tokens on each side.
+
+    [(first, last, new first, new last)]; the ends are exclusive.
+    """
     spans: list[tuple[int, int, int, int]] = []
     for step in Levenshtein.opcodes(old, new):
         if step.tag == "equal":
@@ -76,9 +82,7 @@ def changed_spans(old: Tokens, new: Tokens, around: int) -> list[tuple[int, int,
         before = min(around, step.src_start, step.dest_start)
         after = min(around, len(old) - step.src_end, len(new) - step.dest_end)
         span = (step.src_start - before, step.src_end + after, step.dest_start - before, step.dest_end + after)
-        if spans and (
-            spans[-1][1] >= span[0] or spans[-1][3] >= span[2]
-        ):  # they touch: one span, up to the farther end
+        if spans and (spans[-1][1] >= span[0] or spans[-1][3] >= span[2]):  # the spans touch and become one
             span = (spans[-1][0], span[1], spans[-1][2], span[3])
             spans[-1] = span
         else:

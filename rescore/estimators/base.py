@@ -1,13 +1,13 @@
-"""What every estimator is: a way to measure the score of a text with a diffusion model. No model and no network in here.
+"""The base class of estimators: ways to measure the score of a text with a diffusion model. No network is used here.
 
     estimator = build_estimator("control", passes=9)
     estimator.describe()            # {"estimator": "control", "target": "elbo", "unbiased": True, "passes": 9}
 
-There are three kinds, told apart by what they ask of a network:
+There are three kinds, which differ in what they need from a network:
 
-    MaskPlan    (plans.py)              rows of masks that are known beforehand, with weights: a plan is data
-    Sequential  (confidence_order.py)   masks that follow from what the network answered to the masks before
-    Drawn       (drawn_noise.py)        noise that the model's family draws itself
+    MaskPlan    (plans.py)              rows of masks with weights, all known before the network is run
+    Sequential  (confidence_order.py)   masks that depend on the output of the network for earlier masks
+    Drawn       (drawn_noise.py)        noise that is drawn by the family of the model
 
 The first two are for families with masks (`family.scoring` "masks"), the third for families with other noise ("noise").
 """
@@ -29,39 +29,42 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A score and the independent replicates that it is the mean of."""
+    """A score and the independent replicates whose mean it is."""
 
     value: float
-    """Nats, higher is better."""
+    """The score in nats, higher is better."""
     replicates: tuple[float, ...] | None
-    """Nats. None: deterministic, nothing was drawn. A single one tells no standard error."""
+    """Independent estimates in nats; None for a deterministic score. A single one gives no standard error."""
     passes: int
-    """Network passes that the score took."""
+    """Network passes used for the score."""
 
     @property
     def standard_error(self) -> float:
-        """Nats; 0 for a deterministic score, nan where a single replicate can not tell it."""
+        """Standard error in nats; 0 for a deterministic score, nan for a single replicate."""
         return standard_error(self.replicates)
 
 
 class Estimator(ABC):
-    """A way to measure. What `passes` and `replicates` mean is said by the docstring of the class, which `dlm estimators` prints."""
+    """A way to measure scores.
+
+    The docstring of each class explains `passes` and `replicates`; `dlm estimators` prints its first paragraph.
+    """
 
     name: ClassVar[str]
     target: ClassVar[Target]
     """The quantity that is estimated: ELBO, PLL, ORDER or another functional."""
     unbiased: ClassVar[bool]
-    """Whether the mean over seeds is the target."""
+    """Whether the expectation of the score is the target."""
     usual_passes: ClassVar[int | None] = 16
-    """None: the number of passes is no choice, see `cost`."""
+    """Default number of passes; None if it can not be chosen, see `cost`."""
     cost: ClassVar[str] = "one pass per token"
-    """The number of passes in words, where it is no choice."""
+    """The number of passes in words, if it can not be chosen."""
     replicated: ClassVar[bool] = False
     """Whether `replicates` has an effect."""
     measures: ClassVar[Literal["masks", "noise"]]
-    """The families it fits: those of whose `scoring` it is."""
+    """The families that it fits: those with this `scoring`."""
     fits_race: ClassVar[bool] = True
-    """Whether it can be a step of a race (rescore.racing): False where there is nothing to save."""
+    """Whether it can be used in a race (rescore.racing); False if a race would save nothing."""
 
     def __init__(self, *, passes: int = 1, replicates: int = 1):
         if passes < 1 or replicates < 1:
@@ -69,7 +72,7 @@ class Estimator(ABC):
         self.passes, self.replicates = passes, replicates
 
     def describe(self) -> dict[str, object]:
-        """What the scores depend on, for the header of a score file."""
+        """The settings that the scores depend on, for the header of a score file."""
         facts: dict[str, object] = {"estimator": self.name, "target": self.target, "unbiased": self.unbiased}
         if self.usual_passes is not None:
             facts["passes"] = self.passes

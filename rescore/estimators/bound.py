@@ -1,10 +1,11 @@
-"""Estimators of the bound, and what was published as such: plans of random masks.
+"""Plans of random masks that estimate the bound, or quantities that were published as estimates of it.
 
     Control(passes=17).plan_list("utt-1", hypotheses, seed=1)
 
-With S(M) the sum of log p(x_i | visible rest) over the masked positions M, k = |M| and L the scored length:
+Let S(M) be the sum of log p(x_i | visible tokens) over the masked positions M, k = |M|, and L the scored length. Then
 
-    elbo   (1/L) sum_k PLL_k with PLL_k = (L/k) E_{|M|=k} S(M): a lower bound on log p(x | L) (Ou et al., arXiv 2406.03736)
+    elbo   (1/L) sum_k PLL_k with PLL_k = (L/k) E_{|M|=k} S(M)
+           a lower bound on log p(x | L) (Ou et al., arXiv 2406.03736)
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from rescore.scores import ELBO, WEIGHTED_PLLS
 
 
 class Bound(MaskPlan):
-    """Estimates the bound. Where the budget suffices for every mask, each is run once instead."""
+    """Base class of unbiased estimates of the bound. If `passes` suffices for all masks, each is run once instead."""
 
     target, unbiased = ELBO, True
 
@@ -31,9 +32,10 @@ class Bound(MaskPlan):
 
 
 class Plain(MaskPlan):
-    """The reference run: `passes` draws of t uniform in [0.001, 1], each token masked with probability t, weight 1/t.
+    """The reference estimator: `passes` draws of t uniform in [0.001, 1], each token masked with probability t, weight
+    1/t.
 
-    Its variance grows without bound as the lower end of t goes to 0; the standard error is not to be trusted.
+    The variance grows without bound as the lower end of t goes to 0, so the standard error is not reliable.
     """
 
     name, target, unbiased, shares_numbers = "plain", ELBO, True, False
@@ -46,7 +48,8 @@ class Plain(MaskPlan):
 
 
 class SampleNorm(Bound):
-    """Sample-level mask normalisation (arXiv 2604.14001) times L: Bernoulli masks, each draw divided by its own number of masked tokens."""
+    """Sample-level mask normalisation (arXiv 2604.14001) times L: Bernoulli masks, each
+    draw divided by its number of masked tokens."""
 
     name, target, unbiased, shares_numbers = "sample-norm", ELBO, True, False
 
@@ -68,19 +71,21 @@ def _bernoulli_masks(passes: int, length: int, numbers: CommonRandomNumbers) -> 
 
 
 class GlobalNorm(MaskPlan):
-    """Global mask normalisation (arXiv 2604.14001) times L: all draws' sums divided by all masked tokens. Not the bound."""
+    """Global mask normalisation (arXiv 2604.14001) times L: the sum over all draws divided by
+    the number of all masked tokens. Not the bound."""
 
     name, target, unbiased, shares_numbers = "global-norm", WEIGHTED_PLLS, False, False
 
     def _plan(self, length: int, numbers: CommonRandomNumbers) -> Plan:
         masks = _bernoulli_masks(self.passes, length, numbers)
         weight = length / sum(int(mask.sum()) for mask in masks)
-        # A ratio of two sums is no mean of replicates: all draws are one replicate, which tells no standard error.
+        # A ratio of two sums is not a mean of replicates, so all draws form one replicate and give no standard error.
         return plan_of_rows(masks, [weight] * self.passes, [0] * self.passes)
 
 
 class Coupled(MaskPlan):
-    """Coupled scoring (arXiv 2604.14001): a Bernoulli mask and its complement, each token predicted exactly once. Not the bound.
+    """Coupled scoring (arXiv 2604.14001): a Bernoulli mask and its complement, each token predicted exactly
+    once. Not the bound.
 
     `passes` rows in `passes` / 2 couples.
     """
@@ -112,7 +117,10 @@ class FixedK(Bound):
 
 
 class SystematicK(Bound):
-    """Fixed k with the k of a replicate spread evenly: k_j = floor(L (j + u) / K) + 1. `passes` rows in `replicates` independent designs."""
+    """As fixed-k, with evenly spaced k in each replicate: k_j = floor(L (j + u) / K) + 1.
+
+    `passes` rows in `replicates` independent designs of K rows.
+    """
 
     name, target, unbiased, replicated = "systematic-k", ELBO, True, True
 
@@ -131,9 +139,10 @@ class SystematicK(Bound):
 
 
 class Pairs(Bound):
-    """All tokens masked once (weight 1/L), then complementary pairs (M, not M) with k spread evenly over 1 .. L-1 in each replicate.
+    """All tokens masked once (weight 1/L), then complementary pairs (M, not M) with k spread evenly over 1 .. L-1 in
+    each replicate.
 
-    1 + 2 * pairs rows with pairs = (passes - 1) // 2, at least one; every token is predicted once in a pair.
+    1 + 2 * pairs rows with pairs = (passes - 1) // 2, at least one; each pair predicts every token once.
     """
 
     name, target, unbiased, replicated = "pairs", ELBO, True, True
@@ -159,12 +168,12 @@ class Pairs(Bound):
 
 
 class Control(Pairs):
-    """As pairs, each pair a replicate, with the other pairs' mean log p of each token as a control variate of this pair's.
+    """As pairs, each pair a replicate, with the mean log p of each token in the other pairs as a control variate.
 
-    1 + 2 * pairs rows, pairs = (passes - 1) // 2, at least one; with one there is no other pair to control it. A pair counts token i
-    with a random weight of mean (L - 1)/L; what is missing to that mean is filled with what the other pairs say of the token. They are
-    independent of this pair, so the mean is the bound still; what varies is only how log p(x_i) changes with the mask. Standard
-    errors from the pairs, each with its correction.
+    1 + 2 * pairs rows, pairs = (passes - 1) // 2, at least one; a single pair has no control variate. A pair counts
+    token i with a random weight of mean (L - 1)/L. The control variate adds (mean weight - weight) times the mean log p
+    of the token in the other pairs. These are independent of the pair, so the expectation is still the bound, and only
+    the variation of log p(x_i) with the mask remains. The standard error comes from the corrected pairs.
     """
 
     name, replicated, usual_passes = "control", False, 17
@@ -175,7 +184,7 @@ class Control(Pairs):
         if length == 1 or pairs == 1:
             return plan
         own = np.array([plan.replicate == pair for pair in range(pairs)])
-        weights = pairs * plan.weights * own[:, :, None]  # [pairs, rows, L] each pair's own estimate of the random part
+        weights = pairs * plan.weights * own[:, :, None]  # [pairs, rows, L] estimate of the random part from each pair
         counted = weights.sum(axis=1)  # [pairs, L] mean (L - 1) / L
         others = counted.sum(axis=0) - counted  # positive: every pair masks each token once
         missing = ((length - 1) / length - counted) / others
@@ -185,7 +194,7 @@ class Control(Pairs):
 
 
 class Exact(MaskPlan):
-    """Every mask once, weight 1/(k C(L, k)): the bound itself. 2^L - 1 rows, for short hypotheses and tests."""
+    """Every mask once, weight 1/(k C(L, k)): the exact bound. 2^L - 1 rows, for short hypotheses and tests."""
 
     name, target, unbiased, usual_passes = "exact", ELBO, True, None
     cost = "one pass per mask"
@@ -194,7 +203,8 @@ class Exact(MaskPlan):
     def _plan(self, length: int, numbers: CommonRandomNumbers) -> Plan:
         if length > self.LONGEST:
             raise ValueError(
-                f"estimator exact needs 2^L - 1 passes; got a hypothesis of {length} tokens, expected at most {self.LONGEST}"
+                f"estimator exact needs 2^L - 1 passes; got a hypothesis of {length} tokens, "
+                f"expected at most {self.LONGEST}"
             )
         masks = [np.array([bool(code >> position & 1) for position in range(length)]) for code in range(1, 2**length)]
         weights = [1 / (int(mask.sum()) * comb(length, int(mask.sum()))) for mask in masks]

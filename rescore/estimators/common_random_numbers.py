@@ -1,9 +1,9 @@
-"""Common random numbers: hypotheses of an utterance that share words share the random numbers of these words.
+"""Common random numbers: words that several hypotheses of an utterance share get the same random numbers in each.
 
     numbers = CommonRandomNumbers(1, "utt-1", slots_of(leader, tokens))
-    numbers.tokens("mask", 0)          # [L] uniform in [0, 1), the same in every hypothesis that shares the slot
+    numbers.tokens("mask", 0)          # [L] uniform in [0, 1), equal in all hypotheses with the same slot
 
-So the difference between two hypotheses is measured with the same noise, and most of it cancels.
+Most of the noise then cancels in the difference between two hypotheses.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from rescore.estimators.base import FloatArray
 class CommonRandomNumbers:
     """The random numbers of one hypothesis, reproducible from (seed, utterance, draw, slot).
 
-    `slots` names the position of each token in an alignment of the utterance's hypotheses (rescore.estimators.alignment): (i, 0) is
-    token i of the leader, (i, j) the j-th token inserted behind it. `drawn` caches the streams of the utterance's hypotheses.
+    `slots` holds the position of each token in an alignment of the utterance's hypotheses
+    (rescore.estimators.alignment): (i, 0) is token i of the leader, (i, j) the j-th token inserted after it. `drawn`
+    caches the streams of the utterance.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class CommonRandomNumbers:
         return float(self._stream(1, "scalar", *draw)[0])
 
     def tokens(self, *draw: int | str) -> FloatArray:
-        """[L] a uniform number in [0, 1) for every token."""
+        """[L]: a uniform number in [0, 1) for every token."""
         if not self.slots:
             return np.empty(0)
         # Slot -1 (inserted before the leader's first token) is the first number of the stream.
@@ -46,7 +47,7 @@ class CommonRandomNumbers:
         return values
 
     def _stream(self, size: int, *parts: int | str) -> FloatArray:
-        """At least the first `size` numbers of the stream of that name."""
+        """At least the first `size` numbers of the stream that is identified by `parts`."""
         name = "/".join([str(self.seed), self.seq_tag, *map(str, parts)])
         found = self._drawn.get(name)
         if found is None or len(found) < size:

@@ -1,10 +1,10 @@
-"""Sequential estimators: which token is unmasked next follows from what the network answered before.
+"""Sequential estimators: the token to unmask next depends on earlier outputs of the network.
 
     totals = confident_order(texts, network.confidences)        # nats, one for each text
 
-`ConfidentFirst` is log p of a text in the order in which the network itself would generate it: the most confident position first. Which
-position comes next follows from what is visible so far, never from hidden tokens, so these are the log-probabilities of one normalised
-model, that of greedy-order sampling.
+`ConfidentFirst` gives log p of a text in the order of greedy generation, the most confident position first. The next
+position depends only on visible tokens, not on hidden ones, so the scores are log-probabilities of one normalised
+model.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ Confidences = Callable[[Sequence[Tokens], Sequence[BoolArray]], list[tuple[Float
 
 
 class Sequential(MaskEstimator):
-    """An estimator whose masks follow from the network's answers: one pass a token, each after the one before. Nothing is drawn."""
+    """An estimator whose masks depend on earlier network outputs: one pass per token, one after the other.
+    Deterministic."""
 
     usual_passes = None
 
     @abstractmethod
     def log_probs(self, network: MaskNetwork, texts: Sequence[Tokens]) -> list[float]:
-        """Nats, one for each of the distinct texts of all utterances."""
+        """One log-probability in nats for each of the distinct texts of all utterances."""
 
     def estimate(
         self, network: MaskNetwork, seq_tags: Sequence[str], texts: Sequence[Sequence[Tokens]], *, seed: int
@@ -41,9 +42,10 @@ class Sequential(MaskEstimator):
 
 
 class ConfidentFirst(Sequential):
-    """Each token given those revealed before it, the position the network is surest of first: L passes one after the other.
+    """Each token given those revealed before it, the most confident position first: L passes one after the other.
 
-    Exact for the model that generates so. Two positions of nearly equal confidence may change places with the rounding of a batch.
+    Exact for the model that generates in this order. The order of two positions with nearly equal confidence may depend
+    on rounding, which differs between batches.
     """
 
     name, target, unbiased = "order:confidence", ORDER, True
@@ -53,13 +55,13 @@ class ConfidentFirst(Sequential):
 
 
 def confident_order(texts: Sequence[Tokens], confidences: Confidences) -> list[float]:
-    """log p of each text, nats; all texts take their next step in one call of `confidences`."""
+    """log p of each text in nats. Each call of `confidences` does the next step of all texts."""
     hidden = [np.ones(len(tokens), dtype=bool) for tokens in texts]
     totals = [0.0] * len(texts)
     while unfinished := [index for index, mask in enumerate(hidden) if mask.any()]:
         found = confidences([texts[index] for index in unfinished], [hidden[index] for index in unfinished])
         for index, (log_prob, largest) in zip(unfinished, found, strict=True):
-            first = int(np.argmax(largest))  # of equals the leftmost
+            first = int(np.argmax(largest))  # the leftmost of equal ones
             totals[index] += float(log_prob[first])
             hidden[index][np.nonzero(hidden[index])[0][first]] = False
     return totals

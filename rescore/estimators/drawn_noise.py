@@ -1,10 +1,10 @@
-"""Estimators for families whose noise is no mask (uniform, hybrid) or not one mask for the whole text (block).
+"""Estimators for families with noise other than masks (uniform, hybrid), or with one mask per block (block).
 
     for draw in Draws(passes=16, replicates=4).draws(length, numbers): ...
 
-A draw is a noise level and two random numbers for every token. Levels are spread evenly and shared by an utterance's hypotheses, the
-tokens' numbers follow the slots of an alignment (common_random_numbers.py), so a difference of two hypotheses is measured with the same
-noise.
+A draw is a noise level and two random numbers for every token. Levels are evenly spaced and shared by the hypotheses of
+an utterance. The numbers of the tokens depend on the slots of an alignment (common_random_numbers.py), so that two
+hypotheses are compared with the same noise.
 """
 
 from __future__ import annotations
@@ -27,33 +27,34 @@ class Draw(NamedTuple):
     replicate: int
     """Index of the independent replicate that it belongs to."""
     time: float
-    """Uniform in [0, 1): the family maps it to its own time."""
+    """Noise level, uniform in [0, 1); the family maps it to its time."""
     keep: FloatArray
-    """[L] uniform in [0, 1): what decides whether a token is noised."""
+    """[L] uniform in [0, 1): decides whether a token is noised."""
     category: FloatArray
-    """[L] uniform in [0, 1): what replaces it."""
+    """[L] uniform in [0, 1): decides which symbol replaces a noised token."""
 
 
 class NoiseNetwork(Protocol):
-    """What an estimator asks of a network with noise of its own. Texts are token ids without EOS."""
+    """The network that a `Drawn` estimator calls. Texts are token ids without EOS."""
 
     @property
     def runs_per_draw(self) -> int:
-        """How often the network is run for one draw."""
+        """Number of network passes for one draw."""
 
     def bounds(self, texts: Sequence[Tokens], draws: Sequence[Draw]) -> FloatArray:
-        """[texts] a lower bound on log p of each text, nats, estimated with its draw."""
+        """[texts]: a lower bound on log p of each text in nats, estimated with its draw."""
 
     def one_pass(self, texts: Sequence[Tokens]) -> FloatArray:
-        """[texts] sum of log p of every token in one run over the clean text, nats. ValueError for a model that can not do that."""
+        """[texts]: sum of log p of all tokens in nats, from one pass over the clean text. ValueError for a model that
+        does not support it."""
 
 
 class Drawn(Estimator):
-    """An estimator for families that draw their noise themselves."""
+    """An estimator for families with noise other than one mask per text."""
 
     measures: ClassVar[Literal["masks", "noise"]] = "noise"
     needs_one_pass: ClassVar[bool] = False
-    """Whether it asks for `NoiseNetwork.one_pass`, which only models that have seen wrong tokens can do (`family.sees_errors`)."""
+    """Whether it calls `NoiseNetwork.one_pass`, which needs a model trained on wrong tokens (`family.sees_errors`)."""
 
     @abstractmethod
     def estimate(
@@ -63,7 +64,8 @@ class Drawn(Estimator):
 
 
 class Draws(Drawn):
-    """For models whose noise is no mask: their own bound at `passes` noise levels, spread evenly in each of `replicates` designs."""
+    """For models with noise other than masks: the bound of the family at `passes` noise levels, evenly spaced in each
+    of `replicates` designs."""
 
     name, target, unbiased, replicated = "draws", ELBO, True, True
 
@@ -86,7 +88,7 @@ class Draws(Drawn):
             leader = leader_of(own)
             drawn: dict[str, FloatArray] = {}
             for tokens in own:
-                # The EOS, which some families noise, has the slot behind the leader's last token.
+                # Some families noise the EOS, so it gets the slot after the last token of the leader.
                 slots = [*slots_of(leader, tokens), (len(leader), 0)]
                 draws += self.draws(len(tokens) + 1, CommonRandomNumbers(seed, tag, slots, drawn))
                 rows += [tokens] * (len(draws) - len(rows))
@@ -102,7 +104,8 @@ class Draws(Drawn):
 
 
 class OnePass(Drawn):
-    """For models with uniform noise: log p of every token in one run over the whole text, each as if it were left out. Deterministic, no bound."""
+    """For models with uniform noise: log p of each token given all others, from one pass over the text. Deterministic,
+    not a bound."""
 
     name, target, unbiased, usual_passes = "one-pass", ONE_PASS_PLL, True, None
     cost, fits_race, needs_one_pass = "one", False, True

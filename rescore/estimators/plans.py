@@ -1,6 +1,6 @@
-"""Plans of masks: what an estimator asks of a network, as data, and how the answers become scores.
+"""Plans of masks: the rows that an estimator needs from a network, and the computation of scores from the outputs.
 
-    plan = Plan(masks, weights, replicate)                # rows for one text
+    plan = Plan(masks, weights, replicate)                # rows to run for one text
     plan.estimate(log_probs)                              # log_probs [rows, length] from the network, nats
     listed = estimator.plan_list("utt-1", hypotheses, seed=1)
     listed.estimates([log_probs of each of listed.plans])  # one Estimate for each hypothesis
@@ -30,17 +30,17 @@ class Plan:
     masks: BoolArray
     """[R, L] True where a token is masked."""
     weights: FloatArray
-    """[R, L] factor of log p of a masked token in the score; where it is 0 the network need not be asked."""
+    """[R, L] factor of log p of a masked token in the score; log p is not computed where it is 0."""
     replicate: NDArray[np.int64]
-    """[R] index of the independent replicate that a row belongs to; -1 for a row that all replicates share."""
+    """[R] index of the replicate that a row belongs to; -1 for a row that all replicates share."""
     time: FloatArray | None = None
     """[R] the time t at which the rows were drawn; None: t follows from the number of masked tokens."""
     parts: FloatArray | None = None
-    """[replicates, R, L] weights of each replicate, for estimators whose replicates share rows (control). None: they follow from
-    `weights` and `replicate`."""
+    """[replicates, R, L] weights of each replicate, for estimators whose replicates share rows (control). None: they
+    are derived from `weights` and `replicate`."""
 
     def estimate(self, log_probs: FloatArray) -> Estimate:
-        """From log_probs [R, L], nats; entries with weight 0 are not read."""
+        """The estimate from log_probs [R, L] in nats; entries with weight 0 are not read."""
         known = np.where(self.weights != 0, log_probs, 0.0)
         total = float((self.weights * known).sum())
         count = int(self.replicate.max(initial=-1)) + 1
@@ -51,7 +51,7 @@ class Plan:
         else:
             values = (self.weights * known).sum(axis=1)
             own = self.replicate >= 0
-            # Weights already hold 1 / replicates, so a replicate's own estimate of the random part is count times its share.
+            # Weights include the factor 1 / replicates, so the sum of one replicate is multiplied by their number.
             replicates = values[~own].sum() + count * np.bincount(
                 self.replicate[own], weights=values[own], minlength=count
             )
@@ -63,15 +63,15 @@ class ListPlan:
     """Rows for all distinct hypotheses of an utterance. A hypothesis' score is a sum of estimates with signs."""
 
     texts: list[Tokens]
-    """For each plan: the tokens that its rows mask."""
+    """The tokens of the text of each plan."""
     plans: list[Plan]
     terms: list[list[tuple[int, int]]]
-    """For each hypothesis: (index of a plan, +1 or -1)."""
+    """The terms of each hypothesis: (index of a plan, sign +1 or -1)."""
     passes: list[int]
-    """For each hypothesis: the number of rows that are run for it."""
+    """The number of rows that are run for each hypothesis."""
 
     def estimates(self, log_probs: Sequence[FloatArray]) -> list[Estimate]:
-        """One for each hypothesis, from the log-probabilities [rows, length] of each plan."""
+        """One estimate for each hypothesis, from the log-probabilities [rows, length] of each plan."""
         found = [plan.estimate(values) for plan, values in zip(self.plans, log_probs, strict=True)]
         return [_signed_sum(found, terms, passes) for terms, passes in zip(self.terms, self.passes)]
 
@@ -88,13 +88,15 @@ def _signed_sum(found: Sequence[Estimate], terms: Sequence[tuple[int, int]], pas
 
 
 class MaskNetwork(Protocol):
-    """What an estimator asks of a network with masks. Texts are token ids, EOS included where the score counts it."""
+    """The network that a `MaskEstimator` calls. Texts are token ids, with EOS if it is scored."""
 
     def log_probs(self, texts: Sequence[Tokens], plans: Sequence[Plan]) -> list[FloatArray]:
-        """For each plan [rows, length] of its text: log p of the masked tokens in nats, nan where their weight is 0."""
+        """[rows, length] for each plan and its text: log p of the masked tokens in nats, nan where their weight is
+        0."""
 
     def confidences(self, texts: Sequence[Tokens], masks: Sequence[BoolArray]) -> list[tuple[FloatArray, FloatArray]]:
-        """For each text with its mask [L]: log p of the masked tokens [masked], and the largest log p of any symbol there [masked]."""
+        """For each text with its mask [L]: log p of the masked tokens [masked], and the largest log p of any symbol at
+        the same positions [masked]."""
 
 
 class MaskEstimator(Estimator):
@@ -110,7 +112,7 @@ class MaskEstimator(Estimator):
 
 
 class MaskPlan(MaskEstimator):
-    """An estimator whose rows are known before the network answers; all utterances are asked for in one call of the network."""
+    """An estimator whose rows are known before the network is run; one call computes all utterances."""
 
     shares_numbers: ClassVar[bool] = True
     """Whether the hypotheses of an utterance share random numbers."""
@@ -127,14 +129,17 @@ class MaskPlan(MaskEstimator):
         return [each.estimates([next(answers) for _ in each.plans]) for each in listed]
 
     def plan_list(self, seq_tag: str, hypotheses: Sequence[Tokens], *, seed: int) -> ListPlan:
-        """Rows for the distinct hypotheses of an utterance; the same whatever their order, and for most estimators whatever the others."""
+        """The plans for the distinct hypotheses of an utterance.
+
+        They do not depend on the order of the hypotheses.
+        """
         leader = leader_of(hypotheses) if self.shares_numbers else ()
         drawn: dict[str, FloatArray] = {}
         plans = []
         for tokens in hypotheses:
             if self.shares_numbers:
                 numbers = CommonRandomNumbers(seed, seq_tag, slots_of(leader, tokens), drawn)
-            else:  # independent of the other hypotheses: keyed by the text itself
+            else:  # keyed by the text, so that it is independent of the other hypotheses
                 slots = [(index, 0) for index in range(len(tokens))]
                 numbers = CommonRandomNumbers(seed, f"{seq_tag} {tokens}", slots)
             plans.append(self.plan(len(tokens), numbers))

@@ -1,9 +1,10 @@
-"""Ways to measure whose target is no bound: every token given its surroundings, one order of generation, differences between neighbours.
+"""Estimators whose target is not a bound: tokens given their context, one order of generation, or differences between
+similar hypotheses.
 
 pll         PLL_1, every token given all others (Salazar et al., arXiv 1910.14659)
-strided     the same with every n-th token masked at once
+strided     as pll, with every n-th token masked at once
 order:l2r   log-probability in one fixed order: exact for the model that generates in that order
-contrast    only what differs between similar hypotheses is masked: see `Contrast`
+contrast    only tokens that differ between similar hypotheses are masked: see `Contrast`
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from rescore.scores import CONTRAST_ORDER, CONTRAST_PLL, ORDER, PLL, STRIDED_PLL
 
 
 class PseudoLogLikelihood(MaskPlan):
-    """Every token masked alone, L rows, weight 1: deterministic, no bound."""
+    """Every token masked alone, L rows, weight 1. Deterministic, not a bound."""
 
     name, target, unbiased, usual_passes = "pll", PLL, True, None
 
@@ -30,9 +31,11 @@ class PseudoLogLikelihood(MaskPlan):
 
 
 class Strided(MaskPlan):
-    """Every `passes`-th token masked, each token exactly once: `passes` rows where PLL takes L. Deterministic, no bound.
+    """Every `passes`-th token masked, each token exactly once: `passes` rows instead of L for PLL. Deterministic, not a
+    bound.
 
-    A masked token sees its `passes` - 1 neighbours on both sides, so the score is close to PLL; it depends on the text alone.
+    A masked token sees its `passes` - 1 neighbours on both sides, so the score is close to PLL. It depends only on the
+    text.
     """
 
     name, target, unbiased, shares_numbers = "strided", STRIDED_PLL, True, False
@@ -43,14 +46,16 @@ class Strided(MaskPlan):
 
 
 def strided(wanted: BoolArray, stride: int) -> Plan:
-    """Rows that together mask each of the `wanted` [L] positions once, those of a row `stride` apart in the text."""
+    """Rows that mask each of the `wanted` [L] positions once, with the positions of a row `stride` apart in the
+    text."""
     residue = np.arange(len(wanted)) % stride
     masks = [mask for first in range(stride) if (mask := wanted & (residue == first)).any()]
     return _fixed(masks, len(wanted))
 
 
 def chain(wanted: BoolArray) -> Plan:
-    """Rows that give log p of the `wanted` [L] positions together, given the others: one after the other from the left."""
+    """Rows that give the joint log p of the `wanted` [L] positions given all others, one after the other from the
+    left."""
     positions = np.nonzero(wanted)[0]
     masks = [wanted & (np.arange(len(wanted)) >= position) for position in positions]
     plan = _fixed(masks, len(wanted))
@@ -66,7 +71,8 @@ def _fixed(masks: Sequence[BoolArray], length: int) -> Plan:
 
 
 class LeftToRight(MaskPlan):
-    """Each token given those before it, all later ones masked: L rows, exact for the model that generates in this order."""
+    """Each token given those before it, all later ones masked: L rows, exact for the model that generates in this
+    order."""
 
     name, target, unbiased, usual_passes = "order:l2r", ORDER, True, None
 
@@ -75,12 +81,14 @@ class LeftToRight(MaskPlan):
 
 
 class Contrast(MaskPlan):
-    """Differences of strided PLL between each hypothesis and its nearest neighbour, over what differs and 2 tokens around it.
+    """Differences of strided PLL between each hypothesis and its nearest neighbour, in changed windows with
+    2 tokens of context.
 
-    Hypotheses form a tree: the one nearest to all others is the root, with its own strided PLL, and every other hangs at the one it
-    differs from least. score = score of the neighbour + strided PLL of the changed window here - the same there. `passes` is the
-    stride. It equals PLL where a token depends on its 2 neighbours on each side only (a Markov chain) and lengths are equal; it
-    departs by what a change does to tokens farther away, summed along the way to the root. Scores depend on the other hypotheses.
+    Hypotheses form their minimum spanning tree by edit distance. The root is the one with the smallest distance to all
+    others and gets its strided PLL. For the others, score = score of the parent + strided PLL of the changed window in
+    this text - strided PLL of the window in the parent. `passes` is the stride. The score equals PLL if a token depends
+    only on its 2 neighbours on each side (a Markov chain) and lengths are equal. Otherwise it differs by the effect of
+    a change on tokens farther away, summed along the path to the root. Scores depend on the other hypotheses.
     """
 
     name, target, unbiased = "contrast", CONTRAST_PLL, True
@@ -122,10 +130,12 @@ class Contrast(MaskPlan):
 
 
 class Chain(Contrast):
-    """As contrast, but the log-probability of the changed window together, token by token from the left; the root in order:l2r.
+    """As contrast, with the joint log-probability of the changed window, token by token from the left; order:l2r for
+    the root.
 
-    For a consistent model (one whose conditionals belong to one joint distribution) and hypotheses of equal length this is log p
-    itself, and so the bound. It departs where lengths differ, because the network is told the length, and by the model's inconsistency.
+    For a consistent model (one whose conditionals belong to one joint distribution) and hypotheses of equal length this
+    is log p, and so is the bound. It differs if lengths differ, because the length is an input of the network, and by
+    the inconsistency of the model.
     """
 
     name, target, usual_passes = "contrast:chain", CONTRAST_ORDER, None

@@ -1,9 +1,9 @@
-"""Language models as scorers: `LanguageModelScorer` (base.py) is the interface, open.py opens whatever lies at a path.
+"""Language models as scorers: `LanguageModelScorer` (base.py) is the interface, open.py opens the model at a path.
 
     from rescore.lms import NetworkScorer
     scorer = NetworkScorer("masked/model", name="masked")
 
-It holds `NetworkScorer` and imports it only when it is asked for.
+`NetworkScorer` is imported on first access, because it needs torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["NetworkScorer"]
 
 
 def __getattr__(name: str) -> object:
-    """`NetworkScorer` needs torch, which an n-gram does not: it is imported when it is asked for."""
+    """Import `NetworkScorer` on first access, because it needs torch and an n-gram does not."""
     if name != "NetworkScorer":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from rescore.lms.network import NetworkScorer

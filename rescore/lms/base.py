@@ -1,11 +1,12 @@
-"""What a language model has to offer to score hypotheses. One file a kind; `open_scorer` (open.py) chooses among them.
+"""The interface of language models that score hypotheses. Each kind has its file; `open_scorer` (open.py) chooses.
 
     scorer = open_scorer("4gram=4gram.arpa", ...)
     for utterance, scores in zip(utterances, scorer.score_group(utterances)):
         print(utterance.seq_tag, [score.log_prob for score in scores])
-    print(scorer.unknown())                                 # 12 of 3,400 words
+    print(scorer.unknown())                                 # for example 12 of 3,400 words
 
-A language model of your own is a class with `score_group`, `describe` and `unknown`; `score_file` and `rescore` take it as it is.
+To add a language model, derive a class with `score_group`, `describe` and `unknown`, and pass it to `score_file` or
+`rescore`.
 """
 
 from __future__ import annotations
@@ -17,60 +18,61 @@ from typing import TYPE_CHECKING, Self, TypedDict
 from rescore.nbest.types import Hypothesis, NBestList
 from rescore.scores import SequenceScore, UnknownCounts
 
-if TYPE_CHECKING:  # the command line starts without numpy
+if TYPE_CHECKING:  # because the command line must start without numpy
     from rescore.estimators.alignment import Tokens
     from rescore.estimators.base import Estimator
 
 
 class NetworkOptions(TypedDict, total=False):
-    """How a network is run; an n-gram has no use for them."""
+    """Options for running a network; n-grams ignore them."""
 
     device: str
     precision: str
-    """Of the network, "32" or "bf16"; softmax and sums stay in full precision."""
+    """Precision of the network, "32" or "bf16"; softmax and sums are always in full precision."""
     batch_tokens: int | None
-    """Most tokens of one forward pass; None: what suits the model and the device."""
+    """Maximum number of tokens in one forward pass; None: the default of the model and the device."""
 
 
 class LanguageModelScorer(ABC):
     """A language model that scores the hypotheses of utterances.
 
-    Scores are natural logarithms (nats), higher is better. They are functions of the texts, the model and its settings: neither the
-    order of the list, nor other utterances, nor what shares a batch may change them by more than rounding. Nothing is truncated: a
-    text that the model can not take is a ValueError that names the utterance.
+    Scores are natural logarithms (nats), higher is better. They are functions of the texts, the model and its settings:
+    the order of the list, other utterances and the composition of batches may change them only by rounding. Texts are
+    not truncated: a text that the model can not process raises a ValueError that names the utterance.
     """
 
     name: str
-    """Of the score that it adds to every hypothesis."""
+    """Name of the score that is added to every hypothesis."""
 
     @property
     def passes_run(self) -> int:
-        """Network passes so far, equal inputs counted once; 0 for models that are no network."""
+        """Network passes so far, with equal inputs counted once; 0 for models that are not networks."""
         return 0
 
     @abstractmethod
     def score_group(self, utterances: Sequence[NBestList]) -> list[list[SequenceScore]]:
-        """For every utterance one score for each hypothesis, in their order. `NotFinite` for a score that is no finite number.
+        """One score for each hypothesis of every utterance, in their order. `NotFinite` for a score that is not finite.
 
-        `score_file` passes a few utterances at a time, always the same ones together, which may share batches. Of the hypotheses a
-        language model reads the texts; a race reads their other scores too.
+        `score_file` passes a few utterances at a time, always the same ones together, which may share batches. Language
+        models use only the texts of the hypotheses; a race also uses their other scores.
         """
 
     @abstractmethod
     def describe(self) -> dict[str, object]:
-        """Everything that the scores depend on, as JSON: the kind, a digest of the model's files, the settings, the seed if there is one.
+        """Everything that the scores depend on, for JSON: the kind, a digest of the model's files, the settings, any
+        seed.
 
-        It stands in the header of a result, and results whose descriptions differ are never mixed. So it is the same whenever it is asked
-        for, and holds nothing of the texts, the device or the time.
+        It is written to the header of a result, and results with different descriptions are never mixed. It must
+        therefore be the same at each call and must not depend on the texts, the device or the time.
         """
 
     @abstractmethod
     def unknown(self) -> UnknownCounts:
-        """How much of all texts so far the model did not know: the first thing to look at when a language model does not help."""
+        """How much of all texts so far the model did not know. Check this first if a language model does not help."""
 
     @property
     def source(self) -> str:
-        """Where the model lies, for error messages."""
+        """Path of the model, for error messages."""
         return self.name
 
     def score_texts(self, seq_tag: str, texts: Sequence[str]) -> list[SequenceScore]:
@@ -81,22 +83,23 @@ class LanguageModelScorer(ABC):
 
 
 class EstimatingScorer(LanguageModelScorer):
-    """A language model whose scores are estimated, with an estimator that can be exchanged. It scores token ids."""
+    """A language model whose scores are estimated from token ids by an estimator, which can be replaced."""
 
     estimator: Estimator | None
-    """None where the model tells log p itself, in one pass."""
+    """None if the model computes log p exactly, in one pass."""
 
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> list[Tokens]:
-        """The token ids of each text. These texts count in `unknown`."""
+        """The token ids of each text. The texts are counted in `unknown`."""
 
     @abstractmethod
     def score_encoded(self, seq_tags: Sequence[str], encoded: Sequence[Sequence[Tokens]]) -> list[list[SequenceScore]]:
-        """As `score_group`, of texts that are encoded already."""
+        """As `score_group`, for texts that have been encoded."""
 
     @abstractmethod
     def with_estimator(self, estimator: Estimator, *, name: str | None = None) -> Self:
-        """The same model measured in another way; it counts its own passes and texts. ValueError for an estimator that does not fit it."""
+        """A scorer of the same model with another estimator, and with new counts of passes and texts. ValueError for an
+        estimator that does not fit the model."""
 
 
 def texts_of(utterance: NBestList) -> list[str]:

@@ -1,10 +1,12 @@
-"""Generative perplexity: how likely another language model finds drawn sentences.
+"""Generative perplexity: the perplexity of generated sentences under another language model.
 
     judge = open_judge("4gram.arpa", device="cpu")
     judge(["he hoped there would be stew"])
-    # 'generative perplexity under 4gram.arpa: 171.3 a word, ends of sentences counted (1 sentences, 6 words, 0 unknown)'
+    # 'generative perplexity under 4gram.arpa: 171.3 a word, ends of sentences counted
+    # (1 sentences, 6 words, 0 unknown)'
 
-Low entropy flatters it, so it is reported beside the entropy. Any local model with an exact log-probability can be the judge.
+Samples of low entropy have a low generative perplexity, so both are reported. The judge can be any local model with an
+exact log-probability.
 """
 
 from __future__ import annotations
@@ -18,10 +20,11 @@ from rescore.scores import LOG_P, NotFinite
 
 
 class GenerativePerplexity:
-    """Says the generative perplexity of texts under a language model, in one line."""
+    """Reports the generative perplexity of texts under a language model, in one line."""
 
     def __init__(self, model: str, scorer: LanguageModelScorer):
-        """model: what the line calls it. ValueError for a scorer that gives no log-probability, such as a diffusion model with its bound."""
+        """model: its name in the report. ValueError for a scorer without exact log-probabilities, such as a diffusion
+        model, which gives a bound."""
         self.model, self.scorer = model, scorer
         (trial,) = scorer.score_texts("trial", ["a"])
         if trial.target != LOG_P:
@@ -31,7 +34,7 @@ class GenerativePerplexity:
             )
 
     def __call__(self, texts: Sequence[str]) -> str:
-        """ValueError for a text whose log-probability is no finite number."""
+        """The report on these texts. ValueError for a text whose log-probability is not finite."""
         before = self.scorer.unknown()
         try:
             scores = self.scorer.score_texts("samples", texts)
@@ -47,7 +50,7 @@ class GenerativePerplexity:
 
 
 def open_judge(model: str, *, device: str) -> GenerativePerplexity:
-    """The judge for a model path. ValueError for a model that gives no log-probability of a text."""
+    """The judge for a model path. ValueError for a model without exact log-probabilities."""
     scorer = open_scorer(
         model, estimator="auto", passes=None, replicates=4, pieces=False, seed=1, chosen=False, device=device
     )

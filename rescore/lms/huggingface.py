@@ -1,11 +1,12 @@
-"""Language models of the transformers library, from a local folder: causal ones exactly, masked ones by pseudo-log-likelihood.
+"""Language models of the transformers library, from a local folder: causal ones exactly, masked ones by
+pseudo-log-likelihood.
 
-    scorer = load_huggingface("models/gpt2")                  # config.json says which kind it is
+    scorer = load_huggingface("models/gpt2")                  # config.json defines the kind of model
     scorer.score_texts("utt", ["he hoped there would be stew"])[0].log_prob      # nats, higher is better
 
-Nothing is fetched from a network and no code of the folder is run: weights must be safetensors (see huggingface_folder.py). Texts are
-plain text, so "</s>" in a hypothesis is four characters and not a special token (see huggingface_text.py). Nothing is truncated: a text
-that does not fit is an error.
+Nothing is downloaded and no code of the folder is run: weights must be safetensors (see huggingface_folder.py). Texts
+are plain text, so "</s>" in a hypothesis is four characters and not a special token (see huggingface_text.py). A text
+that is too long for the model is an error and is not truncated.
 """
 
 from __future__ import annotations
@@ -32,20 +33,21 @@ from rescore.scores import LOG_P, PLL, SequenceScore, UnknownCounts
 if TYPE_CHECKING:
     import torch
 
-MOST_LOGITS = 1 << 27  # numbers that the output layer may return at once: 512 MB in float32
+MOST_LOGITS = 1 << 27  # maximum number of logits to compute at once: 512 MB in float32
 BATCH_TOKENS = 8192
 PRECISIONS = ("32", "bf16")
 
 Row = tuple[int, ...]
-Query = tuple[int, int, int]  # (row, position of the logits, token they have to predict)
+Query = tuple[int, int, int]  # (row, position of the logits, token to predict)
 
 
 def load_huggingface(
     folder: str | os.PathLike[str], *, name: str = "", score_eos: bool = True, **options: Unpack[NetworkOptions]
 ) -> HuggingFaceCausalScorer | HuggingFaceMaskedScorer:
-    """The scorer that fits the `architectures` field of config.json. `score_eos` is for causal models, see there.
+    """The scorer for the `architectures` field of config.json. `score_eos`: see HuggingFaceCausalScorer.
 
-    ValueError for a folder that is neither kind, is incomplete, or has pickled weights only; FileNotFoundError for no such folder.
+    ValueError for a folder that is neither kind, is incomplete, or has only pickled weights; FileNotFoundError for a
+    missing folder.
     """
     if architecture_of(Path(folder)).endswith(MASKED_ENDINGS):
         return HuggingFaceMaskedScorer(folder, name=name, **options)
@@ -53,13 +55,13 @@ def load_huggingface(
 
 
 class _HuggingFaceScorer(LanguageModelScorer):
-    """What both kinds share: loading, and answering queries in batches by length."""
+    """Base class of both kinds: loads the model, and computes log-probabilities in batches of similar length."""
 
     passes_run: int = 0
 
     kind: ClassVar[str]
     endings: ClassVar[tuple[str, ...]]
-    add_special: ClassVar[bool]  # whether the tokenizer puts its own special tokens around a text
+    add_special: ClassVar[bool]  # whether the tokenizer adds special tokens to a text
 
     def __init__(
         self,
@@ -70,7 +72,10 @@ class _HuggingFaceScorer(LanguageModelScorer):
         precision: str = "32",
         batch_tokens: int | None = None,
     ):
-        """precision: of the network, "32" or "bf16"; softmax and sums are float32 and float64. batch_tokens: with padding (default: 8192)."""
+        """precision: of the network, "32" or "bf16"; softmax is float32, sums are float64.
+
+        batch_tokens: maximum number of tokens in a forward pass, with padding (default: 8192).
+        """
         batch_tokens = BATCH_TOKENS if batch_tokens is None else batch_tokens
         if precision not in PRECISIONS:
             raise ValueError(f"precision {precision!r}; expected '32' or 'bf16'")
@@ -88,7 +93,7 @@ class _HuggingFaceScorer(LanguageModelScorer):
         from diffusion_lm.model import usable_device
 
         self.model, self.tokenizer = load_folder(self.folder, self.kind, usable_device(device), precision)
-        self.model.config.use_cache = False  # every text is run once; keys and values would only take memory
+        self.model.config.use_cache = False  # because every text is run once, so a cache would only use memory
         self.vocabulary_size = int(self.model.get_input_embeddings().weight.shape[0])
         self.longest = _longest_input(self.model, self.tokenizer)
         self.plain_text = PlainText(self.tokenizer)
@@ -144,13 +149,13 @@ class _HuggingFaceScorer(LanguageModelScorer):
         return self._unknown
 
     def _encode(self, seq_tag: str, texts: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
-        """Ids and, for each, whether it is a special token that the tokenizer put there."""
+        """The ids of each text and, for each id, whether it is a special token that the tokenizer added."""
         where = f"{self.folder}: utterance {seq_tag!r}"
         return self.plain_text.encode(texts, add_special=self.add_special, where=where)
 
     @abstractmethod
     def _rows(self, ids: list[int], special: list[int]) -> list[tuple[Row, int, int]]:
-        """(network input, position of the logits, token they have to predict) of every scored token."""
+        """(network input, position of the logits, token to predict) for every scored token."""
 
     def _check(self, seq_tag: str, text: str, row: Row, target: int) -> None:
         where = f"{self.folder}: utterance {seq_tag!r}, text {shorten(text)!r}"
@@ -163,11 +168,12 @@ class _HuggingFaceScorer(LanguageModelScorer):
             )
 
     def _check_own(self, role: str, tokens: Sequence[int]) -> None:
-        """Tokens that stand in every input can be checked before there is one."""
+        """ValueError if tokens that occur in every input are not valid ids of the model."""
         for token in tokens:
             if token >= self.vocabulary_size:
                 raise ValueError(
-                    f"{self.folder}: {role} token {self.tokenizer.convert_ids_to_tokens(token)!r} has id {token} of a model "
+                    f"{self.folder}: {role} token {self.tokenizer.convert_ids_to_tokens(token)!r} has id {token} "
+                    "of a model "
                     f"with {self.vocabulary_size}; expected the tokenizer that belongs to the model"
                 )
 
@@ -198,7 +204,7 @@ class _HuggingFaceScorer(LanguageModelScorer):
         import torch
 
         width = max(map(len, rows))
-        # Any id pads: it stands on the right, where no attention and no position of a token reaches it.
+        # Any id can be used for padding, because padding on the right is not attended to and shifts no position.
         ids = torch.zeros((len(rows), width), dtype=torch.long)
         mask = torch.zeros_like(ids)
         for line, row in enumerate(rows):
@@ -208,7 +214,8 @@ class _HuggingFaceScorer(LanguageModelScorer):
             logits = self.model(
                 input_ids=ids.to(self.model.device), attention_mask=mask.to(self.model.device), return_dict=True
             ).logits
-            # Only rows that are asked for, in pieces: the whole log-softmax would take the memory of the logits again.
+            # Only the rows that are needed, in chunks, because the full log-softmax would double the memory of the
+            # logits.
             pieces = [
                 torch.log_softmax(logits[line, position].float(), dim=-1).gather(1, target[:, None])[:, 0]
                 for line, position, target in zip(lines.split(512), positions.split(512), targets.split(512))
@@ -216,7 +223,8 @@ class _HuggingFaceScorer(LanguageModelScorer):
         return torch.cat(pieces).double().cpu()
 
     def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Indices sorted by length; rows x longest row of a batch is within the budget, unless one row alone is over it."""
+        """Batches of indices, sorted by length. Rows x longest row is within the budget, unless a single row exceeds
+        it."""
         budget = min(self.batch_tokens, max(1, MOST_LOGITS // self.vocabulary_size))
         batches: list[list[int]] = []
         for index in sorted(range(len(lengths)), key=lambda index: (lengths[index], index)):
@@ -227,10 +235,11 @@ class _HuggingFaceScorer(LanguageModelScorer):
 
 
 class HuggingFaceCausalScorer(_HuggingFaceScorer):
-    """log p(tokens, end of sentence | start), exact, one pass a text.
+    """log p(tokens, end of sentence | start), exact, one pass per text.
 
-    The start is the tokenizer's BOS, else its EOS, else its CLS token; it is not scored. The end of sentence is scored where the
-    tokenizer has an EOS token and `score_eos` is on. A text without a token has the score log p(EOS | start), or 0.0 with no EOS to score.
+    The start is the tokenizer's BOS, else its EOS, else its CLS token; it is not scored. The end of sentence is scored
+    if the tokenizer has an EOS token and `score_eos` is set. An empty text has the score log p(EOS | start), or 0.0 if
+    EOS is not scored.
     """
 
     kind = "causal"
@@ -266,11 +275,12 @@ class HuggingFaceCausalScorer(_HuggingFaceScorer):
 
     def _rows(self, ids: list[int], special: list[int]) -> list[tuple[Row, int, int]]:
         targets = ids if self.end is None else [*ids, self.end]
-        row = (self.start, *targets[:-1])  # the last token is predicted, never read
+        row = (self.start, *targets[:-1])  # the last token is only predicted
         return [(row, position, target) for position, target in enumerate(targets)]
 
     def _check_causal(self) -> None:
-        """An encoder behind a causal head reads the word that it is to predict: its scores would be near 0 and worth nothing."""
+        """ValueError for an encoder with a causal head, which sees the word to predict, so that its scores are
+        useless."""
         import torch
 
         probe = torch.tensor([[self.start, 0, 0], [self.start, 0, self.vocabulary_size - 1]], device=self.model.device)
@@ -285,10 +295,12 @@ class HuggingFaceCausalScorer(_HuggingFaceScorer):
 
 
 class HuggingFaceMaskedScorer(_HuggingFaceScorer):
-    """Pseudo-log-likelihood: the sum over all tokens of log p(token | all others), each masked in turn, one pass a token.
+    """Pseudo-log-likelihood: the sum over all tokens of log p(token | all others), each masked in turn, one pass per
+    token.
 
-    Salazar et al. 2020, "Masked Language Model Scoring". Not a probability of the text, hence its target is named pll. Tokens that the
-    tokenizer adds (CLS, SEP ...) are neither masked nor scored, so a text without a token has the score 0.0.
+    Salazar et al. 2020, "Masked Language Model Scoring". It is not a probability of the text, so its target is named
+    pll. Tokens that the tokenizer adds (CLS, SEP ...) are neither masked nor scored, so an empty text has the score
+    0.0.
     """
 
     kind = "masked"
@@ -312,7 +324,7 @@ class HuggingFaceMaskedScorer(_HuggingFaceScorer):
 
 
 def _longest_input(model: Any, tokenizer: Any) -> int:
-    """Most tokens of an input: the least of what the tokenizer, the configuration and RoBERTa-like position tables say."""
+    """Maximum length of an input: the smallest limit of tokenizer, configuration and RoBERTa-like position tables."""
     limits = [int(tokenizer.model_max_length)]
     stated = getattr(model.config, "max_position_embeddings", None)
     if isinstance(stated, int) and stated > 0:

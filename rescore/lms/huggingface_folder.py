@@ -1,12 +1,13 @@
-"""A Hugging Face model folder: which of its files are read, their fingerprint, and a model loaded from nothing else.
+"""A Hugging Face model folder: the files that are read, their fingerprint, and a model loaded from these files only.
 
     architecture = architecture_of(Path("models/gpt2"))         # "GPT2LMHeadModel"
     model, tokenizer = load_folder(Path("models/gpt2"), "causal", torch.device("cpu"), "32")
     fingerprint("models/gpt2")                                  # 16 hex digits
 
-transformers looks for many files of many names, some of them pickled, and config.json can name more. It is therefore shown a temporary
-folder with links to the files of `files_read` alone, all of which are in the fingerprint, and a config.json without the keys that choose
-code. Links in the model's folder are followed wherever they lead (the hub's cache is made of them): what counts is the content.
+transformers looks for files of many names, some of them pickled, and config.json can name more. It is therefore given a
+temporary folder with links to the files of `files_read` only, all of which are in the fingerprint, and a config.json
+without the keys that select code. Links in the model's folder are followed (the hub's cache consists of them), because
+only the content of the files matters.
 """
 
 from __future__ import annotations
@@ -31,24 +32,25 @@ CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel")
 MASKED_ENDINGS = ("ForMaskedLM",)
 
 WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"  # of weights in several files
+INDEX = "model.safetensors.index.json"  # index of weights in several files
 TEXT_FILES = (".json", ".txt", ".model", ".codes")  # configurations and vocabularies
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 
 _SHARD = re.compile(r"(?!shard-)[\w.-]+\.safetensors")  # transformers reads "shard-..." as a distributed checkpoint
-# These choose code: kernels of attention and of experts (also from the hub), and classes of the folder. The library's own are used.
+# These keys select code: kernels of attention and of experts (also from the hub), and classes of the folder. Without
+# them the library uses its defaults.
 _CODE_KEYS = re.compile(r"_?(attn|experts)_implementation(_internal|_autoset)?|auto_map")
-# These make the library read other files or build another network than that of the weights.
+# These keys make the library read other files, or build another network than that of the weights.
 _REFUSED_KEYS = (
     *("quantization_config", "compression_config", "fusion_config", "distributed_config"),
     *("transformers_weights", "configuration_files"),
 )
-# Names of files in tokenizer_config.json: those that `save_pretrained` used are found by their usual names.
+# File names in tokenizer_config.json. Files of `save_pretrained` are found by their standard names without them.
 _FILE_KEYS = re.compile(r".*_files?|.*spm|vocab|merges|init_inputs|tokenizer_object|auto_map")
 
 
 def architecture_of(folder: Path) -> str:
-    """The one class name in config.json, if it is of a kind that can be scored."""
+    """The class name in config.json. ValueError if it is not exactly one, or of a kind that can not be scored."""
     path = folder / "config.json"
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -61,7 +63,7 @@ def architecture_of(folder: Path) -> str:
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
         raise ValueError(f"{path}: architectures is {names!r}; expected a list with one class name")
     known = names[0].endswith(CAUSAL_ENDINGS + MASKED_ENDINGS)
-    # XLM's one class is both kinds, and an encoder-decoder models a pair of texts.
+    # XLM has one class for both kinds, and an encoder-decoder models pairs of texts.
     if not known or names[0].startswith(("XLMWith", "Flaubert")) or config.get("is_encoder_decoder"):
         kinds = ", ".join(f"...{ending}" for ending in CAUSAL_ENDINGS + MASKED_ENDINGS)
         raise ValueError(f"{path}: architecture {names[0]} is neither causal nor masked; expected one of {kinds}")
@@ -69,7 +71,8 @@ def architecture_of(folder: Path) -> str:
 
 
 def files_read(folder: Path) -> list[str]:
-    """Names of the files that decide on a score, sorted: weights, configurations and vocabularies, all directly in the folder."""
+    """Sorted names of the files that scores depend on: weights, configurations and vocabularies, directly in the
+    folder."""
     weights = _weights(folder)
     return sorted(
         path.name
@@ -89,10 +92,10 @@ def fingerprint(folder: str | os.PathLike[str]) -> str:
 
 
 def load_folder(folder: Path, kind: str, device: torch.device, precision: str) -> tuple[Any, Any]:
-    """(model in evaluation mode, tokenizer) from local files. All errors as one-line ValueError."""
+    """(model in evaluation mode, tokenizer) from local files. All errors are one-line ValueErrors."""
     names = files_read(folder)
     _check_tokenizer(folder, names)
-    # Some models of the library fetch code from the hub where the package `kernels` is installed.
+    # Some models of the library download code from the hub if the package `kernels` is installed.
     os.environ.setdefault("USE_HUB_KERNELS", "NO")
     try:
         import transformers
@@ -116,11 +119,11 @@ def load_folder(folder: Path, kind: str, device: torch.device, precision: str) -
                 output_loading_info=True,
                 dtype=torch.float32 if precision == "32" else torch.bfloat16,
             )
-        except Exception as error:  # the library raises whatever its parts do: KeyError, OSError, SafetensorError ...
+        except Exception as error:  # the library raises errors of many types: KeyError, OSError, SafetensorError ...
             reason = " ".join(str(error).replace(str(view), str(folder)).split()) or type(error).__name__
             raise ValueError(f"{folder}: transformers can not load it ({shorten(reason, 300)})") from error
     absent = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
-    if absent:  # the library would fill them with random numbers
+    if absent:  # the library would initialise them randomly
         raise ValueError(
             f"{folder}: {len(absent)} weights are missing or have another shape, the first is {absent[0]}; expected all"
         )
@@ -140,13 +143,14 @@ def shorten(text: str, most: int = 60) -> str:
 
 
 def _is_not_about_ids(record: logging.LogRecord) -> bool:
-    """The library warns of special tokens beyond the vocabulary, also of those it never uses; the scorers check their own."""
+    """Filters warnings about special tokens beyond the vocabulary, because the scorers check the tokens they use."""
     return "token_id must be" not in record.getMessage()
 
 
 @contextmanager
 def _only(folder: Path, names: list[str]) -> Iterator[Path]:
-    """A temporary folder in which only those files can be found, without the keys of their configurations that lead elsewhere."""
+    """A temporary folder with only these files, and without the configuration keys that refer to other files or
+    code."""
     with tempfile.TemporaryDirectory(prefix="model-") as temporary:
         view = Path(temporary)
         for name in names:
@@ -190,7 +194,8 @@ def _without(tree: Any, keys: re.Pattern[str]) -> Any:
 
 
 def _weights(folder: Path) -> set[str]:
-    """Names of the files with the weights, and of their index if there is one. ValueError for any but safetensors of this folder."""
+    """Names of the files with the weights, and of their index if there is one. ValueError if they are not safetensors
+    in this folder."""
     if (folder / WEIGHTS).is_file():
         return {WEIGHTS}
     path = folder / INDEX
@@ -200,7 +205,8 @@ def _weights(folder: Path) -> set[str]:
             raise ValueError(f"{folder}: no weights as safetensors; expected {WEIGHTS} or {INDEX}")
         auto = "AutoModelForMaskedLM" if architecture_of(folder).endswith(MASKED_ENDINGS) else "AutoModelForCausalLM"
         raise ValueError(
-            f"{folder}: no weights as safetensors; {', '.join(pickled)} is pickled data, which can run code, and is not "
+            f"{folder}: no weights as safetensors; {', '.join(pickled)} is pickled data, which can run code, "
+            "and is not "
             f"read; if you trust it, convert it: "
             f"transformers.{auto}.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
         )
@@ -210,7 +216,8 @@ def _weights(folder: Path) -> set[str]:
     for weight, name in places.items():
         if not isinstance(name, str) or not _SHARD.fullmatch(name):
             raise ValueError(
-                f"{path}: weight {weight} is in {shorten(repr(name))}; expected a file of this folder named *.safetensors"
+                f"{path}: weight {weight} is in {shorten(repr(name))}; "
+                "expected a file of this folder named *.safetensors"
             )
         if not (folder / name).is_file():
             raise ValueError(f"{path}: weight {weight} is in {name}, which is missing; expected all files of the index")
@@ -218,13 +225,15 @@ def _weights(folder: Path) -> set[str]:
 
 
 def _check_tokenizer(folder: Path, names: list[str]) -> None:
-    # With no vocabulary the library builds a tokenizer without one, and every text is empty; without merges it spells.
+    # Without a vocabulary the library builds a tokenizer for which every text is empty; without merges, one that
+    # spells.
     complete = {"vocab.json", "merges.txt"}.issubset(names) or any(
         name in ("tokenizer.json", "vocab.txt") or name.endswith(".model") for name in names
     )
     if not complete:
         raise ValueError(
-            f"{folder}: no tokenizer; expected tokenizer.json, vocab.txt, a SentencePiece .model, or vocab.json and merges.txt"
+            f"{folder}: no tokenizer; expected tokenizer.json, vocab.txt, a SentencePiece .model, "
+            "or vocab.json and merges.txt"
         )
     if "adapter_config.json" in names:
         raise ValueError(f"{folder}: holds an adapter; expected a whole model (merge_and_unload, then save_pretrained)")

@@ -1,10 +1,11 @@
-"""Token ids of plain text by a Hugging Face tokenizer: special tokens stand only where the tokenizer itself puts them.
+"""Token ids of plain text by a Hugging Face tokenizer: only the tokenizer adds special tokens, never the text.
 
     ids, special = PlainText(tokenizer).encode(["the </s> king"], add_special=True, where="models/gpt2: utterance 'u1'")
 
-`split_special_tokens` alone does not keep "</s>" or "[MASK]" in a text from becoming that token: it leaves added tokens that are not
-marked as special, and entries of the vocabulary with the very name. A text in which that happens is encoded once more, by a copy of the
-tokenizer in which the special tokens have names that no text has.
+`split_special_tokens` is not sufficient to prevent "</s>" or "[MASK]" in a text from becoming that token: it ignores
+added tokens that are not marked as special, and entries of the vocabulary with the same name. A text in which that
+happens is encoded again, by a copy of the tokenizer in which the special tokens have names that can not occur in a
+text.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ class PlainText:
         self._renamed: Any = None
 
     def encode(self, texts: Sequence[str], *, add_special: bool, where: str) -> tuple[Ids, Ids]:
-        """Ids of each text and, for each id, 1 if it is a special token that the tokenizer put there and else 0.
+        """The ids of each text and, for each id, 1 if it is a special token that the tokenizer added, else 0.
 
-        Nothing is truncated, though a tokenizer.json can ask for it. `where`: the beginning of an error message.
+        Texts are not truncated, even if tokenizer.json enables it. `where`: the beginning of error messages.
         """
         if not texts:
             return [], []
@@ -48,17 +49,18 @@ class PlainText:
         for place, text in enumerate(texts):
             if self._spelled(ids[place], masks[place]) and self.tokenizer.is_fast:
                 ids[place], masks[place] = self._encode_renamed(text, add_special)
-            # A word that the vocabulary does not know is the unknown token, and may be.
+            # The unknown token is allowed, because it stands for words that are not in the vocabulary.
             spelled = self._spelled(ids[place], masks[place]) - {self.tokenizer.unk_token_id}
             if spelled:
                 name = self.tokenizer.convert_ids_to_tokens(min(spelled))
                 raise ValueError(
-                    f"{where}, text {shorten(text)!r}: its tokens include the special token {name!r}; expected plain text"
+                    f"{where}, text {shorten(text)!r}: its tokens include the special token {name!r}; "
+                    "expected plain text"
                 )
         return ids, masks
 
     def _spelled(self, ids: list[int], mask: list[int]) -> set[int]:
-        """Special tokens that come from the text."""
+        """Ids of special tokens that come from the text."""
         return {token for token, added in zip(ids, mask, strict=True) if not added and token in self.special}
 
     def _encode_renamed(self, text: str, add_special: bool) -> tuple[list[int], list[int]]:
@@ -69,7 +71,8 @@ class PlainText:
 
 
 def _rename(tokenizer: Any, special: frozenset[int]) -> Any:
-    """A copy of a `tokenizers.Tokenizer` whose special tokens have the same ids, and names of code points that are no characters."""
+    """A copy of a `tokenizers.Tokenizer` whose special tokens have the same ids, but names of code points that are not
+    characters."""
     tree = json.loads(tokenizer.to_str())
     names = {tokenizer.id_to_token(token): f"\U0010ffff{token}\U0010ffff" for token in special}
     for token in tree["added_tokens"]:
@@ -82,7 +85,7 @@ def _rename(tokenizer: Any, special: frozenset[int]) -> Any:
         model["vocab"] = [[names.get(piece, piece), score] for piece, score in model["vocab"]]
     if model.get("unk_token") in names:
         model["unk_token"] = names[model["unk_token"]]
-    if model.get("merges"):  # of BPE; one that makes or uses a special token is for its spelling
+    if model.get("merges"):  # BPE merges; those that produce or use a special token only spell its name
         pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
         model["merges"] = [pair for pair in pairs if names.keys().isdisjoint((*pair, "".join(pair)))]
     copy = type(tokenizer).from_str(json.dumps(tree))

@@ -1,10 +1,10 @@
-"""Score texts with a trained language model of ours, of any family.
+"""Score texts with a language model that was trained with this package, of any family.
 
     scorer = NetworkScorer("run/model", estimator=build_estimator("control", passes=17))
     scorer.score_texts("utt-1", ["he hoped there would be stew", "he hope there would be stew"])
 
-How a text is measured follows from the family (`family.scoring`): network_exact.py, network_masks.py, network_noise.py. All of them run rows
-of many utterances in batches of a token budget (network_runner.py); nothing is padded or truncated.
+The family (`family.scoring`) decides how a text is scored: network_exact.py, network_masks.py or network_noise.py. All
+of them run rows of many utterances in batches of a token budget (network_runner.py), without padding or truncation.
 """
 
 from __future__ import annotations
@@ -37,20 +37,24 @@ MEASUREMENTS: dict[Scoring, Callable[[NetworkRunner, Estimator | None, int], Mea
 
 
 def usual_batch_tokens(device: str) -> int:
-    """2,048 on a CPU, where a larger batch leaves its caches (1.5 times slower at 8,192 for a network of width 192); else 32,768."""
+    """The default maximum number of tokens in a forward pass: 2,048 on a CPU, else 32,768.
+
+    A larger batch exceeds the caches of a CPU: 8,192 was 1.5 times slower for a network of width 192.
+    """
     return 2048 if device == "cpu" else 32768
 
 
 def usual_estimator(family: Family) -> str:
-    """The name of the estimator for a family's scores where none is asked for."""
+    """The name of the default estimator of a family."""
     if family.scoring == "noise":
-        # One run ranks better than several draws of the bound, and costs less (docs/results.md).
+        # One pass ranks hypotheses better than several draws of the bound, and costs less (docs/results.md).
         return "one-pass" if family.sees_errors else "draws"
     return "strided" if family.trained_on_light_masks else "control"
 
 
 class NetworkScorer(EstimatingScorer):
-    """Any model folder of ours. Families that tell log p itself are scored in one pass, others by the estimator."""
+    """Scores texts with a model folder of this package: exactly in one pass if the family allows it, else by an
+    estimator."""
 
     def __init__(
         self,
@@ -66,12 +70,12 @@ class NetworkScorer(EstimatingScorer):
     ):
         """Reads the model folder.
 
-        name: of the score (default: that of the run, the folder around the model's).
-        estimator: default the usual one of the family; not used where scores are exact. seed: of what it draws.
-        precision: of the network, "32" or "bf16"; softmax and sums stay in full precision.
-        batch_tokens: most tokens of one forward pass (default: what suits the device).
-        pieces: texts are space-separated pieces of the vocabulary (label level) instead of words.
-        ValueError for a folder that is no model, settings out of range, and an estimator that does not fit the family.
+        name: name of the score (default: the name of the run folder, which holds the model folder). estimator: default:
+        that of the family; not used if scores are exact. seed: seed of its random numbers. precision: precision of the
+        network, "32" or "bf16"; softmax and sums are always in full precision. batch_tokens: maximum number of tokens
+        in one forward pass (default: depends on the device). pieces: texts are space-separated pieces of the vocabulary
+        (label level) instead of words. ValueError for a folder that is not a model, settings out of range, and an
+        estimator that does not fit the family.
         """
         if precision not in PRECISIONS:
             raise ValueError(f"precision {precision!r}; expected '32' or 'bf16'")
@@ -85,7 +89,7 @@ class NetworkScorer(EstimatingScorer):
         self._measure(estimator)
 
     def _measure(self, estimator: Estimator | None) -> None:
-        """Set up how texts are measured, with nothing counted yet."""
+        """Set up the measurement, and reset all counts."""
         family = self.model.family
         if family.exact:
             self.estimator = None
@@ -95,7 +99,8 @@ class NetworkScorer(EstimatingScorer):
         self._unknown = UnknownCounts(0, 0, "pieces")
 
     def with_estimator(self, estimator: Estimator, *, name: str | None = None) -> Self:
-        """The same network, measured in another way; it counts its own passes and texts. ValueError for one that does not fit the family."""
+        """A scorer of the same network with another estimator, and with new counts of passes and texts. ValueError for
+        an estimator that does not fit the family."""
         other = copy.copy(self)
         other.name = self.name if name is None else name
         other.runner = NetworkRunner(self.model, precision=self.runner.precision, batch_tokens=self.runner.batch_tokens)
@@ -126,7 +131,7 @@ class NetworkScorer(EstimatingScorer):
         return self._unknown
 
     def score_group(self, utterances: Sequence[NBestList]) -> list[list[SequenceScore]]:
-        """A text that occurs twice in an utterance is scored once."""
+        """As in the base class. A text that occurs twice in an utterance is scored once."""
         encoded = [self.encode(texts_of(utterance)) for utterance in utterances]
         return self.score_encoded([utterance.seq_tag for utterance in utterances], encoded)
 
@@ -138,7 +143,7 @@ class NetworkScorer(EstimatingScorer):
         return [[own[tokens] for tokens in utterance] for own, utterance in zip(found, encoded)]
 
     def encode(self, texts: Sequence[str]) -> list[Tokens]:
-        """Piece ids of each text, unknown pieces counted. ValueError for texts of pieces where words are expected."""
+        """The piece ids of each text; unknown pieces are counted. ValueError for pieces if words are expected."""
         vocab = self.model.vocab
         if not self.pieces and any("▁" in text for text in texts):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Scores of a family that tells log p itself (`family.exact`): one pass a text, whichever utterance it is of."""
+"""Scores of a family with exact log-probabilities (`family.exact`): one pass per text, batched across utterances."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Scores of a family with masks: an estimator says which rows to run, the network says log p of what is masked in them.
+"""Scores of a family with masks: an estimator selects the rows to run, the network gives log p of their masked tokens.
 
-Masks come from random numbers of (seed, utterance, draw, slot) along an alignment of the utterance's hypotheses, never from the position in
-a batch. Rows with the same visible tokens are run once, whatever hypothesis asks (two hypotheses that differ in a masked word only share the
-pass), and only the positions whose log-probability is needed reach the output layer.
+Masks depend on random numbers of (seed, utterance, draw, slot) along an alignment of the utterance's hypotheses, not on
+the position in a batch. Rows with the same visible tokens are run once, so two hypotheses that differ only in a masked
+word share the pass. The output layer is computed only at the positions whose log-probability is needed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from rescore.scores import SequenceScore
 
 Ids = NDArray[np.int32]
 Indices = NDArray[np.int64]
-FROM_COUNT = -1.0  # instead of a time: the time follows from the number of masked tokens
+FROM_COUNT = -1.0  # in place of a time: the time is derived from the number of masked tokens
 
 
 class MaskMeasurement(Measurement):
-    """Scores by an estimator of masks, which asks `log_probs` and `confidences` (rescore.estimators.plans.MaskNetwork)."""
+    """Scores by a `MaskEstimator`, which calls `log_probs` and `confidences` (rescore.estimators.plans.MaskNetwork)."""
 
     def __init__(self, runner: NetworkRunner, estimator: Estimator | None, seed: int):
         assert estimator is not None, "a family with masks has a usual estimator"
@@ -55,7 +55,8 @@ class MaskMeasurement(Measurement):
         ]
 
     def confidences(self, texts: Sequence[Tokens], masks: Sequence[BoolArray]) -> list[tuple[FloatArray, FloatArray]]:
-        """For each text with its mask [L]: log p of the masked tokens [masked], and the largest log p of any symbol there [masked]."""
+        """For each text with its mask [L]: log p of the masked tokens [masked], and the largest log p of any symbol at
+        the same positions [masked]."""
         rows = [np.where(mask, self.model.vocab.mask_id, tokens) for tokens, mask in zip(texts, masks)]
         results: list[tuple[FloatArray, FloatArray]] = [(np.empty(0), np.empty(0))] * len(rows)
         for batch in self.runner.batches([len(row) for row in rows]):
@@ -74,7 +75,8 @@ class MaskMeasurement(Measurement):
         return results
 
     def log_probs(self, texts: Sequence[Tokens], plans: Sequence[Plan]) -> list[FloatArray]:
-        """For each plan [rows, L] over its text: log p, nats, nan where its weight is 0. Equal network inputs are run once."""
+        """[rows, L] for each plan and its text: log p in nats, nan where the weight is 0. Equal network inputs are run
+        once."""
         mask_id, told_time = np.int32(self.model.vocab.mask_id), self.model.family.time_conditioning
         inputs: dict[tuple[bytes, float], int] = {}
         noised: list[Ids] = []
@@ -131,17 +133,19 @@ class MaskMeasurement(Measurement):
         return answers
 
     def _predict(self, rows: list[Ids], times: list[float], row: Indices, position: Indices) -> torch.Tensor:
-        """log p of every symbol at these positions of these rows of noised ids, nats, [queries, symbols]. One forward pass."""
+        """log p of every symbol at these positions of these rows of noised ids, nats, [queries, symbols]. One forward
+        pass."""
         family = self.model.family
         layout, z = self._framed(rows)
         starts = (torch.cumsum(layout.lengths, 0) - layout.lengths).numpy(force=True)
-        select = torch.from_numpy(starts[row] + 1 + position).to(z.device)  # behind BOS
+        select = torch.from_numpy(starts[row] + 1 + position).to(z.device)  # + 1 for BOS
         level = self._levels(rows, times) if family.time_conditioning else None
         self.runner.passes_run += len(rows)
         return family.predict(self.model.network, z, layout, level=level, select=select)
 
     def _framed(self, rows: list[Ids]) -> tuple[Layout, torch.Tensor]:
-        """Rows of noised ids between BOS and EOS, flat. Where the end is scored it is the last id of a row, and may be the mask."""
+        """Rows of noised ids between BOS and EOS, concatenated. If EOS is scored, it is the last id of a row and may be
+        masked."""
         end_in_row = self.model.family.scores_end
         framed = Sentences.of(
             [(row[:-1] if end_in_row else row).tolist() for row in rows],
@@ -155,7 +159,8 @@ class MaskMeasurement(Measurement):
         return Layout(framed.layout.lengths.to(device)), ids.to(device)
 
     def _levels(self, rows: list[Ids], times: list[float]) -> torch.Tensor:
-        """[rows] what the network is told: the level of the time a row was drawn at, else of its number of masked tokens."""
+        """[rows]: the noise level that is an input of the network, from the time of a row or from its number of
+        masks."""
         family = self.model.family
         counts = torch.tensor([int((row == self.model.vocab.mask_id).sum()) for row in rows])
         level = family.level_of_count(counts, torch.tensor([len(row) for row in rows]))

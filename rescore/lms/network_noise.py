@@ -1,6 +1,7 @@
-"""Scores of a family that draws its own noise (uniform, hybrid, block): every draw of every text is a row, rows of many utterances make a batch.
+"""Scores of a family that draws its noise (uniform, hybrid, block).
 
-The numbers of a draw are given by the estimator (rescore.estimators.drawn_noise); scores do not depend on what shares a batch.
+Every draw of every text is a row, and rows of many utterances form a batch. The random numbers of a draw come from the
+estimator (rescore.estimators.drawn_noise), so scores do not depend on the composition of batches.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from rescore.scores import SequenceScore
 
 
 class NoiseMeasurement(Measurement):
-    """Scores by an estimator that draws noise, which asks `bounds` and `one_pass` (rescore.estimators.drawn_noise.NoiseNetwork)."""
+    """Scores by a `Drawn` estimator, which calls `bounds` and `one_pass`
+    (rescore.estimators.drawn_noise.NoiseNetwork)."""
 
     def __init__(self, runner: NetworkRunner, estimator: Estimator | None, seed: int):
         assert estimator is not None, "a family with noise has a usual estimator"
@@ -43,7 +45,7 @@ class NoiseMeasurement(Measurement):
         return self.model.family.runs_per_draw
 
     def score(self, seq_tags: Sequence[str], texts: Sequence[Sequence[Tokens]]) -> list[list[SequenceScore]]:
-        """Of a text with nothing to score, no passes are counted."""
+        """As in the base class. Texts without tokens to score count no passes."""
         estimates = self.estimator.estimate(self, seq_tags, texts, seed=self.seed)
         framed = Layout(torch.tensor([len(tokens) + 2 for own in texts for tokens in own]))  # with BOS and EOS
         counts = iter(self.model.family.num_scored(framed).tolist())
@@ -54,7 +56,7 @@ class NoiseMeasurement(Measurement):
         return SequenceScore(estimate.value, estimate.standard_error, passes, num_scored, target, estimate.replicates)
 
     def bounds(self, texts: Sequence[Tokens], draws: Sequence[Draw]) -> FloatArray:
-        """[texts] a lower bound on log p of each text, nats, estimated with its draw."""
+        """[texts]: a lower bound on log p of each text in nats, estimated with its draw."""
         values = np.zeros(len(texts))
         for batch in self.runner.batches([len(tokens) for tokens in texts]):
             sentences = self.model.frame([texts[index] for index in batch])
@@ -64,7 +66,7 @@ class NoiseMeasurement(Measurement):
         return values
 
     def one_pass(self, texts: Sequence[Tokens]) -> FloatArray:
-        """[texts] sum of log p of every token in one run over the clean text, nats."""
+        """[texts]: sum of log p of all tokens in nats, from one pass over the clean text."""
         values = np.zeros(len(texts))
         for batch in self.runner.batches([len(tokens) for tokens in texts]):
             sentences = self.model.frame([texts[index] for index in batch])
@@ -74,7 +76,7 @@ class NoiseMeasurement(Measurement):
 
 
 def _stacked(draws: Sequence[Draw]) -> NoiseDraw:
-    """The noise of a batch of framed sentences. BOS, which is never noised, gets a number that nobody reads."""
+    """The noise of a batch of framed sentences. BOS is never noised, so its number is not used."""
 
     def flat(parts: Sequence[FloatArray]) -> torch.Tensor:
         return torch.from_numpy(np.concatenate([np.concatenate([[0.5], part]) for part in parts]))

@@ -1,10 +1,10 @@
-"""How rows of token ids go through a network: in batches of a token budget, in the precision asked for, counted.
+"""Runs rows of token ids through a network, in batches of a token budget and in a given precision, and counts passes.
 
     runner = NetworkRunner(model, precision="32", batch_tokens=2048)
     for batch in runner.batches([len(row) for row in rows]):        # indices of rows
         ...
 
-What is run is up to the ways to measure: network_exact.py, network_masks.py, network_noise.py.
+The measurements in network_exact.py, network_masks.py and network_noise.py choose the rows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rescore.scores import SequenceScore
 
 
 class NetworkRunner:
-    """A model, and what all ways to measure with its network share."""
+    """A model, with the settings and the count of passes that all measurements share."""
 
     def __init__(self, model: LanguageModel, *, precision: str, batch_tokens: int):
         self.model, self.precision, self.batch_tokens = model, precision, batch_tokens
@@ -30,13 +30,14 @@ class NetworkRunner:
 
     @contextmanager
     def inference(self) -> Iterator[None]:
-        """No gradients; the network in its precision."""
+        """Context without gradients and with the precision of the network."""
         kind = self.model.device.type
         with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16"):
             yield
 
     def batches(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Indices grouped by length within the token budget (BOS and EOS counted); a row longer than that is a batch of its own."""
+        """Batches of indices, grouped by length, within the token budget (with BOS and EOS). A longer row is a batch by
+        itself."""
         batches: list[list[int]] = []
         room = 0
         for index in sorted(range(len(lengths)), key=lambda index: (lengths[index], index)):
@@ -50,7 +51,7 @@ class NetworkRunner:
 
 
 class Measurement(ABC):
-    """How texts are measured with a network."""
+    """A way to compute the scores of texts with a network."""
 
     @abstractmethod
     def __init__(self, runner: NetworkRunner, estimator: Estimator | None, seed: int):

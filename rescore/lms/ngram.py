@@ -4,7 +4,7 @@
     scorer = NgramScorer("4gram.arpa", name="4gram")
     scorer.score_texts("utt", ["he hoped there would be stew"])[0].log_prob      # nats, end of sentence included
 
-Words are taken as they are: the case of the text must be that of the training text. Words the model does not know are counted.
+Words are not normalised, so texts must have the case of the training text. Unknown words are counted.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ MARKERS = {"<s>", "</s>"}
 
 
 def train_ngram(texts: Sequence[str | os.PathLike[str]], *, order: int, out: str | os.PathLike[str]) -> Path:
-    """Write a Kneser-Ney model of the texts (plain or .gz, one sentence a line) as ARPA; whole or not at all.
+    """Train a Kneser-Ney model on texts (plain or .gz, one sentence per line) and write it as ARPA, atomically.
 
-    ValueError for an order that can not be trained, text without a word or with sentence marks in it, and text that is too small for the
-    order: the discount of an order is n1 / (n1 + 2 n2), so some of its n-grams must occur exactly twice. ValueError, too, where `out` is
-    anything but an earlier ARPA file. The same text gives the same bytes.
+    The same text gives the same bytes. ValueError for an order that can not be trained, for text without words or with
+    sentence marks, for text that is too small for the order (the discount of an order is n1 / (n1 + 2 n2), so some of
+    its n-grams must occur exactly twice), and for an `out` that exists and is not an ARPA file.
     """
     if order not in ORDERS:
         raise ValueError(f"order {order}: expected {ORDERS.start} ... {ORDERS.stop - 1}")
@@ -47,7 +47,7 @@ def train_ngram(texts: Sequence[str | os.PathLike[str]], *, order: int, out: str
             for path, number, words in _sentences(texts):
                 if found := MARKERS.intersection(words):
                     raise ValueError(f"{path}:{number}: the word {min(found)}; expected text without sentence marks")
-                # KenLM and kaldingram know different white space: between the words of the model there is one space.
+                # KenLM and kaldingram define white space differently, so words are separated by single spaces.
                 file.write(" ".join(words) + "\n")
         if not corpus.stat().st_size:
             raise ValueError(f"{sources}: no words; expected one sentence a line")
@@ -72,10 +72,10 @@ def train_ngram(texts: Sequence[str | os.PathLike[str]], *, order: int, out: str
 
 
 class NgramScorer(LanguageModelScorer):
-    """Exact log-probabilities of whole sentences, BOS and EOS on. No network passes.
+    """Exact log-probabilities of sentences, with BOS and EOS. No network passes.
 
-    A word that the model does not know gets its <unk> probability, or 100 powers of ten (230 nats) less than 1 where it has none.
-    Sentence marks in a text are such words.
+    An unknown word gets the probability of <unk>, or 10^-100 (-230 nats) if the model has no <unk>. Sentence marks in a
+    text are treated as unknown words.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, name: str = "ngram"):
@@ -95,11 +95,11 @@ class NgramScorer(LanguageModelScorer):
         number = 0
         while (unheard := f"<word-{number}>") in self.model:
             number += 1
-        # In a text these are words like any other, which no model has heard: to KenLM they would be a begin or an end of the sentence.
+        # Texts may hold these as words, but KenLM would treat them as the begin or end of the sentence.
         self._instead = dict.fromkeys((*MARKERS, "<unk>"), unheard)
 
     def words_of(self, text: str) -> list[str]:
-        """The words of a text as KenLM may see them: sentence marks are words that it does not know."""
+        """The words of a text for KenLM, with sentence marks replaced by an unknown word."""
         return [self._instead.get(word, word) for word in text.split()]
 
     @property
@@ -107,7 +107,7 @@ class NgramScorer(LanguageModelScorer):
         return str(self.path)
 
     def score_group(self, utterances: Sequence[NBestList]) -> list[list[SequenceScore]]:
-        """A text that occurs twice in an utterance is scored and counted once."""
+        """As in the base class. A text that occurs twice in an utterance is scored and counted once."""
         results = []
         for utterance in utterances:
             texts = texts_of(utterance)
@@ -132,12 +132,13 @@ class NgramScorer(LanguageModelScorer):
 
 @dataclass(frozen=True)
 class NgramPerplexity:
-    """Exact sums over the words of a text that the model knows, and the sentence ends. Unknown ones have no probability to speak of."""
+    """Sums over the known words and the sentence ends of a text. Unknown words are counted, but their probability is
+    not included, because it is arbitrary."""
 
     log_prob: float
-    """Nats."""
+    """Log-probability of the known words and the sentence ends, in nats."""
     tokens: int
-    """Known words and sentence ends."""
+    """Number of known words and sentence ends."""
     unknown_words: int
 
     @property
@@ -150,7 +151,8 @@ class NgramPerplexity:
 
 
 def ngram_perplexity(path: str | os.PathLike[str], texts: Sequence[str | os.PathLike[str]]) -> NgramPerplexity:
-    """Perplexity of text files (plain or .gz, one sentence a line, empty lines left out) under an n-gram, in constant memory."""
+    """Perplexity of text files (plain or .gz, one sentence per line, without empty lines) under an n-gram, in constant
+    memory."""
     scorer = NgramScorer(path)
     log_prob, tokens, unknown_words = 0.0, 0, 0
     for text, number, line in _sentences(texts):
@@ -161,7 +163,8 @@ def ngram_perplexity(path: str | os.PathLike[str], texts: Sequence[str | os.Path
                 unknown_words += 1
             elif not math.isfinite(log10_prob):
                 raise ValueError(
-                    f"{path}: the word {word!r} of {text}:{number} has the log-probability {log10_prob}; expected a finite one"
+                    f"{path}: the word {word!r} of {text}:{number} has the log-probability {log10_prob}; "
+                    "expected a finite one"
                 )
             else:
                 log_prob += LOG_10 * log10_prob
@@ -193,7 +196,8 @@ def _check_replaceable(target: Path) -> None:
 
 
 def _with_unknown(arpa: Path) -> Iterator[str]:
-    """The lines of an ARPA file with the <unk> that KenLM would put in, with a complaint, at every load: 10^-100."""
+    """The lines of an ARPA file with an <unk> of 10^-100, which KenLM would otherwise add, with a warning, at every
+    load."""
     with open(arpa, encoding="utf-8") as lines:
         for line in lines:
             if line.startswith("ngram 1="):
@@ -204,7 +208,8 @@ def _with_unknown(arpa: Path) -> Iterator[str]:
 
 
 def _impossible_ngram(arpa: Path) -> str:
-    """An n-gram that was seen and yet has probability 0 (kaldingram writes -99), because its order's discount was 1; "" if none."""
+    """An n-gram that was seen but has probability 0 (kaldingram writes -99), because the discount of its order was 1;
+    "" if there is none."""
     with open(arpa, encoding="utf-8") as file:
         for line in file:
             if line.startswith("-99.") and (ngram := line.split("\t")[1].strip()) != "<s>":  # <s> is never predicted

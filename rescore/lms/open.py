@@ -1,8 +1,10 @@
-"""Any language model as a scorer: what it is follows from what lies at its path.
+"""Open any language model as a scorer; its kind is detected from the files at its path.
 
-    scorer = open_scorer("masked=runs/masked/model", estimator="auto", passes=None, replicates=4, pieces=False, seed=1, device="cpu")
+    scorer = open_scorer(
+        "masked=runs/masked/model", estimator="auto", passes=None, replicates=4, pieces=False, seed=1, device="cpu"
+    )
 
-A model folder of ours, a Hugging Face folder, an ARPA file or a KenLM binary.
+A model can be a model folder of this package, a Hugging Face folder, an ARPA file or a KenLM binary.
 """
 
 from __future__ import annotations
@@ -25,10 +27,10 @@ def open_scorer(
     chosen: bool = True,
     **options: Unpack[NetworkOptions],
 ) -> LanguageModelScorer:
-    """The scorer for a model path, `NAME=PATH` or a path alone; what it is follows from what lies there.
+    """The scorer for the model `PATH` or `NAME=PATH`. FileNotFoundError if there is no model at the path.
 
-    estimator: its name, "auto" for the usual one of the model. `chosen`: it was asked for with this very model, so a model that has no use for
-    it is refused. ValueError if nothing fits.
+    estimator: its name; "auto" for the default of the model. chosen: the user chose the estimator for this model, so a
+    model that does not use one raises a ValueError.
     """
     from rescore.nbest import split_source
 
@@ -45,8 +47,8 @@ def open_scorer(
             scorer = NetworkScorer(path, name=name or "", seed=seed, pieces=pieces, **options)
             if asked and scorer.estimator is None:
                 raise ValueError(unused)
-            wanted = usual_estimator(scorer.model.family) if estimator == "auto" else estimator
-            return scorer.with_estimator(build_estimator(wanted, passes=passes, replicates=replicates))
+            estimator_name = usual_estimator(scorer.model.family) if estimator == "auto" else estimator
+            return scorer.with_estimator(build_estimator(estimator_name, passes=passes, replicates=replicates))
     if asked:
         raise ValueError(unused)
     if pieces:
@@ -67,6 +69,6 @@ def open_scorer(
 
 
 def describe_short(scorer: LanguageModelScorer) -> str:
-    """Its kind, and how it measures, in a few words."""
+    """The kind of the scorer and its estimator, in a few words."""
     facts = scorer.describe()
     return ", ".join(f"{key} {facts[key]}" for key in facts if key in ("kind", "estimator", "target"))

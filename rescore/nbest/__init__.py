@@ -1,12 +1,12 @@
-"""N-best lists in and out: every hypothesis in its order, its text byte for byte, with named scores.
+"""Read and write N-best lists with named scores; the order and the bytes of the texts are kept.
 
     lists = read_nbest("output.py.gz")                                   # scores {"am": ...}
     lists = read_sources(["output.py.gz", "bigram=bigram.py.gz"])        # scores {"am": ..., "bigram": ...}
-    for utterance in iterate_nbest("scores.jsonl.gz"): ...               # one utterance in memory at a time
+    for utterance in iterate_nbest("scores.jsonl.gz"): ...               # holds one utterance in memory
     write_nbest("scores.jsonl", lists, metadata={"seed": 1})
     write_nbest("bigram.py.gz", lists, score="bigram")                   # for i6_core's SearchCombineScoresJob
 
-The format follows from the suffix, with or without .gz, or is named: see rescore.nbest.formats, one file a format.
+The format is chosen by the suffix, with or without .gz, or by its name; see rescore.nbest.formats.
 Scores are in nats, higher is better.
 """
 
@@ -52,27 +52,27 @@ def iterate_nbest(
 ) -> Iterator[NBestList]:
     """The utterances of an N-best file in order. Constant memory for .py and .jsonl; .json is read whole.
 
-    `name` is that of the score where the format has a single one without a name (default "am"); in a file of named
-    scores with just one it renames that score. `allow_non_finite` lets nan and infinite scores through where the
-    format can hold them; they are refused otherwise. `format`: the name of the file's format, where its suffix does
-    not tell. Raises ValueError, one line with file, line, utterance and rank as far as known, for a file that is not
-    complete and well formed: what came before it has been yielded by then.
+    `name` is the name of the score in formats with a single unnamed score (default "am"); in a file with a single named
+    score it renames that score. `allow_non_finite` accepts nan and infinite scores if the format can hold them.
+    `format`: the name of the format; None: chosen by the suffix. ValueError, one line with file, line, utterance and
+    rank as far as known, for a file that is incomplete or malformed; the utterances before the error have been yielded
+    by then.
     """
     form = format_of_file(path, format)
     yield from form.read(path, name=name, allow_non_finite=allow_non_finite and form.non_finite)
 
 
 def read_metadata(path: PathLike, *, format: str | None = None) -> dict[str, Any]:
-    """What a file says of itself as a whole; {} if nothing. ValueError as in `iterate_nbest`."""
+    """The metadata of a file; {} if there is none. ValueError as in `iterate_nbest`."""
     return format_of_file(path, format).read_metadata(path)
 
 
 def read_sources(sources: Sequence[str], *, format: str | None = None) -> list[NBestList]:
     """One set of lists with the scores and details of several aligned score files, each "PATH" or "NAME=PATH".
 
-    The files must hold the same utterances (in any order; that of the first file is kept) and for each the same texts
-    in the same order; a reference may come from any of them. `format`: that of all the files, where their suffixes do
-    not tell. ValueError naming utterance and rank otherwise, and for a score name given twice.
+    The files must hold the same utterances, in any order, and for each the same texts in the same order. The result has
+    the order of the first file; references may come from any file. `format`: the format of all files; None: chosen by
+    their suffixes. ValueError naming utterance and rank if the files differ, and for a score name given twice.
     """
     if not sources:
         raise ValueError("no N-best file given; expected at least one PATH or NAME=PATH")
@@ -107,12 +107,12 @@ def write_nbest(
     allow_non_finite: bool = False,
     format: str | None = None,
 ) -> None:
-    """Write the lists, in order, in the format of the suffix or the one named; the file appears whole or not at all.
+    """Write the lists, in order, atomically, in the given format or that of the suffix.
 
-    .jsonl holds all scores, details and references, and `metadata` in its header. .py and .json hold one score,
-    `score`, which may be left out if there is only one; .json (mlm-scoring) also holds the references. Floats keep
-    all their digits. `allow_non_finite` lets nan and infinite scores into formats that can hold them. ValueError for
-    a score that is missing or not finite, for an utterance given twice, for no utterances, an unknown suffix.
+    .jsonl holds all scores, details and references, and `metadata` in its header. .py and .json hold one score, named
+    by `score`, which may be left out if there is only one; .json (mlm-scoring) also holds the references. Floats keep
+    all digits. `allow_non_finite` permits nan and infinite scores in formats that can hold them. ValueError for a score
+    that is missing or not finite, an utterance given twice, no utterances, or an unknown suffix.
     """
     where, form = os.fspath(path), format_to_write(path, format)
     if form.many_scores and score is not None:
@@ -131,10 +131,9 @@ def write_nbest(
 
 
 def check_no_lists(outputs: Iterable[PathLike]) -> None:
-    """ValueError if N-best lists or scores lie where something else is to be written: a table is made again in a
-    minute, they are not.
+    """ValueError if an output would overwrite N-best lists or scores, which are expensive to compute again.
 
-    Formats are told by their suffixes.
+    Formats are recognised by their suffixes.
     """
     for path in outputs:
         if _holds_lists(path):
@@ -144,7 +143,7 @@ def check_no_lists(outputs: Iterable[PathLike]) -> None:
 
 
 def _holds_lists(path: PathLike) -> bool:
-    """True for a file that begins with our header, and for one whose reader takes its first utterance."""
+    """Whether a file begins with the header of a score file, or its first utterance can be read."""
     if not os.path.isfile(path):
         return False
     try:
@@ -158,7 +157,7 @@ def _holds_lists(path: PathLike) -> bool:
 
 
 def describe_difference(name: str, tags: Iterable[str], other_name: str, other_tags: Iterable[str]) -> str:
-    """Up to five utterances that only one of two sets has, in words; "" if the sets are equal."""
+    """A text that names up to five utterances that only one of two sets has; "" if the sets are equal."""
     left, right = set(tags), set(other_tags)
     parts = []
     for where, only in ((name, sorted(left - right)), (other_name, sorted(right - left))):
@@ -169,7 +168,7 @@ def describe_difference(name: str, tags: Iterable[str], other_name: str, other_t
 
 
 def split_source(source: str) -> tuple[str | None, str]:
-    """(name, path) of "NAME=PATH" or "PATH"; a file that is there under the whole of it is a path."""
+    """(name, path) of "NAME=PATH" or "PATH". If a file named `source` exists, it is taken as a path."""
     match = None if os.path.exists(source) else _NAMED_SOURCE.fullmatch(source)
     return (match.group(1), match.group(2)) if match else (None, source)
 
@@ -192,7 +191,7 @@ def _merge(utterance: NBestList, other: NBestList, path: str, other_path: str) -
 
 
 def _checked(lists: Iterable[NBestList], where: str, allow_non_finite: bool) -> Iterator[NBestList]:
-    """The lists, after a look at everything that a reader would refuse."""
+    """The lists, after a check for everything that a reader would refuse."""
     seen: set[str] = set()
     names: set[str] = set()
     for utterance in lists:

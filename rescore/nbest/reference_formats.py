@@ -1,11 +1,10 @@
-"""The forms of references and transcripts, one text an utterance: which file has which, how it is read, how it is
-written.
+"""The formats of references and transcripts, with one text per utterance: their file names, readers and writers.
 
     REFERENCE_FORMATS["stm"].read("dev.stm")              # (utterance, text), ...
     reference_format("dev/text").name                     # "kaldi"
-    REFERENCE_FORMATS.add(Mine.name, Mine())              # a `ReferenceFormat` of your own, from your own program
+    REFERENCE_FORMATS.add(Mine.name, Mine())              # adds a `ReferenceFormat` that you define
 
-A form of your own needs `name`, `suffixes` and `read`; one that is written is a `TranscriptFormat`.
+A new format needs `name`, `suffixes` and `read`; a format that can be written is a `TranscriptFormat`.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ from returnn_bridge.files import PathLike, has_suffix, iterate_lines
 from returnn_bridge.registry import Registry
 
 Text = tuple[str, str]
-"""(utterance, its words)."""
+"""(utterance, text)."""
 
-# CTM and STM want times and a text file has none. All utterances get the same length, whatever their number of words,
-# so that the words of a CTM always lie inside the segment that the STM of another text has for the utterance.
+# CTM and STM need times, but texts have none. All utterances get the same length, whatever their number of words, so
+# that the words of a CTM always lie inside the segment that the STM of another text has for the utterance.
 _DUMMY_SECONDS = 1000.0
 
 _NO_PLAIN_WORD = re.compile(r".*[{}].*|@|\(.*\)", re.DOTALL)
@@ -35,13 +34,13 @@ _BLANKS = re.compile(r"\s")
 
 
 class ReferenceFormat(ABC):
-    """A form of references; an object of it has no state."""
+    """A format of references. Its objects have no state."""
 
     name: ClassVar[str]
     suffixes: ClassVar[tuple[str, ...]]
-    """Endings of file names, each also with .gz behind it."""
+    """Suffixes of file names, each also followed by .gz."""
     file_names: ClassVar[tuple[str, ...]] = ()
-    """Whole names of files, as Kaldi's `text`."""
+    """Complete file names, such as Kaldi's `text`."""
 
     @abstractmethod
     def read(self, path: PathLike) -> Iterator[Text]:
@@ -49,36 +48,36 @@ class ReferenceFormat(ABC):
         file."""
 
     def fits(self, path: PathLike) -> bool:
-        """Whether a file of this name is of this form."""
+        """Whether a file of this name has this format."""
         return has_suffix(path, *self.suffixes) or Path(path).name.removesuffix(".gz") in self.file_names
 
 
 class TranscriptFormat(ReferenceFormat):
-    """A form that is written as well, an utterance at a time."""
+    """A format that can also be written, one utterance at a time."""
 
     opening: ClassVar[str] = ""
     closing: ClassVar[str] = ""
-    """What stands before the first and behind the last utterance."""
+    """Text before the first utterance (`opening`) and after the last one (`closing`)."""
     sorted_by_tag: ClassVar[bool] = False
-    """sclite wants the utterances of a CTM in the order of those of the STM."""
+    """Whether utterances are sorted by tag. sclite needs the same order in CTM and STM."""
 
     @abstractmethod
     def entry(self, tag: str, text: str) -> str:
-        """One utterance as lines with their line ends."""
+        """One utterance as lines, with line ends."""
 
     def refuses_tag(self, tag: str) -> bool:
-        """Whether an utterance of this name would not come back from the file."""
+        """Whether the format can not represent this utterance name."""
         return not tag or _BLANKS.search(tag) is not None
 
     def refuses_word(self, word: str, position: int) -> bool:
-        """Whether a word is syntax of the form, so that it would be scored as something else; `position` counts from
+        """Whether a word has a special meaning in the format, so that it would be scored wrongly. `position`: from
         0."""
         return False
 
 
 def reference_format(path: PathLike) -> ReferenceFormat:
-    """The form of a file of references by its name. ValueError for a name that says none: its lines could mean
-    anything."""
+    """The format of a reference file, from its name. ValueError for an unknown name, because formats can not be told
+    apart by their lines."""
     fitting = [entry for entry in REFERENCE_FORMATS.values() if entry.fits(path)]
     if not fitting:
         known = ", ".join(_describe(entry) for entry in REFERENCE_FORMATS.values())
@@ -87,7 +86,7 @@ def reference_format(path: PathLike) -> ReferenceFormat:
 
 
 def transcript_format(path: PathLike) -> TranscriptFormat:
-    """The form of transcripts to be written by the name of the file. ValueError for a name that says none."""
+    """The format of a transcript file to be written, from its name. ValueError for an unknown name."""
     written = [entry for entry in REFERENCE_FORMATS.values() if isinstance(entry, TranscriptFormat)]
     fitting = [entry for entry in written if entry.fits(path)]
     if not fitting:
@@ -131,7 +130,7 @@ class Trn(TranscriptFormat):
 
 
 class Ctm(TranscriptFormat):
-    """NIST's CTM: `utterance channel begin duration word [confidence]`, a word a line. It can not hold an empty
+    """NIST's CTM: `utterance channel begin duration word [confidence]`, one word per line. It can not hold an empty
     utterance."""
 
     name, suffixes = "ctm", (".ctm",)
@@ -170,7 +169,7 @@ class Ctm(TranscriptFormat):
 
 
 class Stm(TranscriptFormat):
-    """NIST's STM: `utterance channel speaker begin end [<label>] words`, with one segment an utterance."""
+    """NIST's STM: `utterance channel speaker begin end [<label>] words`, with one segment per utterance."""
 
     name, suffixes = "stm", (".stm",)
     sorted_by_tag = True
@@ -223,7 +222,7 @@ class KaldiText(TranscriptFormat):
 
 
 class PyTexts(TranscriptFormat):
-    """RETURNN's Python literal `{utterance: text}`; the one form that keeps any text byte for byte."""
+    """RETURNN's Python literal `{utterance: text}`, the only transcript format that keeps all texts byte for byte."""
 
     name, suffixes = "py", (".py",)
     opening, closing = "{\n", "}\n"
@@ -274,7 +273,8 @@ REFERENCE_FORMATS: Registry[ReferenceFormat] = Registry(
 
 
 def _iterate_utterances(path: PathLike, parse: Callable[[str], Text | None]) -> Iterator[Text]:
-    """A file with an utterance a line; `parse` splits a line, gives None for a comment, or raises what it expects."""
+    """The utterances of a file with one per line. `parse` splits a line; it returns None for a comment, and raises a
+    ValueError with the expected syntax."""
     seen: set[str] = set()
     for number, line in iterate_lines(path):
         where = f"{os.fspath(path)}:{number}"

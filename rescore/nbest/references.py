@@ -1,12 +1,11 @@
-"""References in, transcripts out.
+"""Read references and write transcripts.
 
     references = read_references("dev.ref.py.gz")              # {seq_tag: text}
-    lists = attach_references(lists, references)               # an error if the utterances are not the same
+    lists = attach_references(lists, references)               # ValueError if the utterances differ
     write_transcripts("best.trn", {"dev-1": "a b c"})          # for sclite
 
-The forms of both are in rescore.nbest.reference_formats; the name of a file says which one it has.
-sclite scores only the utterances that the hypothesis file has: missing ones lower the WER in silence, so the sets are
-compared here.
+The formats are in rescore.nbest.reference_formats and are chosen by the file name. sclite scores only the utterances in
+the hypothesis file, so that missing ones would silently change the WER. Therefore the utterances are compared here.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from returnn_bridge.files import PathLike, write_whole
 
 
 def read_references(path: PathLike) -> dict[str, str]:
-    """{seq_tag: text}, texts byte for byte, in the order of the file.
+    """{seq_tag: text} in the order of the file, with unchanged texts.
 
-    ValueError (one line: file, line, utterance) for a malformed or empty file, a name that says no form, a tag given
-    twice, an utterance without reference.
+    ValueError (one line: file, line, utterance) for a malformed or empty file, a file name of no known format, a tag
+    given twice, or an utterance without reference.
     """
     references = dict(reference_format(path).read(path))
     if not references:
@@ -34,7 +33,7 @@ def read_references(path: PathLike) -> dict[str, str]:
 
 
 def check_same_utterances(lists: Sequence[NBestList], references: Mapping[str, str]) -> None:
-    """ValueError naming up to five utterances of each side if lists and references are not of the same ones."""
+    """ValueError naming up to five utterances of each side if lists and references have different utterances."""
     tags = [utterance.seq_tag for utterance in lists]
     difference = describe_difference("the N-best lists", tags, "the references", references)
     if difference:
@@ -42,14 +41,14 @@ def check_same_utterances(lists: Sequence[NBestList], references: Mapping[str, s
 
 
 def attach_references(lists: Sequence[NBestList], references: Mapping[str, str]) -> list[NBestList]:
-    """The lists with these references in place of any they had; ValueError as in `check_same_utterances`."""
+    """The lists with these references, which replace earlier ones. ValueError as in `check_same_utterances`."""
     check_same_utterances(lists, references)
     return [replace(utterance, reference=references[utterance.seq_tag]) for utterance in lists]
 
 
 def attach_reference_file(lists: Sequence[NBestList], path: PathLike) -> list[NBestList]:
-    """The lists with the references of a file. ValueError as in `check_same_utterances`, and for references without a
-    single word."""
+    """The lists with the references of a file. ValueError as in `check_same_utterances`, and if no reference has a
+    word."""
     references = read_references(path)
     if not any(text.split() for text in references.values()):
         raise ValueError(f"{os.fspath(path)}: the references have no words; expected some to count errors against")
@@ -57,10 +56,10 @@ def attach_reference_file(lists: Sequence[NBestList], path: PathLike) -> list[NB
 
 
 def check_transcripts(path: PathLike, transcripts: Mapping[str, str]) -> None:
-    """ValueError for what the format of the file's name can not hold, naming the utterance and the word.
+    """ValueError naming utterance and word for text that the format of the file can not hold.
 
-    To sclite ";;" at the start of a line is a comment, braces are alternatives, "@" is no word and a word in
-    parentheses one that may be left out: such words would be scored as something else, or not at all.
+    sclite reads ";;" at the start of a line as a comment, braces as alternatives, "@" as no word, and a word in
+    parentheses as optional, so that such words would be scored wrongly.
     """
     where, form = os.fspath(path), transcript_format(path)
     if not transcripts:
@@ -81,12 +80,12 @@ def check_transcripts(path: PathLike, transcripts: Mapping[str, str]) -> None:
 
 
 def write_transcripts(path: PathLike, transcripts: Mapping[str, str]) -> None:
-    """Write {seq_tag: text}; the file appears whole or not at all.
+    """Write {seq_tag: text}, atomically.
 
-    .trn, .stm and .txt have the words with single blanks. .ctm and .stm have made-up times (each utterance lasts
-    1000 s, its words are spread evenly over it) and are sorted by tag: they are for scoring against each other. The
-    others keep the order given; .py also keeps the texts byte for byte.
-    ValueError for an unknown suffix, an empty mapping, a tag or a word that the format can not hold.
+    .trn, .stm and .txt separate words by single blanks. .ctm and .stm have artificial times (each utterance lasts 1000
+    s with evenly spaced words) and are sorted by tag, so they can be scored against each other. The other formats keep
+    the given order; .py also keeps the texts byte for byte. ValueError for an unknown suffix, an empty mapping, a tag
+    or a word that the format can not hold.
     """
     check_transcripts(path, transcripts)
     form = transcript_format(path)

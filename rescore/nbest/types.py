@@ -3,7 +3,7 @@
     hypothesis = Hypothesis("he hoped there would be stew", {"am": -12.3, "masked": -41.0})
     utterance = NBestList("dev/1-2-3", (hypothesis,), reference="he hoped there would be stew")
 
-Both are frozen: what adds a score makes new ones.
+Both are frozen, so adding a score creates new objects.
 """
 
 from __future__ import annotations
@@ -16,26 +16,27 @@ Detail = float | int | bool | str | list[float]
 
 
 def is_detail(value: object) -> bool:
-    """Whether a value can stand in a result file: finite numbers, truth values, texts, lists of finite numbers."""
+    """Whether a value can be written to a score file: a finite number, a bool, a string, or a list of finite
+    numbers."""
     numbers = value if isinstance(value, list) else [value]
     return isinstance(value, str) or all(isinstance(number, (int, float)) and isfinite(number) for number in numbers)
 
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """One hypothesis of an utterance: its text and what has been measured about it."""
+    """One hypothesis of an utterance: its text and its scores."""
 
     text: str
-    """Byte for byte as it was read; may be empty."""
+    """The text, byte for byte as it was read; may be empty."""
     scores: Mapping[str, float] = field(default_factory=dict)
-    """By name of the source; log-probabilities or bounds in nats, higher is better."""
+    """Log-probabilities or bounds in nats, higher is better, by name of the source."""
     details: Mapping[str, Mapping[str, Detail]] = field(default_factory=dict)
-    """By name of the source: how the score came about (standard_error, num_passes, num_tokens, exact ...)."""
+    """Details of each score (standard_error, num_passes, num_tokens, target ...), by name of the source."""
 
 
 @dataclass(frozen=True, slots=True)
 class NBestList:
-    """All hypotheses of one utterance in the order of the file, which is the rank of the first pass."""
+    """All hypotheses of one utterance in the order of the file, which is the ranking of the first pass."""
 
     seq_tag: str
     hypotheses: tuple[Hypothesis, ...]

@@ -1,21 +1,22 @@
-"""Find each utterance's winner without scoring every hypothesis to the end.
+"""Find the winner of each utterance without scoring every hypothesis in full.
 
-    race = calibrate(dev_lists, "masked", stage_scores, tokens, scales, confidence=0.95)    # from lists that were scored in full
+    race = calibrate(dev_lists, "masked", stage_scores, tokens, scales, confidence=0.95)    # from lists scored in full
     run = RaceRun(race, utterance, tokens_of_utterance)
     run.drop(); run.measured(scores_of_first_stage); run.drop(); run.finish(scores_in_full); run.results(ELBO)
 
-A ladder of cheap measurements leads to the dear one. After each rung (the first costs nothing) the final score is predicted from what is
-known: the difference to the best hypothesis is linear in the differences of all known scores, of words and of tokens, with an error
-whose size grows with the root of the edit distance d,
+A ladder of cheap measurements precedes the expensive one. At each rung (the first one is before any measurement) the
+final score is predicted from the known values: its difference to the best hypothesis is linear in the differences of
+all known scores, of words and of tokens, with an error that grows with the square root of the edit distance d,
 
-    final(h) - final(b) = beta . (known(h) - known(b)) + sqrt(d(h, b)) e,    beta by least squares, the law of e as observed on dev,
+    final(h) - final(b) = beta . (known(h) - known(b)) + sqrt(d(h, b)) e,    e distributed as on dev,
 
-because tokens that two hypotheses share hardly contribute. Hypotheses are dropped in the order of their probability to beat the best in
-the combined total (scales as tuned), as long as these probabilities add up to no more than the rung's share of 1 - confidence. What is
-left at the end is measured in full. Everything is a function of the lists and the seed, so a race can be repeated exactly.
+because tokens that two hypotheses share contribute little. beta is fitted by least squares. Hypotheses are dropped in
+the order of their probability to beat the best one in the combined total (with tuned scales), as long as these
+probabilities sum to at most the rung's share of 1 - confidence. The remaining hypotheses are measured in full. The
+result is a function of the lists and the seed, so a race can be repeated exactly.
 
-A dropped hypothesis gets its predicted score (target "predicted ..."), at most what leaves it behind the winner; for tuning, or for lists
-that others combine with new scales, score in full.
+A dropped hypothesis gets its predicted score (target "predicted ..."), limited so that it stays behind the winner.
+Lists for tuning, or for a combination with other scales, should be scored in full.
 """
 
 from __future__ import annotations
@@ -36,20 +37,20 @@ from rescore.scores import SequenceScore, Target
 from returnn_bridge.files import PathLike, write_whole
 
 FORMAT = "diffusion-lm-race"
-QUANTILES = 401  # kept of the observed law of e
-TAIL = 0.05  # share of the largest errors, whose law is smoothed: exponential with their mean excess
+QUANTILES = 401  # stored quantiles of the observed distribution of e
+TAIL = 0.05  # share of the largest errors, which are modelled as exponential with their mean excess
 
 
 @dataclass(frozen=True)
 class Rung:
-    """How the final score follows from what is known after so many measurements."""
+    """The prediction of the final score from the values known after a number of measurements."""
 
     beta: tuple[float, ...]
-    """Of the given scores, of the ladder's scores so far, of words and tokens."""
+    """Coefficients of the given scores, of the ladder's scores so far, of words and of tokens."""
     errors: tuple[float, ...]
     """Evenly spaced quantiles of e; nats."""
     excess: float
-    """Mean of what the errors above the quantile 1 - TAIL lie above it; nats."""
+    """Mean excess of the errors above the quantile 1 - TAIL; nats."""
 
     @classmethod
     def of(cls, beta: FloatArray, errors: FloatArray) -> Rung:
@@ -60,7 +61,7 @@ class Rung:
         return cls(tuple(beta.tolist()), tuple(quantiles.tolist()), max(excess, 1e-9))
 
     def chance(self, standardised: FloatArray) -> FloatArray:
-        """P(e >= value), never 0: what was not seen on dev may happen."""
+        """P(e >= value). It is never 0, because errors larger than those on dev may occur."""
         below = np.interp(standardised, self.errors, np.linspace(0, 1, len(self.errors)))
         start = float(np.interp(1 - TAIL, np.linspace(0, 1, len(self.errors)), self.errors))
         tail = TAIL * np.exp(-np.maximum(standardised - start, 0) / self.excess)
@@ -73,16 +74,16 @@ class Rung:
 
 @dataclass(frozen=True)
 class Race:
-    """Everything that decides which hypotheses are dropped."""
+    """All parameters that decide which hypotheses are dropped."""
 
     name: str
-    """Of the score that is raced for."""
+    """Name of the score that the race predicts or measures in full."""
     given: tuple[str, ...]
-    """The scores that lists bring along, in the order of beta."""
+    """Names of the scores that the lists already have, in the order of beta."""
     scales: Scales
     confidence: float
     rungs: tuple[Rung, ...]
-    """Before any measurement, after the first, ..."""
+    """One rung before any measurement, one after the first measurement, and so on."""
 
     def __post_init__(self) -> None:
         if not 0 < self.confidence < 1:
@@ -95,7 +96,7 @@ class Race:
             raise ValueError("scales with a token term can not be raced with; expected a word term")
 
     def save(self, path: PathLike) -> None:
-        """Write it whole, as JSON."""
+        """Write the race as JSON, atomically."""
         values = {
             "format": FORMAT,
             "version": 1,
@@ -109,7 +110,7 @@ class Race:
 
     @classmethod
     def load(cls, path: PathLike) -> Race:
-        """What `save` has written; ValueError for anything else."""
+        """Read a file that `save` wrote. ValueError for anything else."""
         try:
             with open(path, encoding="utf-8") as file:
                 values = json.load(file)
@@ -125,7 +126,7 @@ class Race:
             raise ValueError(f"{path}: {error!s}; expected the file that `dlm race` wrote") from None
 
     def digest(self) -> str:
-        """16 hex digits that change with anything in it."""
+        """16 hex digits that change with any parameter of the race."""
         return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
 
 
@@ -138,7 +139,10 @@ def calibrate(
     *,
     confidence: float,
 ) -> Race:
-    """Fit every rung on lists that have the final score `name`. stage_scores: [stage][utterance][hypothesis]; tokens: [utterance][hypothesis]."""
+    """Fit every rung on lists that have the final score `name`.
+
+    stage_scores: [stage][utterance][hypothesis]; tokens: [utterance][hypothesis].
+    """
     given = tuple(source for source in lists[0].hypotheses[0].scores if source != name)
     race = Race(name, given, scales, confidence, ())
     rungs = []
@@ -162,7 +166,7 @@ def calibrate(
 
 
 class RaceRun:
-    """One utterance in the race. `alive` [contenders] are the indices of the hypotheses that can still win."""
+    """The race of one utterance. `alive` [contenders] are the indices of the hypotheses that are not dropped."""
 
     def __init__(self, race: Race, utterance: NBestList, tokens: Sequence[Tokens]):
         self.race, self.utterance, self.tokens = race, utterance, tokens
@@ -174,11 +178,11 @@ class RaceRun:
         self.passes = np.zeros(size, dtype=np.int64)
         self.predicted = np.zeros(size)
         self.error = np.zeros(size)
-        self.chance = np.zeros(size)  # of a dropped hypothesis: to be the winner after all
+        self.chance = np.zeros(size)  # of each dropped hypothesis: its probability to be the winner
         self.final: dict[int, SequenceScore] = {}
 
     def drop(self) -> None:
-        """Drop the hypotheses that can not win any more as far as the present rung can tell."""
+        """Drop the hypotheses that are unlikely to win according to the current rung."""
         race, rung = self.race, self.race.rungs[len(self.stages)]
         alive = self.alive
         scale = race.scales.scores[race.name]
@@ -202,18 +206,18 @@ class RaceRun:
         return len(self.alive) == 1
 
     def measured(self, scores: Sequence[SequenceScore]) -> None:
-        """Scores of the contenders by the next stage of the ladder."""
+        """Record the scores of the contenders at the next stage of the ladder."""
         values = np.zeros(len(self.tokens))
         values[self.alive] = [score.log_prob for score in scores]
         self.passes[self.alive] += [score.num_passes for score in scores]
         self.stages.append(values)
 
     def finish(self, scores: Sequence[SequenceScore]) -> None:
-        """Scores of the contenders, measured in full."""
+        """Record the full scores of the contenders."""
         self.final = dict(zip(self.alive.tolist(), scores, strict=True))
 
     def results(self, target: Target) -> list[SequenceScore]:
-        """For every hypothesis: measured in full or predicted."""
+        """One score for every hypothesis, measured in full or predicted."""
         scale = self.race.scales.scores[self.race.name]
         values = self.predicted.copy()
         for index, score in self.final.items():
@@ -221,7 +225,7 @@ class RaceRun:
         totals = self.rest + scale * values
         winner = int(self.alive[totals[self.alive].argmax()])
         gone = np.setdiff1d(np.arange(len(values)), self.alive)
-        values[gone] += values[winner] - self.predicted[winner]  # predictions tell differences
+        values[gone] += values[winner] - self.predicted[winner]  # because only differences to the winner are predicted
         values[gone] = np.minimum(values[gone], (totals[winner] - self.rest[gone]) / scale - 1e-6)
         results = []
         for index, tokens in enumerate(self.tokens):
@@ -247,7 +251,7 @@ class RaceRun:
 def _known(
     utterance: NBestList, given: Sequence[str], stages: Sequence[Sequence[float] | FloatArray], tokens: Sequence[Tokens]
 ) -> FloatArray:
-    """[hypotheses, features] in the order of beta."""
+    """[hypotheses, features]: the known values of each hypothesis, in the order of beta."""
     columns: list[Sequence[float] | FloatArray] = [
         [hypothesis.scores[source] for hypothesis in utterance.hypotheses] for source in given
     ]
@@ -257,7 +261,7 @@ def _known(
 
 
 def _rest(race: Race, utterance: NBestList) -> FloatArray:
-    """[hypotheses] the combined total without the score that is raced for."""
+    """[hypotheses]: the combined total without the score that is predicted."""
     return np.array(
         [
             sum(scale * hyp.scores[source] for source, scale in race.scales.scores.items() if source != race.name)

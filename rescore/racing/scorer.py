@@ -1,10 +1,11 @@
-"""Race with a model: the scorer that measures only contenders in full, and how it learns what a cheap measurement tells.
+"""Race with a model: a scorer that measures only contenders in full, and the calibration of its predictions.
 
     scorer, stages = build_stages(open_scorer("masked/model", ...), "strided:2,strided:3", replicates=4)
-    race = learn_race(["dev.jsonl"], scorer, stages, Scales.load("scales.json"), confidence=0.95, folder=Path("raced.calibration"))
+    scales, folder = Scales.load("scales.json"), Path("raced.calibration")
+    race = learn_race(["dev.jsonl"], scorer, stages, scales, confidence=0.95, folder=folder)
     run = score_file(["test.jsonl"], RacingScorer(scorer, stages, race), "raced.jsonl")
 
-race.py holds the mathematics; here it meets models and files.
+The mathematics is in race.py; this module applies it to models and files.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from rescore.scores import SequenceScore, UnknownCounts
 
 
 class RacingScorer(LanguageModelScorer):
-    """Scores lists for their winners.
+    """Scores lists only as far as needed to find their winners.
 
-    `scorer` measures in full, `stages` are the same model with cheaper estimators, one fewer than the race has rungs.
+    `scorer` measures in full. `stages` are the same model with cheaper estimators, one fewer than the race has rungs.
     """
 
     def __init__(self, scorer: EstimatingScorer, stages: Sequence[EstimatingScorer], race: Race):
@@ -54,10 +55,10 @@ class RacingScorer(LanguageModelScorer):
         }
 
     def unknown(self) -> UnknownCounts:
-        return self.scorer.unknown()  # it encodes every text once
+        return self.scorer.unknown()  # this scorer encodes every text once
 
     def score_texts(self, seq_tag: str, texts: Sequence[str]) -> list[SequenceScore]:
-        """All of them in full: texts alone, without their other scores, can not race."""
+        """All scores in full, because a race needs the other scores of the texts."""
         return self.scorer.score_texts(seq_tag, texts)
 
     def score_group(self, utterances: Sequence[NBestList]) -> list[list[SequenceScore]]:
@@ -66,8 +67,8 @@ class RacingScorer(LanguageModelScorer):
             for source in self.race.given:
                 if source not in utterance.hypotheses[0].scores:
                     raise ValueError(
-                        f"{utterance.seq_tag!r} has no score {source!r}; expected those that the race was calibrated with: "
-                        + ", ".join(self.race.given)
+                        f"{utterance.seq_tag!r} has no score {source!r}; "
+                        "expected those that the race was calibrated with: " + ", ".join(self.race.given)
                     )
         runs = [RaceRun(self.race, utterance, self.scorer.encode(texts_of(utterance))) for utterance in utterances]
         for stage in self.stages:
@@ -92,30 +93,31 @@ class RacingScorer(LanguageModelScorer):
 
 
 class RaceCost(NamedTuple):
-    """What a race spent and left open, over all hypotheses of its lists."""
+    """The cost and the expected errors of a race, summed over its lists."""
 
     passes: int
-    """Network passes that their scores took, equal inputs not shared."""
+    """Network passes for all scores, with equal inputs counted each time."""
     dropped: int
-    """Hypotheses whose score is predicted."""
+    """Number of hypotheses whose score is predicted."""
     changed_winners: float
-    """Utterances whose winner full scoring would change: at most so many are expected."""
+    """Upper limit of the expected number of utterances whose winner full scoring would change."""
 
     @classmethod
     def of(cls, lists: Sequence[NBestList], name: str) -> RaceCost:
-        """From lists that a RacingScorer has scored; `name` is that of its score."""
+        """The cost of lists that a RacingScorer has scored; `name` is the name of its score."""
         passes, probabilities = 0, []
         for utterance in lists:
             for hypothesis in utterance.hypotheses:
                 details = hypothesis.details[name]
-                passes += int(details["num_passes"])  # type: ignore[arg-type]  # a number, as SequenceScore.details wrote it
+                # SequenceScore.details writes numbers here.
+                passes += int(details["num_passes"])  # type: ignore[arg-type]
                 if "win_probability" in details:
                     probabilities.append(float(details["win_probability"]))  # type: ignore[arg-type]
         return cls(passes, len(probabilities), sum(probabilities))
 
 
 def estimator_of(scorer: EstimatingScorer) -> Estimator:
-    """The estimator of a scorer that races."""
+    """The estimator of a scorer in a race, which must have one."""
     assert scorer.estimator is not None, "build_stages refuses a model that has none"
     return scorer.estimator
 
@@ -123,7 +125,8 @@ def estimator_of(scorer: EstimatingScorer) -> Estimator:
 def build_stages(
     scorer: LanguageModelScorer, ladder: str, *, replicates: int
 ) -> tuple[EstimatingScorer, list[EstimatingScorer]]:
-    """The scorer that measures in full, and those of a ladder ESTIMATOR:PASSES,...; ValueError for what can not race."""
+    """(scorer that measures in full, scorers of the ladder ESTIMATOR:PASSES,...). ValueError for a model or estimators
+    that do not fit a race."""
     if not isinstance(scorer, EstimatingScorer) or (full := scorer.estimator) is None:
         raise ValueError(f"{scorer.source}: scores a text in one pass; a race is for diffusion models")
     estimators = parse_ladder(ladder, replicates)
@@ -145,7 +148,7 @@ def build_stages(
 
 
 def parse_ladder(text: str, replicates: int) -> list[Estimator]:
-    """Estimators of ESTIMATOR:PASSES,ESTIMATOR:PASSES ...; none for an empty text."""
+    """The estimators of ESTIMATOR:PASSES,ESTIMATOR:PASSES,...; [] for ""."""
     found = []
     for part in filter(None, text.split(",")):
         name, colon, passes = part.rpartition(":")
@@ -165,9 +168,10 @@ def learn_race(
     folder: Path,
     format: str | None = None,
 ) -> Race:
-    """A race fitted on lists that are scored in full and at every stage; what is scored stays in `folder`.
+    """Score lists in full and at every stage, and fit a race on them. The scores are kept in `folder`.
 
-    format: of the lists, where their names do not tell it. ValueError for lists that have a score of that name which was made with other settings.
+    format: format of the lists; None: chosen by their suffixes. ValueError for lists that already have a score of that
+    name which was made with other settings.
     """
     lists = read_sources(sources, format=format)
     if scorer.name in lists[0].hypotheses[0].scores:

@@ -1,4 +1,4 @@
-"""The utterances whose winner changed, and which of their words did.
+"""The utterances whose winner changed between two rows, and their changed words.
 
     for change in changed_winners(lists, winners(lists, first_pass), winners(lists, tuned.scales)):
         print(change.verdict, change.seq_tag, change.before, "->", change.after)
@@ -20,21 +20,21 @@ from rescore.wer import IntArray, count_errors
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """An utterance for which two rows have chosen different words."""
+    """An utterance whose winners in two rows have different words."""
 
     seq_tag: str
     reference: str
     before: str
-    """Text of the winner of the baseline."""
+    """Text of the winner in the baseline."""
     after: str
-    """Text of the winner of the row."""
+    """Text of the winner in the row."""
     errors_before: int
     errors_after: int
-    """Word errors of the two."""
+    """Word errors of the two winners."""
 
     @property
     def gain(self) -> int:
-        """Errors fewer than before; negative if there are more."""
+        """Decrease of the word errors; negative if there are more."""
         return self.errors_before - self.errors_after
 
     @property
@@ -49,11 +49,11 @@ class MarkedWord:
 
     text: str
     right: bool
-    """Aligned with the same word of the reference."""
+    """Whether it is aligned with the same word of the reference."""
     changed: bool
-    """Not in the other hypothesis at this position."""
+    """Whether the other hypothesis has another word at this position."""
     missing: bool = False
-    """The reference has it and the hypothesis does not."""
+    """Whether it is a word of the reference that the hypothesis lacks."""
 
 
 def changed_winners(lists: Sequence[NBestList], winners_before: IntArray, winners_after: IntArray) -> list[Change]:
@@ -85,7 +85,7 @@ def mark_words(change: Change) -> tuple[list[MarkedWord], list[MarkedWord]]:
 
 
 def _missing(reference: list[str], hypothesis: list[str]) -> set[int]:
-    """Positions of the reference that are deleted."""
+    """Positions of the reference that are deleted in the hypothesis."""
     return {step.src_pos for step in Levenshtein.editops(reference, hypothesis) if step.tag == "delete"}
 
 

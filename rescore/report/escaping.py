@@ -26,34 +26,34 @@ _LATEX = {
     "<": "$<$",
     ">": "$>$",
     "|": "$|$",
-    '"': "''",  # the straight one needs a font encoding that not every document has
+    '"': "''",  # because the straight quote needs a font encoding that not every document has
     "†": r"$\dagger$",
     "‡": r"$\ddagger$",
-    # Right behind the line break of the row before, these two would be read as its options.
+    # After the line break of the previous row, these two would be read as its options.
     "[": "{[}",
     "*": "{*}",
 }
-# What makes a link: a bracket closed before a target, and addresses without any markup.
+# Syntax of links: a closed bracket before a target, and addresses without markup.
 _LINK = re.compile(r"\](?=[(\[:])|://|\bwww\.|@", re.IGNORECASE)
 _NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 def escape_markdown(text: str) -> str:
-    """For a cell, a heading or a list item."""
+    """Escape a text for a table cell, a heading or a list item."""
     escaped = "".join(_MARKDOWN.get(character, character) for character in _one_line(text))
     return _LINK.sub(lambda found: re.sub(r"[]:.@]", r"\\\g<0>", found.group()), escaped)
 
 
 def escape_latex(text: str) -> str:
-    """For a cell of a `tabular`."""
+    """Escape a text for a cell of a `tabular`."""
     return "".join(_LATEX.get(character, character) for character in _one_line(text))
 
 
 def latex_comment(text: str) -> str:
-    """One comment line without its line end."""
+    """A text as one comment line, without line end."""
     return f"% {_one_line(text)}"
 
 
 def _one_line(text: str) -> str:
-    """Line breaks and control characters are blanks."""
+    """Replace line breaks and control characters by blanks."""
     return _NO_TEXT.sub(" ", text)

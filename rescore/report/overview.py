@@ -1,10 +1,10 @@
-"""The WER tables of several sets side by side: one column a set.
+"""The WER tables of several sets side by side, with one column per set.
 
     overview = read_overview(["dev-other=dev-other.json", "test-other=test-other.json"], tuned_on="dev-other")
     print(overview.to_markdown()); overview.save("overview.csv")
 
-The tables are those that `ResultTable.save` wrote as .json, and must have the same rows. Under each WER stands its
-change against the table's baseline where there is one; the other columns stay in the tables.
+The tables are .json files of `ResultTable.save` and must have the same rows. Each WER is followed by its change against
+the baseline of its table, if there is one. The other columns are not shown.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ class Overview:
 
     title: str
     tables: Mapping[str, Mapping[str, Any]]
-    """By set, as read from JSON."""
+    """The tables, as read from JSON, by set."""
     tuned_on: str = ""
-    """The set that the scales are from: its WER is a fit."""
+    """The set that the scales were tuned on, whose WER is therefore too low."""
 
     @property
     def rows(self) -> list[str]:
-        """The names of the rows, which all tables have."""
+        """The names of the rows, which are equal in all tables."""
         return [row["system"] for row in next(iter(self.tables.values()))["rows"]]
 
     def wer_percent(self, name: str) -> list[float | None]:
-        """Of one row, by set."""
+        """WER in percent of one row for each set."""
         return [_row(table, name)["wer_percent"] for table in self.tables.values()]
 
     def footnotes(self) -> list[str]:
-        """What has to be said about the numbers."""
+        """Footnotes that explain the numbers."""
         words = ", ".join(f"{name} {table['rows'][0]['reference_words']:,}" for name, table in self.tables.items())
         notes = [f"WER: all word errors over all reference words ({words})."]
         first = next(iter(self.tables.values()))
@@ -57,7 +57,7 @@ class Overview:
         return notes
 
     def to_markdown(self) -> str:
-        """A pipe table, footnotes below."""
+        """A pipe table with footnotes."""
         body = []
         for name in self.rows:
             cells = []
@@ -76,7 +76,7 @@ class Overview:
         return "\n".join([f"### {escape_markdown(self.title)}", "", head, rule, *body, "", *notes, ""])
 
     def to_csv(self) -> str:
-        """All digits, one line a row."""
+        """One line per row, with all digits."""
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["system", *self.tables])
@@ -93,12 +93,12 @@ class Overview:
         return "\n".join([*comments, *start, *rows, r"\bottomrule", r"\end{tabular}", ""])
 
     def to_json(self) -> str:
-        """The tables whole, by set."""
+        """The complete tables by set."""
         content = {"title": self.title, "tuned_on": self.tuned_on or None, "tables": dict(self.tables)}
         return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
     def save(self, path: PathLike) -> None:
-        """Write in the format of the suffix (.md, .csv, .json, .tex); the file appears whole or not at all."""
+        """Write the overview atomically, in the format of the suffix (.md, .csv, .json, .tex)."""
         writers = {".md": self.to_markdown, ".csv": self.to_csv, ".json": self.to_json, ".tex": self.to_latex}
         write_text(path, writers[table_suffix(path)]())
 
@@ -107,7 +107,8 @@ class Overview:
 
 
 def read_overview(tables: Sequence[str], *, title: str = "WER %", tuned_on: str = "") -> Overview:
-    """Read tables given as SET=FILE. ValueError for a file that is no table, a set given twice, rows that differ."""
+    """Read tables given as SET=FILE. ValueError for a file that is not a table, a set given twice, or rows that
+    differ."""
     found: dict[str, Mapping[str, Any]] = {}
     for item in tables:
         name, equals, path = item.partition("=")
@@ -145,7 +146,7 @@ def _read_table(path: str) -> Mapping[str, Any]:
 
 
 def _is_row(row: object) -> bool:
-    """Whether it holds what is printed, in the right types."""
+    """Whether a value has the fields of a row that are printed, with the right types."""
     if (
         not isinstance(row, dict)
         or not isinstance(row.get("system"), str)

@@ -1,9 +1,9 @@
-"""One self-contained HTML page: the title and the sections of the report, one after the other.
+"""The report as one self-contained HTML page: the title and all sections.
 
-    write_report("out/report.html", result)             # result: a RescoreResult, as of rescore.pipeline.rescore
+    write_report("out/report.html", result)             # result: a RescoreResult of rescore.pipeline.rescore
 
-No file, font or script from elsewhere: it works offline, prints, and follows the reader's light or dark mode. All text
-is escaped, and the page forbids by its content security policy any script but those of its sections.
+The page loads no other file, font or script, so it works offline; it can be printed and has a light and a dark mode.
+All text is escaped, and the content security policy of the page forbids all scripts except those of its sections.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from returnn_bridge.files import PathLike, write_text
 
 
 def write_report(path: PathLike, result: RescoreResult) -> None:
-    """Write the page; it appears whole or not at all. Changes are against the baseline of the table."""
+    """Write the page, atomically. Changes are measured against the baseline of the table."""
     write_text(path, render_html(result))
 
 
 def render_html(result: RescoreResult) -> str:
-    """The text of the page: every section that has something to show."""
+    """The page as text, with every section that is not empty."""
     shown = [(section, body) for section in SECTIONS.values() if (body := section.html(result))]
     parts = []
     for section, body in shown:
         heading = f"<h2>{escape(section.title)}</h2>\n" if section.title else ""
         parts.append(f'<section id="{escape(section.anchor)}">\n{heading}{body}\n</section>')
     style = "".join([STYLE, *(section.css for section, _ in shown)])
-    # Each in a block of its own, so that the names of one do not clash with those of another.
+    # A block for each script, so that their names do not clash.
     script = "".join(f"{{{section.script}}}\n" for section, _ in shown if section.script)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"

@@ -1,4 +1,4 @@
-"""The result of a rescoring: the table, and what led to it."""
+"""The result of a rescoring: the table and the data that it was made from."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from rescore.report.table import ResultTable
 
 @dataclass(frozen=True)
 class RescoreResult:
-    """The table, and what led to it."""
+    """The table, and the scales and lists that it was made from."""
 
     table: ResultTable
     tuned: Mapping[str, TuneResult]
-    """By row; rows with given scales have none."""
+    """Result of the tuning of each row; rows with fixed scales have none."""
     scales: Mapping[str, Scales]
-    """By row, tuned or given."""
+    """Scales of each row, tuned or fixed."""
     tune_lists: list[NBestList]
     test_lists: list[NBestList]
-    """Both with the scores of all LMs."""
+    """Lists to tune and to test on, with the scores of all LMs."""
     notes: tuple[str, ...] = ()
-    """What was there already, and what follows from names alone."""
+    """Notes for the user: results that existed already, and choices that follow from the names of sources."""

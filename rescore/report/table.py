@@ -1,11 +1,11 @@
-"""The table of results: one row for each set of scales, as Markdown, CSV, JSON and LaTeX.
+"""The table of results, with one row for each set of scales, as Markdown, CSV, JSON or LaTeX.
 
     rows = evaluate(test_lists, {"first pass": first, "+ masked LM": tuned.scales}, baseline="first pass", seed=1)
     table = ResultTable("test", rows, baseline="first pass", scales_from="tuned on dev", metadata={"seed": 1})
     print(table.to_markdown()); table.save("results.csv")
 
-The WER is that of the corpus. Every number that needs words to be read rightly (bound or exact, what the standard error
-is of, where the scales come from) has its footnote, and a footnote appears only if the table holds such a number.
+The WER is that of the corpus. Numbers that need an explanation (bound or exact, the meaning of the standard error, the
+origin of the scales) have footnotes, which appear only if the table holds such numbers.
 """
 
 from __future__ import annotations
@@ -34,22 +34,23 @@ BOUND_MARK, OTHER_MARK = "†", "‡"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One set of scales on one set of lists; None where a number does not exist, never a stand-in."""
+    """The results of one set of scales on one set of lists. Numbers that do not exist are None."""
 
     name: str
     errors: ErrorCounts
     scales: Scales | None = None
-    """None for a row that ranks nothing, as the oracle."""
+    """Scales of the row; None for the oracle, which does not use scales."""
     wer_standard_error: float | None = None
-    """Points of percent, from the choice of utterances (bootstrap)."""
+    """Standard error of the WER over the choice of utterances (bootstrap), in percentage points."""
     change: BootstrapResult | None = None
-    """Against the baseline of the table."""
+    """Change against the baseline of the table."""
     targets: tuple[Target, ...] = ()
-    """What its LM scores measure, as far as the lists say."""
+    """Targets of the LM scores, as far as they are recorded in the lists."""
     score_standard_error: float | None = None
-    """Nats: of the LM scores of a hypothesis (their sum without scales), from the estimation; mean over hypotheses."""
+    """Standard error in nats of the unscaled sum of the LM scores of a hypothesis, from the estimation; mean over
+    hypotheses."""
     passes_per_hypothesis: float | None = None
-    """Network passes for the LM scores of a hypothesis, mean over hypotheses."""
+    """Network passes for the LM scores of a hypothesis; mean over hypotheses."""
     seconds: float | None = None
     """Time to score the lists with the LMs of this row."""
 
@@ -64,12 +65,13 @@ def evaluate(
     groups: Sequence[Hashable] | None = None,
     table: ErrorTable | None = None,
 ) -> list[Row]:
-    """The rows as measured, in order, and the oracle as the last one.
+    """Measure the rows. The result has them in order, followed by the oracle.
 
-    `rows`: scales by name. `baseline`: the row that the changes are against. `seconds`: by row, as measured by the
-    caller. `groups`: the speaker of each utterance, for the block bootstrap. `table`: the error table of the lists,
-    if it is there already. Standard errors and passes are taken from the details of the scores (`standard_error`,
-    `num_passes`, `target`). ValueError for a row with the name of the oracle, and for references without words.
+    `rows`: scales by name. `baseline`: the row that changes are measured against. `seconds`: time by row, measured by
+    the caller. `groups`: the speaker of each utterance, for the block bootstrap. `table`: the error table of the lists,
+    if it has been computed. Standard errors, passes and targets are taken from the details of the scores
+    (`standard_error`, `num_passes`, `target`). ValueError for a row with the name of the oracle, and for references
+    without words.
     """
     for name in rows:
         check_row_name(name)
@@ -111,7 +113,7 @@ def evaluate(
 
 
 def _measured(lists: Sequence[NBestList], sources: Sequence[str]) -> dict[str, Any]:
-    """targets, score_standard_error, passes_per_hypothesis, from the details of those sources that have any."""
+    """The fields targets, score_standard_error and passes_per_hypothesis of a row, from the details of its sources."""
     targets: dict[Target, None] = {}
     errors, passes = [], []
     for utterance in lists:
@@ -135,18 +137,18 @@ def _number(value: object) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ResultTable:
-    """Rows on the same lists, and what one has to know about them."""
+    """Rows on the same lists, with the information that is needed to understand and reproduce them."""
 
     title: str
     rows: Sequence[Row]
     baseline: str = ""
-    """The row that the changes are against."""
+    """The row that changes are measured against."""
     scales_from: str = "as given"
-    """Where the scales come from, such as "tuned on dev"."""
+    """Origin of the scales, such as "tuned on dev"."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """What anyone needs to make the table again (files, seed, command, versions); values fit for JSON."""
+    """Information to reproduce the table (files, seed, command, versions), as values for JSON."""
     unknown: Mapping[str, UnknownCounts] = field(default_factory=dict)
-    """By LM: how much of these lists it did not know, where that was recorded."""
+    """Unknown words or tokens of these lists by LM, if they were recorded."""
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -163,12 +165,12 @@ class ResultTable:
             raise ValueError(f"the rows have {sorted(words)} reference words; expected the same lists in all rows")
 
     def cells(self) -> tuple[list[Column], list[list[str]]]:
-        """The columns that hold anything, and the text of their cells by row."""
+        """The columns that are not empty, and the text of their cells by row."""
         columns = [column for column in _columns(self.baseline) if any(column.text(row) for row in self.rows)]
         return columns, [[column.text(row) for column in columns] for row in self.rows]
 
     def footnotes(self) -> list[str]:
-        """What has to be said about the numbers, a sentence or two each."""
+        """Footnotes of one or two sentences that explain the numbers."""
         rows, words = self.rows, self.rows[0].errors.reference_words
         notes = [f"WER: all word errors (S, D, I) over all {words:,} reference words."]
         if any(row.wer_standard_error is not None for row in rows):
@@ -208,7 +210,7 @@ class ResultTable:
         return [*notes, *(f"Warning: {warning}." for warning in self.warnings())]
 
     def warnings(self) -> list[str]:
-        """A line for each row that trusts an LM which does not know most of the words."""
+        """A line for each row that uses an LM which does not know most of the words."""
         return [
             f"row “{row.name}”: {name} does not know most words of these lists ({self.unknown[name]}), "
             "so its score says little but how many there are; expected lists in the case of its training text"
@@ -218,7 +220,7 @@ class ResultTable:
         ]
 
     def to_markdown(self) -> str:
-        """A pipe table with its title and footnotes; numbers to the right."""
+        """A pipe table with title and footnotes; numbers are right-aligned."""
         columns, cells = self.cells()
         texts = [[escape_markdown(cell) for cell in row] for row in [[column.title for column in columns], *cells]]
         widths = [max(map(len, column)) for column in zip(*texts)]
@@ -232,7 +234,7 @@ class ResultTable:
         return "\n".join([f"### {escape_markdown(self.title)}", "", *lines, "", *notes, ""])
 
     def to_latex(self) -> str:
-        """A `tabular` for the booktabs package, footnotes as comments."""
+        """A `tabular` for the booktabs package, with footnotes as comments."""
         columns, cells = self.cells()
         head, *body = (
             " & ".join(escape_latex(cell) for cell in row) + r" \\"
@@ -244,7 +246,7 @@ class ResultTable:
         return "\n".join([*comments, *start, *body, r"\bottomrule", r"\end{tabular}", ""])
 
     def to_csv(self) -> str:
-        """One line a row, all numbers with all their digits, an empty field where there is none."""
+        """One line per row, with all digits of all numbers, and empty fields for missing ones."""
         stream = io.StringIO()
         records = [_record(row) for row in self.rows]
         for record in records:
@@ -255,7 +257,7 @@ class ResultTable:
         return stream.getvalue()
 
     def to_json(self) -> str:
-        """Title, rows, footnotes and metadata; all numbers with all their digits."""
+        """Title, rows, footnotes and metadata, with all digits of all numbers."""
         content = {
             "title": self.title,
             "baseline": self.baseline or None,
@@ -268,14 +270,13 @@ class ResultTable:
         return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def save(self, path: PathLike) -> None:
-        """Write the table in the format of the suffix (.md, .csv, .json, .tex); the file appears whole or not at
-        all."""
+        """Write the table atomically, in the format of the suffix (.md, .csv, .json, .tex)."""
         writers = {".md": self.to_markdown, ".csv": self.to_csv, ".json": self.to_json, ".tex": self.to_latex}
         write_text(path, writers[table_suffix(path)]())
 
 
 def table_suffix(path: PathLike) -> str:
-    """Of a table to be written. ValueError for one that is none."""
+    """The suffix of a table to be written. ValueError for an unknown one."""
     suffix = os.path.splitext(os.fspath(path))[1]
     if suffix not in TABLE_SUFFIXES:
         raise ValueError(
@@ -285,13 +286,13 @@ def table_suffix(path: PathLike) -> str:
 
 
 class ColumnKind(Enum):
-    """What a column holds, for those who show some columns in a way of their own."""
+    """The kind of a column, because some outputs format kinds differently."""
 
     NAME = "name"
     TEXT = "text"
     NUMBER = "number"
     ERROR_RATE = "error rate"
-    """The WER: its lowest value is the best."""
+    """The WER; the lowest value is the best."""
     CHANGE = "change"
     """The change of the WER against the baseline, with its interval."""
 
@@ -302,17 +303,17 @@ class Column:
 
     title: str
     text: Callable[[Row], str]
-    """The cell of a row, "" if the row has no such number."""
+    """Returns the cell of a row; "" if the row has no such number."""
     kind: ColumnKind = ColumnKind.NUMBER
 
     @property
     def is_number(self) -> bool:
-        """Whether its cells are numbers, which stand to the right."""
+        """Whether its cells are numbers, which are right-aligned."""
         return self.kind not in (ColumnKind.NAME, ColumnKind.TEXT)
 
 
 def format_scales(scales: Scales) -> str:
-    """Such as "am 1, masked 0.62, words -0.5"."""
+    """The scales as text, such as "am 1, masked 0.62, words -0.5"."""
     return ", ".join(f"{name} {value:.3g}" for name, value in scales.named().items())
 
 
@@ -351,7 +352,7 @@ def _format_seconds(seconds: float) -> str:
 
 
 def _record(row: Row) -> dict[str, Any]:
-    """The row as one flat dict; the scales stay a dict."""
+    """The row as a flat dict, except that the scales are a nested dict."""
     change = asdict(row.change) if row.change else dict.fromkeys(BootstrapResult.__slots__)
     return {
         "system": row.name,

@@ -1,11 +1,11 @@
-"""The N-best file formats, and which of them a file has.
+"""The registry of N-best file formats, and the choice of the format of a file.
 
     FORMATS["json-lines"].read("scores.jsonl", name=None)
-    format_of_file("dev.json.gz").name                      # by suffix, and by a look into the file where formats share one
-    format_of_file("dev.hyps", "returnn-py")                # by name, whatever the suffix
+    format_of_file("dev.json.gz").name                      # by suffix, or by content if formats share a suffix
+    format_of_file("dev.hyps", "returnn-py")                # by name, with any suffix
     format_to_write("scores.jsonl")
 
-A format is one file beside this one and one entry of `FORMATS`; `base.Format` says what it must offer.
+Each format is a file in this folder and an entry of `FORMATS`; `base.Format` defines the interface.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ FORMATS: Registry[Format] = Registry(
 
 
 def format_of_file(path: PathLike, name: str | None = None) -> Format:
-    """The format of a file to be read: the one of that name, else by suffix, and among several by the beginning of
-    the file.
+    """The format of a file to be read: the one of that name, else by suffix, and for a shared suffix by the content.
 
-    The format that was added last is asked first, so one of your own may share a suffix with ours. ValueError for an
-    unknown name or suffix, and for a file that none of the formats of its suffix recognizes.
+    Formats that were added later take precedence, so that an added format may share a suffix with an existing one.
+    ValueError for an unknown name or suffix, and for a file that no format of its suffix recognizes.
     """
     if name is not None:
         return FORMATS[name]
@@ -48,8 +47,8 @@ def format_of_file(path: PathLike, name: str | None = None) -> Format:
 
 
 def format_to_write(path: PathLike, name: str | None = None) -> Format:
-    """The format of a file to be written: the one of that name, else the first of its suffix that is written.
-    ValueError otherwise."""
+    """The format of a file to be written: the one of that name, else the first one of its suffix that can be written.
+    ValueError if there is none."""
     written = [entry for entry in FORMATS.values() if entry.writes]
     if name is not None and FORMATS[name] not in written:
         names = ", ".join(entry.name for entry in written)

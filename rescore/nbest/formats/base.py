@@ -1,14 +1,13 @@
-"""What an N-best file format is: a name, the suffixes it goes by, a reader, and a writer where the format is also
-written.
+"""The interface of N-best file formats: a name, file suffixes, a reader, and optionally a writer.
 
-    class Tsv(Format):                                       # a format of your own, in your own program
+    class Tsv(Format):                                       # a new format, in your program
         name, suffixes = "tsv", (".tsv",)
         def read(self, path, *, name=None, allow_non_finite=False): ...      # yields NBestList
 
     FORMATS.add(Tsv.name, Tsv())                             # before the command line starts
 
-Errors of a file are ValueErrors of one line: file, line, utterance and rank as far as they are known, what was found,
-what was expected.
+Malformed files raise ValueErrors of one line: file, line, utterance and rank as far as known, what was found, and what
+was expected.
 """
 
 from __future__ import annotations
@@ -22,44 +21,42 @@ from returnn_bridge.files import JsonObject, PathLike
 
 
 class Format(ABC):
-    """A form of N-best file; the flags say what it can carry. Formats have no state: one object reads any number of
-    files."""
+    """An N-best file format; the flags describe what it can hold. Objects have no state and can read several files."""
 
     name: ClassVar[str]
-    """As `--format` takes it."""
+    """Name of the format, as for `--format`."""
     suffixes: ClassVar[tuple[str, ...]]
-    """Endings of file names, each also with .gz behind it. Formats may share one: then `recognizes` decides."""
+    """Suffixes of file names, each also followed by .gz. If formats share a suffix, `recognizes` decides."""
     writes: ClassVar[bool] = False
-    """Whether `write` is there; a format is read in any case."""
+    """Whether `write` is implemented; every format can be read."""
     many_scores: ClassVar[bool] = False
-    """Holds all scores of a hypothesis by name, with their details; else a single one without a name."""
+    """Whether it holds all named scores of a hypothesis with their details, or else a single unnamed one."""
     references: ClassVar[bool] = False
-    """Holds the reference of an utterance."""
+    """Whether it holds references."""
     non_finite: ClassVar[bool] = False
-    """Can hold scores that are nan or infinite."""
+    """Whether it can hold scores that are nan or infinite."""
     metadata: ClassVar[bool] = False
-    """Holds facts about the whole file."""
+    """Whether it holds metadata of the file."""
 
     def recognizes(self, head: str) -> bool:
-        """Whether a file of one of the suffixes that begins with `head` (some 100,000 characters) is of this format."""
+        """Whether a file with this suffix and this beginning (about 100,000 characters) has this format."""
         return True
 
     @abstractmethod
     def read(self, path: PathLike, *, name: str | None = None, allow_non_finite: bool = False) -> Iterator[NBestList]:
-        """The utterances in the order of the file, texts byte for byte, scores in nats, higher is better.
+        """The utterances in the order of the file, with unchanged texts and scores in nats, higher is better.
 
-        `name` names the score where the file has a single one (default "am" where it has no name of its own).
-        `allow_non_finite` lets nan and infinite scores through, which are refused otherwise; it is False for a format
-        that can not hold them.
+        `name` is the name of the score if the file has a single one (default: its name in the file, or "am").
+        `allow_non_finite` accepts nan and infinite scores; it is False for a format that can not hold them.
         """
 
     def write(self, path: PathLike, lists: Iterator[NBestList], *, score: str, metadata: JsonObject) -> None:
-        """Write the lists, which have been checked, in order; the file appears whole or not at all.
+        """Write the lists, which have been checked, in order and atomically.
 
-        `score`: the one to be written, "" where the format holds them all. `metadata`: empty where it holds none.
+        `score`: name of the score to write; "" if the format holds all. `metadata`: {} if the format holds none.
         """
         raise NotImplementedError(f"{type(self).__name__} has no writer; expected writes = False")
 
     def read_metadata(self, path: PathLike) -> JsonObject:
-        """Facts about the whole file; {} where there are none."""
+        """The metadata of the file; {} if there is none."""
         return {}

@@ -1,9 +1,9 @@
-"""Flat JSON: a list of hypotheses for each utterance, with one field a score. `NAME_score` is the score NAME; any
-other field keeps its name.
+"""Flat JSON: a list of hypotheses for each utterance, with one field per score. The field `NAME_score` is the score
+NAME; other fields keep their names.
 
     {"dev/1": {"ref": "a b", "hyps": [{"text": "a b", "am_score": -3.4, "lm_score": -9.1}]}}
 
-A file is read as a whole; it is not written, because json-lines holds the same and more.
+The complete file is read into memory. The format is not written, because json-lines holds the same and more.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class FlatJson(Format):
     many_scores = references = True
 
     def recognizes(self, head: str) -> bool:
-        """Whether the first utterance has the field "hyps", with nothing but texts and numbers before it."""
+        """Whether the first utterance has the field "hyps", preceded only by strings and numbers."""
         return _FIRST_UTTERANCE.match(head) is not None
 
     def read(self, path: PathLike, *, name: str | None = None, allow_non_finite: bool = False) -> Iterator[NBestList]:

@@ -1,10 +1,10 @@
-"""What holds for hypotheses in JSON in any form: each id once, the same score names, finite numbers.
+"""Checks of hypotheses that all JSON formats share: each id once, the same score names, finite numbers.
 
     checker = UtteranceChecker(rename=None)
     checker.utterance("f.json", "dev/1", [{"text": "a b", "am": -3.4}], "a b", fields)        # an NBestList
     load_json_dict("references.json")                                                         # {utterance: ...}
 
-The readers of the JSON formats share it.
+The readers of the JSON formats use these functions.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from rescore.nbest.types import Hypothesis, NBestList, is_detail
 from returnn_bridge.files import PathLike, iterate_chunks, parse_json
 
 Fields = Callable[[dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]]
-"""Splits the fields of a hypothesis other than its text into (scores, details); ValueError saying what fields are
-expected."""
+"""Splits the fields of a hypothesis, without its text, into (scores, details). ValueError for unexpected fields."""
 
 
 class UtteranceChecker:
-    """Makes the utterances of one file, which must all have the same score names; `rename`: a new name for the only
-    score."""
+    """Builds and checks the utterances of one file, which must all have the same score names.
+
+    `rename`: a new name for the only score.
+    """
 
     def __init__(self, rename: str | None) -> None:
         self._rename = rename
@@ -33,9 +34,9 @@ class UtteranceChecker:
         self._seen: set[str] = set()
 
     def utterance(self, where: str, tag: str, entries: object, reference: object, fields: Fields) -> NBestList:
-        """The list made of decoded JSON; `fields` splits what an entry has beside its text into scores and details.
+        """The list from decoded JSON; `fields` splits the fields of an entry into scores and details.
 
-        ValueError (`where`, utterance, rank) for anything that is not well formed.
+        ValueError (`where`, utterance, rank) for malformed entries.
         """
         if tag in self._seen:
             raise ValueError(f"{where}: utterance {tag!r} is given twice; expected each utterance once")
@@ -80,7 +81,7 @@ class UtteranceChecker:
 
 
 def load_json_dict(path: PathLike) -> dict[str, Any]:
-    """The object at the top of a JSON file; ValueError if it is no object, not JSON, or has a key twice."""
+    """The object at the top of a JSON file; ValueError if it is not JSON, not an object, or has a duplicate key."""
     text = "".join(iterate_chunks(path))
     if not text.strip():
         raise ValueError(f"{os.fspath(path)}:1: the file is empty; expected a JSON object by utterance")
@@ -91,13 +92,13 @@ def load_json_dict(path: PathLike) -> dict[str, Any]:
 
 
 def refuse_fields(rest: dict[str, Any], where: str, known: str) -> None:
-    """ValueError if fields are left over."""
+    """ValueError if there are unknown fields."""
     if rest:
         raise ValueError(f"{where} has the unknown field {next(iter(rest))!r}; expected {known}")
 
 
 def shorten(value: object) -> str:
-    """A value for an error message, in at most 40 characters."""
+    """A value as text of at most 40 characters, for an error message."""
     if value is None:
         return "nothing"
     text = repr(value)
@@ -105,7 +106,7 @@ def shorten(value: object) -> str:
 
 
 def encode(data: object) -> str:
-    """One line of JSON with its line end; floats keep all their digits. ValueError for nan and infinite numbers."""
+    """One line of JSON with its line end; floats keep all digits. ValueError for nan and infinite numbers."""
     return json.dumps(data, ensure_ascii=False, allow_nan=False) + "\n"
 
 

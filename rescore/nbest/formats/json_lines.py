@@ -1,5 +1,4 @@
-"""JSON lines, our interchange: all scores with their details and references, an utterance a line after an optional
-header.
+"""JSON lines, the interchange format of this package: all scores with details and references, one utterance per line.
 
     {"format": "nbest-jsonl", "version": 1, "utterances": 1, "sha256": "..."}
     {"id": "dev/1", "ref": "a b", "hyps": [{"text": "a b", "scores": {"am": -3.4, "mdlm": -41.2}}]}
@@ -7,10 +6,10 @@ header.
     for utterance in iterate_json_lines("scores.jsonl.gz"): ...
     write_json_lines("scores.jsonl", lists, {"seed": 1})
 
-A hypothesis may have "details" beside its "scores": {"mdlm": {"num_passes": 8, "standard_error": 0.3}}. The header of
-a finished file ends in "utterances", their number, and "sha256", that of all lines below it, each with its line end:
-a file that lost lines is refused by every reader. Without these two keys (older files, other tools) nothing is
-compared.
+A hypothesis may have "details" beside its "scores": {"mdlm": {"num_passes": 8, "standard_error": 0.3}}. The first line
+is an optional header. In a finished file it ends with "utterances", their number, and "sha256", the digest of all lines
+below it with their line ends, so that readers refuse a file that lost lines. A header without these two keys (older
+files, other tools) is not compared.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _BYTES_IN_MEMORY = 1 << 26
 
 
 class JsonLines(Format):
-    """One utterance a line, `{"id": ..., "ref": ..., "hyps": [{"text": ..., "scores": {...}, "details": {...}}]}`."""
+    """One utterance per line, `{"id": ..., "ref": ..., "hyps": [{"text": ..., "scores": {...}, "details": {...}}]}`."""
 
     name, suffixes = "json-lines", (".jsonl",)
     writes = many_scores = references = metadata = True
@@ -56,12 +55,11 @@ class JsonLines(Format):
 
 
 def iterate_json_lines(path: PathLike, *, name: str | None = None, may_be_empty: bool = False) -> Iterator[NBestList]:
-    """The utterances of a JSON-lines file in order, one line in memory at a time.
+    """The utterances of a JSON-lines file in order, reading one line at a time.
 
-    Every hypothesis must have the same score names; `name` renames the score of a file that has just one. ValueError
-    (one line: file, line, utterance, rank) for anything that is not of the form above, a score that is no finite
-    number, an id given twice, an unknown field, lines that are not those that the header tells of, and, unless it
-    `may_be_empty`, a file without utterances.
+    Every hypothesis must have the same score names; `name` renames the score of a file with a single one. ValueError
+    (one line: file, line, utterance, rank) for malformed lines, a score that is not finite, an id given twice, an
+    unknown field, lines that do not match the header, and, unless `may_be_empty`, a file without utterances.
     """
     check = UtteranceChecker(name)
     seal = _Seal({}, "")
@@ -86,9 +84,10 @@ def iterate_json_lines(path: PathLike, *, name: str | None = None, may_be_empty:
 
 
 def format_json_lines(lists: Iterable[NBestList], metadata: Mapping[str, Any] | None = None) -> Iterator[str]:
-    """Header and utterances as lines; floats with all their digits. ValueError for metadata that JSON does not know.
+    """Header and utterances as lines; floats keep all digits. ValueError for metadata that JSON can not represent.
 
-    This header tells neither their number nor their digest, which are not known before the end; see `write_json_lines`.
+    The header has no number of utterances and no digest, because they are not known before the end; see
+    `write_json_lines`.
     """
     yield _format_header(metadata or {}, {})
     for utterance in lists:
@@ -103,10 +102,10 @@ def format_json_lines(lists: Iterable[NBestList], metadata: Mapping[str, Any] | 
 
 
 def write_json_lines(path: PathLike, lists: Iterable[NBestList], metadata: Mapping[str, Any] | None = None) -> None:
-    """Write header and utterances, whole or not at all; the header tells their number and digest. Errors as of
+    """Write header and utterances atomically; the header holds their number and digest. Errors as in
     `format_json_lines`.
 
-    The lines wait in memory, or in a nameless file beside `path` where they are many, until their digest is known.
+    Lines are kept in memory, or if they are many in an unnamed file next to `path`, until their digest is known.
     """
     state, count = hashlib.sha256(), 0
     pieces = format_json_lines(lists, metadata)
@@ -134,7 +133,7 @@ def _named_scores(entry: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
 
 
 class _Seal:
-    """What a header says of the lines below it, compared with what they are."""
+    """Compares the number and digest in a header with the lines below it."""
 
     def __init__(self, header: Mapping[str, Any], where: str) -> None:
         self._count, self._digest = header.get(COUNT), header.get(DIGEST)

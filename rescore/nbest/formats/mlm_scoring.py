@@ -1,9 +1,9 @@
-"""The JSON of mlm-scoring: one score without a name, and the reference; the order of the hypotheses is that of their
-numbers.
+"""The JSON format of mlm-scoring: one unnamed score, and the reference. Hypotheses are ordered by their numbers.
 
     {"dev/1": {"hyp_1": {"score": -1.2, "text": "a b"}, "hyp_2": {"score": -2.5, "text": "a"}, "ref": "a b"}}
 
-Source: github.com/awslabs/mlm-scoring. A file is read as a whole; it is written an utterance a line.
+Source: github.com/awslabs/mlm-scoring. The complete file is read into memory; it is written with one utterance per
+line.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ _HYP_KEY = re.compile(r"hyp_([0-9]{1,9})")
 
 
 class MlmScoring(Format):
-    """`{utterance: {"hyp_1": {"score": ..., "text": ...}, ..., "ref": ...}}`, as other files of the suffix .json are
-    not."""
+    """`{utterance: {"hyp_1": {"score": ..., "text": ...}, ..., "ref": ...}}`."""
 
     name, suffixes = "mlm-scoring", (".json",)
     writes = references = True
@@ -64,7 +63,7 @@ def _single_score(name: str) -> Fields:
 
 
 def _ordered_hyps(value: dict[str, Any], where: str) -> list[Any]:
-    """mlm-scoring's hyp_1, hyp_2, ... by number."""
+    """The entries hyp_1, hyp_2, ... of an utterance, ordered by number."""
     numbered: dict[int, Any] = {}
     for key, entry in value.items():
         match = _HYP_KEY.fullmatch(key)

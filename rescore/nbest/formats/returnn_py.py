@@ -1,13 +1,14 @@
-"""RETURNN's Python-literal files: `{seq_tag: [(score, text), ...]}` and `{seq_tag: text}`, without running any of it.
+"""RETURNN's Python-literal files: `{seq_tag: [(score, text), ...]}` and `{seq_tag: text}`, parsed without
+running any code.
 
     for seq_tag, entries in iterate_lists("output.py.gz"): ...       # entries: [(score, text), ...]
     for seq_tag, text in iterate_texts("ref.py"): ...
     for piece in format_list("dev/1", [(-1.5, "a b")]): write(piece)
 
-The scanner walks over the text in pieces, so the layout may be any that a Python literal may have (one line, a tuple
-a line, pprint, comments, adjacent strings) and the memory is that of one utterance. It knows strings, numbers, nan
-and inf; all else is an error. The usual entry, `(-12.5, 'text'),`, is one match of one expression; a string token
-with escapes goes through `ast.literal_eval`.
+The scanner reads the text in chunks, so it needs memory for one utterance only, and it accepts any layout of a Python
+literal (one line, one tuple per line, pprint, comments, adjacent strings). It accepts strings, numbers, nan and inf;
+anything else is an error. The usual entry, `(-12.5, 'text'),`, is matched by one regular expression, because that is
+fast; a string with escapes is decoded by `ast.literal_eval`.
 """
 
 from __future__ import annotations
@@ -40,14 +41,15 @@ _STRING_START = re.compile(r"""[rRuU]?['"]""")
 _ENTRY = re.compile(
     rf"""\([ ]*([+-]?{_NUMBER_PATTERN})[ ]*,[ \t\r\n]*(?:'([^'\\\r\n\0]*)'|"([^"\\\r\n\0]*)")[ \t]*\)[ ]*(?:,|(?=\]))"""
 )
-# Characters that must lie ahead before a token is judged: enough for the longest fixed part ("'''", "1e+", "\r\n").
+# Number of characters to have in the window before a token is matched: enough for the longest fixed part ("'''", "1e+",
+# "\r\n").
 _MARGIN = 16
-# A token that is still not complete after so many characters is a missing quote, not a hypothesis.
+# A token that is incomplete after this many characters is taken as a missing quote.
 _LONGEST_TOKEN = 1 << 24
 
 
 class ReturnnPy(Format):
-    """`{seq_tag: [(score, text), ...]}` as RETURNN's search writes it and i6_core's jobs read it."""
+    """`{seq_tag: [(score, text), ...]}`, which RETURNN's search writes and i6_core's jobs read."""
 
     name, suffixes = "returnn-py", (".py",)
     writes = non_finite = True
@@ -68,11 +70,11 @@ class ReturnnPy(Format):
 
 
 def iterate_lists(path: PathLike, *, allow_non_finite: bool = False) -> Iterator[tuple[str, list[tuple[float, str]]]]:
-    """(seq_tag, [(score, text), ...]) of every utterance, in order. Scores as read: natural log, higher is better.
+    """(seq_tag, [(score, text), ...]) of every utterance, in order. Scores are in nats, higher is better.
 
-    ValueError (one line: file, line, utterance, rank) for anything else than such a dict, for an empty or cut-off
-    file, for a tag given twice, an empty list, and, unless `allow_non_finite`, for a score that is nan or infinite (a
-    nan wins `max()`).
+    ValueError (one line: file, line, utterance, rank) for any other content, for an empty or truncated file, for a tag
+    given twice, an empty list, and, unless `allow_non_finite`, for a score that is nan or infinite (a nan wins
+    `max()`).
     """
     scanner = _Scanner(path)
     for tag in _iterate_keys(scanner, "[(score, text), ...]"):
@@ -87,16 +89,17 @@ def iterate_texts(path: PathLike) -> Iterator[tuple[str, str]]:
 
 
 def format_list(seq_tag: str, entries: Iterable[tuple[float, str]]) -> Iterator[str]:
-    """One utterance as lines of the dict, a tuple a line, scores as Python floats with all their digits."""
+    """One utterance as lines of the dict, one tuple per line, with scores as Python floats with all digits."""
     yield f"{seq_tag!r}: [\n"
     for score, text in entries:
-        # float(): TextDictDataset wants a float, and numpy's repr is no literal.
+        # float(), because TextDictDataset needs a float and the repr of a numpy number is not a literal.
         yield f"({float(score)!r}, {str(text)!r}),\n"
     yield "],\n"
 
 
 def _iterate_keys(scanner: _Scanner, value: str) -> Iterator[str]:
-    """Walk over the outer dict, stop after each `key:`; the caller reads the value before it asks for the next."""
+    """The keys of the outer dict. The caller must read the value, which follows `key:`, before it takes the next
+    key."""
     if not scanner.peek():
         raise scanner.error(f"the file is empty; expected a dict {{seq_tag: {value}}}")
     scanner.expect("{", f"a dict {{seq_tag: {value}}}")
@@ -142,7 +145,7 @@ def _read_entries(scanner: _Scanner, tag: str, allow_non_finite: bool) -> list[t
 
 
 def _read_entry(scanner: _Scanner, tag: str, rank: int) -> tuple[float, str]:
-    """One `(score, text)` in any layout, without the comma that follows it."""
+    """Read one `(score, text)` in any layout, without the comma after it."""
     where = f"hypothesis {rank} of {tag!r}"
     if scanner.peek() == "]":
         raise scanner.error(f"the list of {tag!r} is empty; expected at least one (score, text)")
@@ -157,7 +160,7 @@ def _read_entry(scanner: _Scanner, tag: str, rank: int) -> tuple[float, str]:
 
 
 class _Scanner:
-    """A window on the text of a file and the position in it; tokens may follow blanks, comments and line ends."""
+    """A window of the text of a file, with a position. Blanks, comments and line ends before tokens are skipped."""
 
     def __init__(self, path: PathLike) -> None:
         self._path = os.fspath(path)
@@ -168,7 +171,7 @@ class _Scanner:
         self.position = 0
 
     def peek(self) -> str:
-        """The next character that matters, "" at the end of the file; the window then reaches beyond it."""
+        """The next character of a token, "" at the end of the file. The window is extended beyond it."""
         while True:
             skipped = _SKIP.match(self.text, self.position)
             assert skipped is not None, "the expression matches the empty string"
@@ -220,13 +223,13 @@ class _Scanner:
         return repr(piece) if piece else "the end of the file"
 
     def error(self, message: str) -> ValueError:
-        # The end of the file is the end of the last line that holds something.
+        # For the end of the file, report the last line that is not empty.
         position = min(self.position, len(self.text.rstrip()))
         line = self._line + self.text.count("\n", 0, position)
         return ValueError(f"{self._path}:{line}: {message}")
 
     def _match(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
-        """The token at the position; the window grows until it holds the token whole."""
+        """The token at the position; the window grows until it holds the complete token."""
         while True:
             match = pattern.match(self.text, self.position)
             if self._ended or (match is not None and match.end() + _MARGIN <= len(self.text)):
@@ -236,7 +239,7 @@ class _Scanner:
             self._fill()
 
     def _fill(self) -> None:
-        """Drop what is read and take in as much again as is kept, so that a long token costs linear time."""
+        """Drop the text before the position and double the rest, so that a long token takes linear time."""
         self._line += self.text.count("\n", 0, self.position)
         parts = [self.text[self.position :]]
         self.position = 0
@@ -245,7 +248,7 @@ class _Scanner:
             chunk = next(self._chunks, None)
             if chunk is None:
                 self._ended = True
-                chunk = "\n"  # ends a comment in the last line
+                chunk = "\n"  # to end a comment in the last line
             parts.append(chunk)
             gained += len(chunk)
         self.text = "".join(parts)
@@ -255,7 +258,7 @@ def _decode(prefix: str, token: str) -> str:
     if "\\" not in token and not token.startswith(("'''", '"""')):
         return token[1:-1]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an unknown escape such as '\d' stands for itself, as in Python
+        warnings.simplefilter("ignore")  # an unknown escape such as '\d' is kept, as in Python
         value = ast.literal_eval(prefix + token)
     assert isinstance(value, str), "the expression admits string tokens only"
     return value

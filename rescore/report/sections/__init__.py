@@ -1,8 +1,8 @@
-"""The sections of the report in the order of the page.
+"""The registry of the sections of the report, in the order of the page.
 
     SECTIONS["curves"].html(result)
 
-A section is one file beside this one and one entry of `SECTIONS`; `base.Section` says what it must offer.
+Each section is a file in this folder and an entry of `SECTIONS`; `base.Section` defines the interface.
 """
 
 from __future__ import annotations

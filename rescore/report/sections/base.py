@@ -1,12 +1,12 @@
-"""What a section of the report is: a heading, and HTML made from the result of a rescoring.
+"""The interface of the sections of the report: a heading, and HTML made from the result of a rescoring.
 
-    class Lengths(Section):                                      # a section of your own, in your own program
+    class Lengths(Section):                                      # a new section, in your program
         title, anchor = "Lengths of the hypotheses", "lengths"
         def html(self, result): return f"<p>{len(result.test_lists)} utterances</p>"
 
-    SECTIONS.add(Lengths.anchor, Lengths())                      # shown after those that are there already
+    SECTIONS.add(Lengths.anchor, Lengths())                      # shown after the existing sections
 
-The page takes every section of the registry in order; it knows none by name.
+The page shows all sections of the registry in order.
 """
 
 from __future__ import annotations
@@ -18,18 +18,17 @@ from rescore.report.result import RescoreResult
 
 
 class Section(ABC):
-    """A part of the page. An object of it has no state."""
+    """A part of the page. Its objects have no state."""
 
     title: ClassVar[str]
-    """The heading; "" for a section that the title of the page stands for."""
+    """The heading; "" for a section directly below the title of the page."""
     anchor: ClassVar[str]
     """The id of its element, for links such as report.html#curves."""
     css: ClassVar[str] = ""
-    """Added to the style that all sections share."""
+    """Style of the section, in addition to the shared style."""
     script: ClassVar[str] = ""
-    """Runs once the page is there, and only if the section is shown."""
+    """Script that runs when the page has been loaded, if the section is shown."""
 
     @abstractmethod
     def html(self, result: RescoreResult) -> str:
-        """What stands below the heading; "" leaves the section out. Text from outside must be escaped
-        (`html.escape`)."""
+        """The content below the heading; "" to omit the section. Text of the user must be escaped (`html.escape`)."""

@@ -1,4 +1,4 @@
-"""The utterances whose winner changed, word by word; the script of the section only shows, hides and orders them."""
+"""The section of the utterances whose winner changed, word by word. Its script filters and sorts them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rescore.report.sections.base import Section
 
 
 class ChangedWinners(Section):
-    """For each row the utterances whose winner has other words than that of the baseline."""
+    """For each row, the utterances whose winner has other words than the winner of the baseline."""
 
     title, anchor = "Utterances whose winner changed", "changed"
     css = """

@@ -1,9 +1,8 @@
-"""A small SVG drawing of the WER over one scale, with the chosen point; colours come from the CSS of the page around
-it.
+"""A small SVG plot of the WER over one scale, with the chosen point.
 
     svg = draw_curve(curve)
 
-An SVG element as text, without script, for the HTML page.
+The SVG is a text without script; its colours come from the CSS of the page.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 14, 40
 
 
 def draw_curve(curve: Curve) -> str:
-    """An <svg> element; scale to the right, WER (%) upwards, the plateau of the chosen scale shaded."""
+    """An <svg> element with the scale on the x axis, the WER (%) on the y axis, and the plateau shaded."""
     low, high = curve.grid[0], curve.grid[-1]
     values = [*curve.wer_percent, curve.chosen_wer_percent]
     margin = 0.08 * (max(values) - min(values)) or 0.5

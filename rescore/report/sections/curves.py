@@ -1,4 +1,4 @@
-"""The WER over each tuned scale, with the others as chosen."""
+"""The section with the WER over each tuned scale, with all other scales as tuned."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rescore.report.sections.curve_plot import draw_curve
 
 
 class Curves(Section):
-    """One drawing for each scale of each row that was tuned."""
+    """One plot for each tuned scale of each row."""
 
     title, anchor = "WER over the scale", "curves"
     css = """

@@ -1,4 +1,4 @@
-"""How the result was made: what is needed to make it again, and the warnings of the tuning."""
+"""The section with the information to reproduce the result, and the warnings of the tuning."""
 
 from __future__ import annotations
 

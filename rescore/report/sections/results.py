@@ -1,4 +1,4 @@
-"""The table of the results with its footnotes, and the interval of every change drawn beside it."""
+"""The section with the table of results, its footnotes, and a plot of the interval of every change."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rescore.report.table import ColumnKind, Row
 
 
 class Results(Section):
-    """The rows of the table; the lowest WER stands out, and so does the baseline."""
+    """The rows of the table, with the lowest WER and the baseline highlighted."""
 
     title, anchor = "", "results"
     css = """
@@ -68,8 +68,8 @@ td.plot .zero { stroke: var(--soft); stroke-width: 1; stroke-dasharray: 2 2; }
 
 
 def _interval(row: Row, low: float, high: float) -> str:
-    """The change and its interval drawn on an axis that all rows share, zero marked; empty for a row that ranks
-    nothing."""
+    """A plot of the change and its interval, on an axis that all rows share, with zero marked; "" for a row without
+    change."""
     if not row.scales or high <= low:
         return ""
 
