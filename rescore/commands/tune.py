@@ -22,7 +22,8 @@ def tune(
         list[str] | None,
         typer.Option(
             help="Scale to tune: SOURCE or SOURCE:LOW:HIGH (default: words, and all sources but the first). "
-            "The default range is -10 ... 10 for words and tokens:SOURCE, -2 ... 0 for a score named prior, and 0 ... 3 for all others."
+            "The default range is -10 ... 10 for words and tokens:SOURCE, -2 ... 0 for a score named prior, "
+            "and 0 ... 3 for all others."
         ),
     ] = None,
     fixed: Annotated[

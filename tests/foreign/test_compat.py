@@ -520,7 +520,10 @@ def test_the_command_line_takes_the_tree(inside, capsys):
             ["mode=rescore", "rescore.hypothesis_file=gone.py", "eval.checkpoint_path=run/model"],
             r"gone\.py: no such file",
         ),
-        (["mode=sample_eval", "eval.checkpoint_path=run/model", "sampling.predictor=euler"], "expected 'ddpm'"),
+        (
+            ["mode=sample_eval", "eval.checkpoint_path=run/model", "sampling.predictor=euler"],
+            "expected 'ddpm_cache' or 'ddpm'",
+        ),
         (["mode=sample_eval", "eval.checkpoint_path=run/model", "sampling.steps=0"], r"sampling\.steps 0"),
         (["mode=ppl_eval", "eval.checkpoint_path=run/model", "data.returnn_valid_config=null"], "got no set"),
     ],

@@ -107,7 +107,7 @@ def _version(wanted: bool) -> None:
 
 
 class _Output:
-    """The standard output. Once its reader has closed it, as `head` does, output is discarded and the work continues."""
+    """The standard output. Once its reader has closed it, as `head` does, what is written is discarded."""
 
     def __init__(self, stream: TextIO):
         self.stream = stream

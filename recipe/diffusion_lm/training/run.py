@@ -70,8 +70,8 @@ def train(
     """Train to `trainer.max_steps`, or continue the run in `out`.
 
     On SIGTERM, on SIGINT, and `max_seconds` after the call, the run is saved and SystemExit is raised (status 143, 130
-    and 75); the same call then continues it. ValueError if `out` holds a run of another configuration or of other data, if another
-    process trains in it, and for errors in the configuration or the data.
+    and 75); the same call then continues it. ValueError if `out` holds a run of another configuration or of other data,
+    if another process trains in it, and for errors in the configuration or the data.
 
     Args:
         config: the run's configuration.
