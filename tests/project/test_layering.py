@@ -119,7 +119,11 @@ def test_the_command_line_starts_without_heavy_imports(module):
 
 def test_scoring_starts_without_a_compiler():
     """torch loads its own as soon as something is decorated for it: 0.8 s and 70 MB."""
-    code = "import sys, rescore.lms.network; print('torch' in sys.modules, 'torch._dynamo' in sys.modules)"
+    model = ROOT / "data" / "demo" / "masked-long"
+    code = (
+        f"import sys; from rescore.lms import NetworkScorer; NetworkScorer({str(model)!r}).score_texts('u', ['a b']); "
+    )
+    code += "print('torch' in sys.modules, 'torch._dynamo' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     found = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment, check=True)
     assert found.stdout.split() == ["True", "False"]

@@ -105,7 +105,8 @@ class Rotary(nn.Module):
 
     def __init__(self, head_width: int):
         super().__init__()
-        inverse = 10000.0 ** (-torch.arange(0, head_width, 2).float() / head_width)
+        # On the CPU even where shapes are counted on the meta device, whose powers make torch import its compiler.
+        inverse = 10000.0 ** (-torch.arange(0, head_width, 2, device="cpu").float() / head_width)
         self.register_buffer("inverse", inverse, persistent=False)
         self.inverse: Tensor
 
