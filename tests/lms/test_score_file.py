@@ -151,7 +151,7 @@ def test_killed_at_the_very_end_the_same_command_ends_in_the_same_bytes(lists, t
 def test_a_file_that_is_not_the_result_is_not_replaced_by_it(lists, tmp_path, unpublished):
     out = tmp_path / "out.py"
     out.write_text("{'u0': [(-1.0, 'mine')]}\n")
-    with pytest.raises(ValueError, match=r"out\.py: exists, and its format can not say"):
+    with pytest.raises(ValueError, match=r"out\.py: exists, and its format does not record"):
         score_file([lists], LetterScorer(), out)
     assert "mine" in out.read_text() and partial_of(out).exists()
 
