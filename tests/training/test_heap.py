@@ -20,10 +20,13 @@ def faults():
 def work():
     for _ in range(10):
         torch.empty(1 << 24).fill_(1)
-work()
-before = faults()
-work()
-print(faults() - before)
+counts = []
+for _ in range(6):
+    before = faults()
+    work()
+    counts.append(faults() - before)
+# A small allocation may take a corner of a freed block, and the next tensor then needs new pages: not in every round.
+print(min(counts))
 """
 
 
