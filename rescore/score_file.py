@@ -104,7 +104,7 @@ def score_file(
         lists = read_sources(sources, format=format)
         if scorer.name in lists[0].hypotheses[0].scores:
             raise ValueError(
-                f"{sources[0]}: score {scorer.name!r} is there already; expected a new name (NAME=PATH for the model)"
+                f"{sources[0]}: its lists have a score {scorer.name!r}; expected another name (NAME=PATH for the model)"
             )
         header: dict[str, Any] = {"lists": digest(lists), "scores": {scorer.name: scorer.describe()}}
         if new_only:

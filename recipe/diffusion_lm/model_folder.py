@@ -35,7 +35,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     file = folder / CONFIG
     config = read_json(file, "a model folder that training wrote")
     if not isinstance(config, dict) or config.get("format") != FORMAT or config.get("version") != 1:
-        raise ValueError(f"{file}: not a {FORMAT} version 1 model")
+        raise ValueError(f"{file}: not a {FORMAT} version 1 model; expected one")
     return config
 
 

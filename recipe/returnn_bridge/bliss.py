@@ -71,7 +71,7 @@ def read_bliss(path: str | os.PathLike[str]) -> Iterator[Segment]:
             if kind == "segment":
                 segment = _segment(name, "/".join(names), element, audio)
                 if segment.seq_tag in seen:
-                    raise ValueError(f"{name}: segment {segment.seq_tag!r} comes twice; expected every name once")
+                    raise ValueError(f"{name}: two segments are named {segment.seq_tag!r}; expected different names")
                 seen.add(segment.seq_tag)
                 yield segment
             if kind in _NAMED:

@@ -44,7 +44,7 @@ class Registry(Mapping[str, Entry]):
     def add(self, name: str, entry: Entry) -> None:
         """Add an entry. ValueError for a name that is taken, because a configuration must have one meaning only."""
         if name in self._entries:
-            raise ValueError(f"{self.kind} {name!r} is there already; expected a new name")
+            raise ValueError(f"{self.kind} {name!r} is registered already; expected another name")
         self._entries[name] = entry
 
     def remove(self, name: str) -> None:

@@ -66,7 +66,7 @@ def rescore(
             else open_scorer(item, scoring, chosen=False)
         )
         if scorer.name in scorers:
-            raise ValueError(f"--lm {item}: the name {scorer.name!r} is taken; expected NAME=PATH with different names")
+            raise ValueError(f"--lm {item}: a second score {scorer.name!r}; expected NAME=PATH with different names")
         scorers[scorer.name] = scorer
     check_outputs(pipeline.output_files(out, list(scorers)), inputs)
     with lock(out / "report.html"):  # because two runs at once would mix files of different tables in one folder

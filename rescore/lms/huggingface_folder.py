@@ -211,10 +211,10 @@ def _weights(folder: Path) -> set[str]:
             f"read; if you trust it, convert it: "
             f"transformers.{auto}.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
         )
-    places = read_json_object(path, "an index of weights").get("weight_map")
-    if not isinstance(places, dict) or not places:
-        raise ValueError(f"{path}: weight_map is {shorten(repr(places))}; expected a file name for each weight")
-    for weight, name in places.items():
+    weight_map = read_json_object(path, "an index of weights").get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{path}: weight_map is {shorten(repr(weight_map))}; expected a file name for each weight")
+    for weight, name in weight_map.items():
         if not isinstance(name, str) or not _SHARD.fullmatch(name):
             raise ValueError(
                 f"{path}: weight {weight} is in {shorten(repr(name))}; "
@@ -222,7 +222,7 @@ def _weights(folder: Path) -> set[str]:
             )
         if not (folder / name).is_file():
             raise ValueError(f"{path}: weight {weight} is in {name}, which is missing; expected all files of the index")
-    return {INDEX, *places.values()}
+    return {INDEX, *weight_map.values()}
 
 
 def _check_tokenizer(folder: Path, names: list[str]) -> None:

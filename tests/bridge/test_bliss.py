@@ -71,7 +71,7 @@ def test_zip_holds_the_stretch_of_each_segment(tmp_path):
         (('end="1.5"', 'end="0.2"'), r"c\.xml: segment 'c/r1/x' has start 0.5 and end 0.2; expected"),
         (('start="0.5"', 'start="soon"'), "'c/r1/x' has start soon"),
         (('name="r1"', ""), "<recording> without a name"),
-        (('<segment end="inf">', '<segment name="x">'), "'c/r1/x' comes twice"),
+        (('<segment end="inf">', '<segment name="x">'), "two segments are named 'c/r1/x'"),
         (("<speaker", '<include file="d.xml"/><speaker'), "<include 'd.xml'>"),
         (("</corpus>", ""), r"c\.xml:\d+: no element found; expected a Bliss corpus"),
         ((CORPUS, "<corpus name='c'></corpus>"), "no segments"),

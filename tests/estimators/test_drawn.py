@@ -89,7 +89,7 @@ def test_one_pass_is_deterministic_and_no_bound(folder, family):
 def test_what_does_not_fit_is_refused(folder, model_folder, family, vocab, tmp_path):
     with pytest.raises(ValueError, match="expected draws or one-pass"):
         scorer_of(folder).with_estimator(build_estimator("pll")).score_texts("utt", TEXTS)
-    with pytest.raises(ValueError, match="noise is no mask"):
+    with pytest.raises(ValueError, match="not for noise by masks"):
         scorer_of(model_folder).score_texts("utt", TEXTS)
     assert open_scorer(str(folder), ScoringOptions()).estimator.name == "one-pass"
     blind = random_model(vocab, FAMILIES[2]).save(tmp_path / "blind")

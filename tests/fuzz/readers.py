@@ -65,6 +65,7 @@ PRODUCT = {
     "rescore.racing.race": "Race race_format=FORMAT",
     "rescore.lms.ngram": "NgramScorer",
     "rescore.lms.open": "open_scorer",
+    "rescore.lms.options": "ScoringOptions",
     "rescore.lms.network": "NetworkScorer",
     "rescore.lms.huggingface": "load_huggingface",
     "rescore.commands.report": "wer",
@@ -343,9 +344,7 @@ def translate_tree(path: Path, world: Path) -> Any:
 
 def read_model(path: Path, world: Path) -> Any:
     """Opened and used once; the weights are those of the file."""
-    scorer = product("open_scorer")(
-        f"lm={path}", estimator="auto", passes=None, replicates=2, pieces=False, seed=1, chosen=False
-    )
+    scorer = product("open_scorer")(f"lm={path}", product("ScoringOptions")(replicates=2), chosen=False)
     scores_of(scorer, path)
     return {name: value.flatten().tolist() for name, value in scorer.model.network.state_dict().items()}
 

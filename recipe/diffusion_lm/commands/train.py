@@ -49,7 +49,7 @@ def train(
                 print(f"{kind} {name}: {' '.join((function.__doc__ or '').split())}")
         return
     if bool(preset) == (config is not None):
-        raise ValueError("give exactly one of --preset NAME and --config FILE")
+        raise ValueError("expected exactly one of --preset NAME and --config FILE")
     if config is not None:
         from diffusion_lm.foreign.translate import is_foreign
 

@@ -81,7 +81,7 @@ class BlockFamily(ScheduledNoise, Family):
         if self.time_conditioning:
             raise ValueError(
                 "family.time_conditioning true: expected false, since every block has its own time "
-                "and a network is told one level a row"
+                "and the network is conditioned on one level per row"
             )
         if not (0 < self.sampling_eps < 1 and 0 <= self.sampling_min <= self.sampling_max <= 1):
             raise ValueError(

@@ -142,7 +142,7 @@ def _checked(tokenizer_json: bytes) -> Any:
         raise ValueError(f"no piece {END!r}; expected that of GPT-2, which is BOS and EOS")
     again = tokenizer.decode(tokenizer.encode(PROBE, add_special_tokens=False).ids, skip_special_tokens=False)
     if again not in (PROBE, f" {PROBE}"):
-        raise ValueError("text comes back changed from its ids; expected byte-level BPE, which keeps every character")
+        raise ValueError("the ids of a text decode to another text; expected byte-level BPE, which keeps it")
     return tokenizer
 
 
