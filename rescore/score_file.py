@@ -47,9 +47,7 @@ class ScoreRun:
     out: Path
     """Score file."""
     lists: list[NBestList]
-    """Its lists, with the new score."""
     seconds: float
-    """Time that the scoring took, over all its runs."""
     passes: float
     """Network passes run for all hypotheses; equal inputs are run once."""
     unknown: UnknownCounts | None = None

@@ -122,7 +122,6 @@ class TrainerConfig:
     ema: float = 0.9999
     """Decay of the weight average; 0 = off."""
     accelerator: str = "auto"
-    """"cpu", "cuda", or "auto" for a GPU where there is one."""
     devices: int = 1
     """Number of devices on each node."""
     num_nodes: int = 1

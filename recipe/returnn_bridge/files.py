@@ -169,7 +169,7 @@ def read_yaml(path: PathLike) -> dict[str, Any]:
             for key, _ in node.value:
                 if isinstance(key, yaml.ScalarNode) and key.value != "<<":
                     if key.value in seen:
-                        problem = f"the key {key.value!r} is given twice; expected every key once"
+                        problem = f"the key {key.value!r} comes twice; expected every key once"
                         raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
                     seen.add(key.value)
             return cast(dict[Any, Any], super().construct_mapping(node, deep=deep))
@@ -400,7 +400,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"the key {twice!r} is given twice; expected every key once")
+        raise ValueError(f"the key {twice!r} is given twice")
     return result
 
 

@@ -63,7 +63,7 @@ def wer(
         name, row_scales = parse_scales(item)
         check_row_name(name)
         if name in rows:
-            raise ValueError(f"--scales {item}: two rows are named {name!r}; expected different names")
+            raise ValueError(f"--scales {item}: a row named {name!r} is there already; expected different names")
         rows[name] = row_scales
     known = recorded(nbest, format=list_format)
     measured = evaluate(lists, rows, baseline=baseline or "first in list", seed=seed, seconds=seconds_of(rows, known))

@@ -47,7 +47,7 @@ def open_scorer(model: str, options: ScoringOptions, *, chosen: bool = True) -> 
         raise ValueError(unused)
     if options.pieces:
         raise ValueError(
-            f"{path}: --pieces is for model folders of this package; expected lists of words for this model"
+            f"{path}: --pieces, of SentencePiece, is for model folders of ours; expected word-level lists for this one"
         )
     if path.is_dir() and (path / "config.json").is_file():
         from rescore.lms.huggingface import load_huggingface

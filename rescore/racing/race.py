@@ -93,9 +93,7 @@ class Race:
         if not 0 < self.confidence < 1:
             raise ValueError(f"confidence {self.confidence}: expected more than 0 and less than 1")
         if self.scales.scores.get(self.name, 0.0) <= 0:
-            raise ValueError(
-                f"the scale of {self.name!r} is {self.scales.scores.get(self.name, 0.0):g}; expected a positive one"
-            )
+            raise ValueError(f"the scale of {self.name!r} is not positive: there is nothing to race for")
         if missing := sorted(set(self.scales.scores) - {self.name, *self.given}):
             raise ValueError(f"the scales name {missing[0]!r}; expected one of {', '.join((self.name, *self.given))}")
         if self.scales.tokens:

@@ -131,7 +131,7 @@ with lock({str(target)!r}):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3\n", r":3: not valid YAML \(the key 'a' is given twice"),
+        ("a: 1\nb: 2\na: 3\n", r":3: not valid YAML \(the key 'a' comes twice"),
         ("a: [\n", r":2: not valid YAML"),
         ("- a\n", "got list; expected a mapping"),
         ("a: !!python/object/apply:os.system [ls]\n", ":1: not valid YAML"),

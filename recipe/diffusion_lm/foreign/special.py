@@ -113,7 +113,6 @@ def limit(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def strategy(reading: Reading, key: str, value: Any) -> tuple[str, str]:
-    """Rule for strategy._target_: two known class names, neither of which is imported."""
     prefix = "lightning.pytorch.strategies."
     if value == prefix + "FSDPStrategy":
         refuse(key, value, f"averaging and clipping need whole weights; possible: {prefix}DDPStrategy")

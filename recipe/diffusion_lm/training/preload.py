@@ -55,9 +55,9 @@ def preload(model: LanguageModel, entries: Mapping[str, Any]) -> list[str]:
     taken: dict[str, torch.Tensor] = {}
     lines = []
     for key, entry in entries.items():
-        weights = _of_entry(f"preload_from_files.{key}", entry, own)
-        lines.append(f"preload_from_files.{key}: {len(weights)} weights of {entry['filename']}")
-        taken |= weights
+        found = _of_entry(f"preload_from_files.{key}", entry, own)
+        lines.append(f"preload_from_files.{key}: {len(found)} weights of {entry['filename']}")
+        taken |= found
     model.network.load_state_dict(taken, strict=False)
     model.network.after_preload(taken)
     return lines
@@ -83,7 +83,7 @@ def _of_entry(where: str, entry: Any, own: Mapping[str, torch.Tensor]) -> dict[s
         ) from None
     prefix, mapping = str(entry.get("prefix", "")), dict(entry.get("var_name_mapping", {}))
     ignored = tuple(entry.get("ignore_params_prefixes", ()))
-    weights = {}
+    found = {}
     for name, value in own.items():
         if not name.startswith(prefix) or name.startswith(ignored):
             continue
@@ -100,10 +100,10 @@ def _of_entry(where: str, entry: Any, own: Mapping[str, torch.Tensor]) -> dict[s
                 f"{where}: {source!r} in {file} has the shape {list(stored[source].shape)}; "
                 f"expected {list(value.shape)} for {name!r}, or ignore_params_prefixes: [{name}]"
             )
-        weights[name] = stored[source].float()
-    if not weights:
+        found[name] = stored[source].float()
+    if not found:
         raise ValueError(
             f"{where}: no weight taken; expected parameters with the prefix {prefix!r}, "
             f"here are {', '.join(sorted(own)[:4])} ..."
         )
-    return weights
+    return found
