@@ -53,7 +53,7 @@ def sample(
     from returnn_bridge.vocab import read_lines
 
     if (length > 0) == (like is not None):
-        raise ValueError("expected exactly one of --length NUMBER and --like TEXT")
+        raise ValueError("give exactly one of --length NUMBER and --like TEXT")
     check_outputs([] if out is None else [out], [model, *([like] if like else []), *([judge] if judge else [])])
     trained = LanguageModel.load(model, device=device)
     judged = services.judge(judge, device=device) if judge else None
