@@ -26,6 +26,7 @@ from diffusion_lm.backbones import Backbone, NetworkConfig, build_network, confi
 from diffusion_lm.backbones.base import DEFAULT
 from diffusion_lm.families import Family, SpecialIds, build_family
 from diffusion_lm.layout import Sentences
+from diffusion_lm.locate import locate
 from diffusion_lm.model_folder import (
     CONFIG,
     FORMAT,
@@ -134,11 +135,11 @@ class LanguageModel:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> LanguageModel:
-        """Read a folder that `save` wrote: weights in float32, the network in evaluation mode.
+        """Read a folder that `save` wrote, or `model/` of a run folder: weights in float32, in evaluation mode.
 
         ValueError for a folder that is incomplete, damaged or inconsistent, and for an unusable device.
         """
-        path = Path(folder)
+        path = locate(folder)
         device = usable_device(device)
         config = read_config(path)
         vocab = load_vocab(path)

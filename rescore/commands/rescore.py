@@ -44,12 +44,13 @@ def rescore(
     row: Annotated[
         list[str] | None,
         typer.Option(
-            help="Row of the table: NAME=SOURCE:SCALE,SOURCE,SOURCE:LOW:HIGH,... (default: a row for each LM and "
-            "each pair). A source without a scale is tuned between LOW and HIGH. The default range is -10 ... 10 for "
+            help="Row of the table: NAME=SOURCE:SCALE,SOURCE,SOURCE:LOW:HIGH,... (default: the first score of the lists "
+            "alone, all their scores, and these with each LM and each pair of LMs). The row 'first in list', the "
+            "recogniser's order, is always there. A source without a scale is tuned between LOW and HIGH. The default range is -10 ... 10 for "
             "words and tokens:SOURCE, -2 ... 0 for a score named prior, and 0 ... 3 for all others."
         ),
     ] = None,
-    baseline: Annotated[str, typer.Option(help="Row that the changes are measured against (default: the first).")] = "",
+    baseline: Annotated[str, typer.Option(help="Row that the changes are measured against (default: 'first in list').")] = "",
     title: Annotated[str, typer.Option(help="Title of the table and the report.")] = "WER",
     estimator: Estimator = "auto",
     passes: Passes = None,
@@ -108,7 +109,8 @@ def rescore(
         )
         (out / "scales").mkdir(exist_ok=True)
         for name, scales in result.scales.items():
-            scales.save(out / "scales" / f"{file_name(name)}.json")
+            if scales.scores:  # the recogniser's order has none
+                scales.save(out / "scales" / f"{file_name(name)}.json")
         for suffix in TABLE_SUFFIXES:
             result.table.save(out / f"wer{suffix}")
         write_report(out / "report.html", result)

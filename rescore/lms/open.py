@@ -4,14 +4,14 @@
         "masked=runs/masked/model", estimator="auto", passes=None, replicates=4, pieces=False, seed=1, device="cpu"
     )
 
-A model can be a model folder of this package, a Hugging Face folder, an ARPA file or a KenLM binary.
+A model can be a model folder or a run folder of this package, a Hugging Face folder, an ARPA file or a KenLM binary.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Unpack
 
+from diffusion_lm.locate import locate
 from rescore.lms.base import LanguageModelScorer, NetworkOptions
 from returnn_bridge.files import read_json_object
 
@@ -35,7 +35,7 @@ def open_scorer(
     from rescore.nbest import split_source
 
     name, rest = split_source(model)
-    path = Path(rest)
+    path = locate(rest)
     asked = chosen and (estimator != "auto" or passes is not None)
     unused = f"{path}: --estimator and --passes are for diffusion models; expected neither for this one"
     if path.is_dir() and (path / "config.json").is_file():
