@@ -50,7 +50,9 @@ def rescore(
             "words and tokens:SOURCE, -2 ... 0 for a score named prior, and 0 ... 3 for all others."
         ),
     ] = None,
-    baseline: Annotated[str, typer.Option(help="Row that the changes are measured against (default: 'first in list').")] = "",
+    baseline: Annotated[
+        str, typer.Option(help="Row that the changes are measured against (default: 'first in list').")
+    ] = "",
     title: Annotated[str, typer.Option(help="Title of the table and the report.")] = "WER",
     estimator: Estimator = "auto",
     passes: Passes = None,
