@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
+from diffusion_lm.device import usable_device
 from diffusion_lm.families.base import Family, Scoring
 from diffusion_lm.locate import locate
 from diffusion_lm.model import LanguageModel, fingerprint
@@ -64,7 +65,7 @@ class NetworkScorer(EstimatingScorer):
         name: str = "",
         estimator: Estimator | None = None,
         seed: int = 1,
-        device: str = "cpu",
+        device: str = "auto",
         precision: str = "32",
         batch_tokens: int | None = None,
         pieces: bool = False,
@@ -80,12 +81,14 @@ class NetworkScorer(EstimatingScorer):
         """
         if precision not in PRECISIONS:
             raise ValueError(f"precision {precision!r}; expected '32' or 'bf16'")
-        batch_tokens = usual_batch_tokens(device) if batch_tokens is None else batch_tokens
+        network_device = usable_device(device)
+        self.device = str(network_device)
+        batch_tokens = usual_batch_tokens(network_device.type) if batch_tokens is None else batch_tokens
         if batch_tokens < 1:
             raise ValueError(f"batch tokens {batch_tokens}: expected at least 1")
         self.folder, self.seed, self.pieces = os.fspath(locate(folder)), seed, pieces
         self.name = name or Path(self.folder).resolve().parent.name
-        self.model = LanguageModel.load(folder, device=device)
+        self.model = LanguageModel.load(self.folder, device=network_device)
         self.runner = NetworkRunner(self.model, precision=precision, batch_tokens=batch_tokens)
         self._measure(estimator)
 
