@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 def usable_device(name: torch.device | str) -> torch.device:
-    """The device of that name; "auto" is the first GPU if there is one, else the CPU. ValueError if it is not usable."""
+    """The device of that name; "auto": the first GPU if there is one, else the CPU. ValueError if it is unusable."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
