@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -11,6 +10,6 @@ Device = Annotated[str, typer.Option(help="Device of the network: auto (a GPU if
 
 
 def say_device(*devices: str) -> None:
-    """Print on stderr which devices the networks of a command run on; nothing if it has no network."""
+    """Print which devices the networks of a command run on; nothing if it has no network."""
     if used := sorted({device for device in devices if device}):
-        print(f"device: {', '.join(used)}", file=sys.stderr)
+        print(f"device: {', '.join(used)}", flush=True)
