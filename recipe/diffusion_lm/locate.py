@@ -1,7 +1,9 @@
 """Which folder holds the model of a path that a user gives. Does not import torch, for commands that need none.
 
-locate("runs/masked/model")     # runs/masked/model
-locate("runs/masked")           # runs/masked/model: a run folder stands for the model of its last step
+    locate("runs/masked/model")     # runs/masked/model
+    locate("runs/masked")           # runs/masked/model: a run folder stands for the model of its last step
+
+A path without a model is returned as it is, and its reader says what is wrong with it.
 """
 
 from __future__ import annotations
