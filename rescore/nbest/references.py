@@ -44,7 +44,8 @@ def check_same_utterances(
     tags = [utterance.seq_tag for utterance in lists]
     difference = describe_difference(names[0], tags, names[1], references)
     if difference:
-        raise ValueError(f"the utterances differ: {difference}; expected the same utterances")
+        both = " and ".join(names)
+        raise ValueError(f"{both}: the utterances differ: {difference}; expected the same utterances")
 
 
 def attach_references(lists: Sequence[NBestList], references: Mapping[str, str]) -> list[NBestList]:

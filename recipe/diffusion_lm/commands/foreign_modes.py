@@ -35,7 +35,7 @@ from diffusion_lm.sampling import Samples, build_sampler, sample
 from diffusion_lm.sampling.samples import draw_lengths, one_line, sample_entropy
 from diffusion_lm.training.run import train
 from returnn_bridge.batching import ReturnnBatches
-from returnn_bridge.files import write_text
+from returnn_bridge.files import named, write_text
 
 ESTIMATOR = "plain"  # the estimator of the reference run
 Job = Callable[[], None]
@@ -58,7 +58,8 @@ def run(
     vocabularies and the device are raised before anything is written.
     """
     tree = read_tree(path, overrides)
-    made = translate(tree)
+    with named(path):
+        made = translate(tree)
     text = describe(tree, made)
     print(text)
     if print_only:
@@ -66,7 +67,8 @@ def run(
     if max_seconds is not None and made.mode != "train":
         raise ValueError(f"--max-seconds {max_seconds:g}: only mode train can stop and go on; got mode {made.mode!r}")
     folder = Path(out if out is not None else given("checkpointing.save_dir", made.save_dir))
-    job = prepare(made, folder, services or Services(), max_seconds=max_seconds)
+    with named(path):
+        job = prepare(made, folder, services or Services(), max_seconds=max_seconds)
     write_text(folder / "config_tree.txt", text)
     job()
 
