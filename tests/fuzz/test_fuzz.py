@@ -55,8 +55,8 @@ KNOWN = (
     Known("bliss", ODD_TYPE, "bliss._events", "an encoding that is not known"),
     Known("arpa", NO_NAME, "ngram.NgramScorer.__init__", "KenLM's message quotes bytes that are no UTF-8"),
     Known("kenlm", NO_NAME, "ngram.NgramScorer.__init__", "KenLM's message quotes bytes that are no UTF-8"),
-    Known("*", "more than one line", "*", "text of the file in the message as it stands"),
-    Known("*", "a very long line", "*", "text of the file in the message, whole"),
+    Known("bliss", "more than one line", "*", "text of the file in the message as it stands"),
+    Known("arpa", "a very long line", "*", "text of the file in the message, whole"),
 )
 
 

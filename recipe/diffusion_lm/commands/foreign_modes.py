@@ -204,7 +204,7 @@ def _rescore(made: Translation, folder: Path, services: Services) -> Job:
         )
     scorer = services.rescore
     source = given("rescore.hypothesis_file", settings.hypothesis_file)
-    if not Path(source).is_file():
+    if not os.path.isfile(source):
         raise FileNotFoundError(f"{source}: no such file (rescore.hypothesis_file)")
     output = Path(given("rescore.output_dir", settings.output_dir)) / "lm_scores.py.gz"
     model = given("eval.checkpoint_path", made.model)
@@ -234,7 +234,7 @@ def _device(made: Translation) -> str:
 
 def _model(made: Translation) -> LanguageModel:
     path = given("eval.checkpoint_path", made.model)
-    if not Path(path).is_dir():
+    if not os.path.isdir(path):
         raise FileNotFoundError(
             f"{path}: no such folder (eval.checkpoint_path), and nothing is downloaded; "
             "expected a model folder, or the folder of a published model"
@@ -265,7 +265,7 @@ def _check_files(sets: Mapping[str, Any], model: LanguageModel | None = None) ->
     proto = model.vocab.content if model is not None else None
     whose = "the model"
     for key, path in (item for name, opts in sets.items() for item in files_of(opts, name)):
-        if not Path(path).is_file():
+        if not os.path.isfile(path):
             raise FileNotFoundError(f"{path}: no such file ({key})")
         if not key.endswith(".model_file"):
             continue
