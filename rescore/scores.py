@@ -61,6 +61,10 @@ def standard_error(replicates: Sequence[float] | None) -> float:
     return stdev(replicates) / sqrt(len(replicates)) if len(replicates) > 1 else nan
 
 
+UNITS = ("words", "tokens", "pieces")
+"""What `UnknownCounts` may count."""
+
+
 class NotFinite(ValueError):
     """A model gave a score that is not finite. Callers that know the file, utterance and rank add them to the
     message."""

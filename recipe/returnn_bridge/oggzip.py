@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from returnn_bridge.files import iterate_lines, whole_file
+from returnn_bridge.files import iterate_lines, quoted, whole_file
 
 AUDIO = (".flac", ".wav", ".ogg")
 _TIME = (1980, 1, 1, 0, 0, 0)  # a fixed time stamp, so that equal entries give equal bytes
@@ -148,9 +148,9 @@ def read_transcripts(path: str | os.PathLike[str]) -> dict[str, str]:
         if not tag:
             continue
         if not rest:
-            raise ValueError(f"{name}:{number}: utterance {tag!r} has no text; expected `utterance-id TEXT`")
+            raise ValueError(f"{name}:{number}: utterance {quoted(tag)} has no text; expected `utterance-id TEXT`")
         if tag in transcripts:
-            raise ValueError(f"{name}:{number}: utterance {tag!r} comes a second time; expected every id once")
+            raise ValueError(f"{name}:{number}: utterance {quoted(tag)} comes a second time; expected every id once")
         transcripts[tag] = rest[0].strip()
     if not transcripts:
         raise ValueError(f"{name}: no transcripts in {number} lines; expected lines `utterance-id TEXT`")

@@ -14,6 +14,8 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
+from returnn_bridge.files import quoted
+
 Entry = TypeVar("Entry")
 
 
@@ -26,10 +28,10 @@ class Registry(Mapping[str, Entry]):
 
     def __getitem__(self, name: str) -> Entry:
         """The entry of a name. ValueError with the nearest and all known names for an unknown one."""
-        if name not in self._entries:
-            near = difflib.get_close_matches(str(name), self._entries, 1)
+        if not isinstance(name, str) or name not in self._entries:
+            near = difflib.get_close_matches(str(name)[:100], self._entries, 1)
             hint = f" (perhaps {near[0]!r}?)" if near else ""
-            raise ValueError(f"{self.kind} {name!r} is unknown{hint}; expected one of {', '.join(self._entries)}")
+            raise ValueError(f"{self.kind} {quoted(name)} is unknown{hint}; expected one of {', '.join(self._entries)}")
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:

@@ -19,7 +19,7 @@ from typing import ClassVar
 from rescore.nbest.formats.hypotheses import load_json_dict
 from rescore.nbest.formats.json_lines import iterate_json_lines
 from rescore.nbest.formats.returnn_py import iterate_texts
-from returnn_bridge.files import PathLike, has_suffix, iterate_lines
+from returnn_bridge.files import PathLike, has_suffix, iterate_lines, quoted
 from returnn_bridge.registry import Registry
 
 Text = tuple[str, str]
@@ -148,10 +148,14 @@ class Ctm(TranscriptFormat):
                 raise ValueError(f"{where}: got {line[:40]!r}; expected utterance, channel, begin, duration, word")
             tag, channel, begin, word = fields[0], fields[1], float(fields[2]), fields[4]
             if self.refuses_word(word, 0):
-                raise ValueError(f"{where}: got the word {word!r} of {tag!r}; expected plain words, no alternatives")
+                raise ValueError(
+                    f"{where}: got the word {quoted(word)} of {quoted(tag)}; expected plain words, no alternatives"
+                )
             last_channel, last_begin = last.get(tag, (channel, begin))
             if channel != last_channel or begin < last_begin:
-                raise ValueError(f"{where}: {word!r} of {tag!r} is not in order; expected one channel, by rising times")
+                raise ValueError(
+                    f"{where}: {quoted(word)} of {quoted(tag)} is not in order; expected one channel, by rising times"
+                )
             last[tag] = (channel, begin)
             words.setdefault(tag, []).append(word)
         yield from ((tag, " ".join(found)) for tag, found in words.items())
@@ -198,7 +202,7 @@ class Stm(TranscriptFormat):
         if "IGNORE_TIME_SEGMENT_IN_SCORING" in map(str.upper, words):
             raise ValueError("segments that are scored; take ignored ones out of references and lists")
         if odd := [word for word in words if self.refuses_word(word, 0)]:
-            raise ValueError(f"plain words, and {odd[0]!r} is none to sclite")
+            raise ValueError(f"plain words, and {quoted(odd[0])} is none to sclite")
         return fields[0], " ".join(words)
 
 
@@ -247,7 +251,7 @@ class JsonTexts(ReferenceFormat):
             text = value.get("ref") if isinstance(value, dict) else value
             if not isinstance(text, str):
                 raise ValueError(
-                    f'{os.fspath(path)}: utterance {tag!r} has no reference; expected a text or a string "ref"'
+                    f'{os.fspath(path)}: utterance {quoted(tag)} has no reference; expected a text or a string "ref"'
                 )
             yield tag, text
 
@@ -261,7 +265,8 @@ class JsonLinesReferences(ReferenceFormat):
         for utterance in iterate_json_lines(path):
             if utterance.reference is None:
                 raise ValueError(
-                    f'{os.fspath(path)}: utterance {utterance.seq_tag!r} has no reference; expected a string "ref"'
+                    f"{os.fspath(path)}: utterance {quoted(utterance.seq_tag)} has no reference; "
+                    'expected a string "ref"'
                 )
             yield utterance.seq_tag, utterance.reference
 
@@ -286,11 +291,11 @@ def _iterate_utterances(path: PathLike, parse: Callable[[str], Text | None]) -> 
             continue
         tag, text = parsed
         if tag in seen:
-            raise ValueError(f"{where}: utterance {tag!r} is given twice; expected each utterance once")
+            raise ValueError(f"{where}: utterance {quoted(tag)} is given twice; expected each utterance once")
         seen.add(tag)
         yield tag, text
 
 
 def _is_time(text: str) -> bool:
     """Whether a field is a number of seconds."""
-    return re.fullmatch(r"[0-9]*\.?[0-9]+", text) is not None
+    return re.fullmatch(r"[0-9]+(\.[0-9]+)?|\.[0-9]+", text) is not None

@@ -80,6 +80,7 @@ PRODUCT = {
     "diffusion_lm.presets": "build_preset=build",
     "diffusion_lm.model": "LanguageModel",
     "diffusion_lm.backbones.dit": "DiTConfig",
+    "returnn_bridge.files": "named",
     "returnn_bridge.vocab": "train_vocab read_lines",
     "returnn_bridge.vocab.open": "load_vocab",
     "returnn_bridge.token_store": "TokenStore build_store",
@@ -380,7 +381,8 @@ def read_published(path: Path, world: Path) -> Any:
 
 
 def read_torch(path: Path, world: Path) -> Any:
-    product("network_weights")(product("read_checkpoint")(path))
+    with product("named")(path):
+        product("network_weights")(product("read_checkpoint")(path))
     return None
 
 

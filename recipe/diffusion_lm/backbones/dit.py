@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from diffusion_lm.backbones.attention import KeyValue, KeyValueCache, PaddedAttention, Rotary
-from diffusion_lm.backbones.base import DEFAULT, Backbone, NetworkConfig
+from diffusion_lm.backbones.base import DEFAULT, MOST_BLOCKS, MOST_WIDTH, Backbone, NetworkConfig
 from diffusion_lm.backbones.cpu import add_product, dropout, padded_selection, padding, spread_rows
 from diffusion_lm.backbones.cpu_attention import GroupedRows, by_sentences
 from diffusion_lm.backbones.flex import ATTENTIONS, Attention, FlexAttention
@@ -60,9 +60,10 @@ class DiTConfig(NetworkConfig):
     """Name of this kind of network, see backbones/__init__.py."""
 
     def __post_init__(self) -> None:
-        for name in ("hidden_size", "num_blocks", "num_heads", "cond_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} {getattr(self, name)}: expected at least 1")
+        limits = {"hidden_size": MOST_WIDTH, "num_blocks": MOST_BLOCKS, "num_heads": MOST_WIDTH, "cond_dim": MOST_WIDTH}
+        for name, most in limits.items():
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"model.{name} {getattr(self, name)}: expected a number between 1 and {most}")
         if self.hidden_size % self.num_heads or (self.hidden_size // self.num_heads) % 2:
             raise ValueError(
                 f"model.hidden_size {self.hidden_size} with model.num_heads {self.num_heads}: "
