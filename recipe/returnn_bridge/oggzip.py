@@ -14,7 +14,6 @@ it. The comment of the zip holds the number of utterances and the sha256 of the 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import zipfile
 import zlib
@@ -24,16 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from returnn_bridge.files import iterate_lines, whole_file
+from returnn_bridge.ogg import as_ogg
 
 AUDIO = (".flac", ".wav", ".ogg")
 _TIME = (1980, 1, 1, 0, 0, 0)  # a fixed time stamp, so that equal entries give equal bytes
-_SLACK = 0.1  # seconds by which a segment may end after its audio, because corpus times are rounded
 _SECONDS_PER_WORD = 0.4  # estimates the duration of an utterance without audio, by which RETURNN sorts
 
 _HEAD = b"[\n{'text': "  # first bytes of an index that this module writes
 _COMMENT = b"OggZip: "
-
-_MIRRORED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 
 
 @dataclass(frozen=True)
@@ -189,61 +186,13 @@ def _add(archive: zipfile.ZipFile, name: str, entry: Entry) -> dict[str, Any]:
         given = None if entry.end is None else entry.end - entry.start
         duration = round(_SECONDS_PER_WORD * len(entry.text.split()), 3) if given is None else given
         return {**described, "duration": duration}
-    data, duration = _as_ogg(entry)
+    try:
+        data, duration = as_ogg(entry.audio, start=entry.start, end=entry.end)
+    except ValueError as error:
+        raise ValueError(f"{error}; utterance {entry.seq_tag!r}") from None
     file = f"{entry.seq_tag}.ogg"
     _write(archive, f"{name}/{file}", data, zipfile.ZIP_STORED)
     return {**described, "file": file, "duration": duration}
-
-
-def _as_ogg(entry: Entry) -> tuple[bytes, float]:
-    """Ogg Vorbis bytes and the duration in seconds."""
-    import soundfile
-
-    path = os.fspath(entry.audio or "")
-    try:
-        with soundfile.SoundFile(path) as audio:
-            rate = audio.samplerate
-            first = min(round(entry.start * rate), audio.frames)
-            last = audio.frames if entry.end is None else min(round(entry.end * rate), audio.frames)
-            duration = (last - first) / rate
-            copied = audio.format == "OGG" and audio.subtype == "VORBIS" and last - first == audio.frames
-            audio.seek(first)
-            samples = None if copied else audio.read(last - first, dtype="float32")
-    except soundfile.LibsndfileError as error:
-        raise ValueError(f"{path}: not readable as audio ({error.error_string}); utterance {entry.seq_tag!r}") from None
-    if duration <= 0 or (entry.end is not None and entry.end * rate > last + _SLACK * rate):
-        got = f"audio of length {last / rate:.2f} s" if last else "audio of length 0"
-        raise ValueError(f"{path}: {got}; utterance {entry.seq_tag!r}")
-    if samples is None:
-        return Path(path).read_bytes(), duration
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, rate, format="OGG", subtype="VORBIS")
-    return _fixed_serial(buffer.getvalue()), duration
-
-
-def _fixed_serial(ogg: bytes) -> bytes:
-    """The Ogg stream with serial number 1. The encoder takes one from the clock, so no two runs would be equal.
-
-    Each page contains the serial number (byte 14) and a checksum (byte 22), RFC 3533 section 6.
-    """
-    pages, start = [], 0
-    while start < len(ogg):
-        segments = ogg[start + 26]
-        header = 27 + segments
-        length = header + sum(ogg[start + 27 : start + header])
-        page = bytearray(ogg[start : start + length])
-        page[14:18] = (1).to_bytes(4, "little")
-        page[22:26] = bytes(4)
-        page[22:26] = _ogg_checksum(page).to_bytes(4, "little")
-        pages.append(page)
-        start += length
-    return b"".join(pages)
-
-
-def _ogg_checksum(page: bytearray) -> int:
-    """Ogg's CRC-32: zlib's polynomial, but initial value 0, no inversion, and the high bit of each byte first."""
-    crc = zlib.crc32(page.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
-    return int(f"{crc:032b}"[::-1], 2)
 
 
 def _digest(content: bytes) -> bytes:

@@ -38,7 +38,6 @@ class Known:
 
 NO_NAME, ODD_TYPE = "no file name", "exception"
 KNOWN = (
-    Known("audio", "crash", "oggzip._as_ogg", "a sampling rate that the Ogg encoder can not have"),
     Known("oggzip", "crash", "batching.*", "RETURNN's reader in C++ ends the process at a number that is too large"),
     Known("kenlm", "crash", "ngram.*", "KenLM believes the counts and places in a binary file"),
     Known("store_partial", "memory", "token_store._checked_state", "a damaged length asks for 8 GiB"),
