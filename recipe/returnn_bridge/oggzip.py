@@ -14,16 +14,19 @@ it. The comment of the zip holds the number of utterances and the sha256 of the 
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
+import struct
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from returnn_bridge.files import iterate_lines, whole_file
+from returnn_bridge.files import iterate_bytes, iterate_lines, whole_file
 from returnn_bridge.ogg import as_ogg
+from returnn_bridge.ogg_index import check_index
 
 AUDIO = (".flac", ".wav", ".ogg")
 _TIME = (1980, 1, 1, 0, 0, 0)  # a fixed time stamp, so that equal entries give equal bytes
@@ -31,6 +34,19 @@ _SECONDS_PER_WORD = 0.4  # estimates the duration of an utterance without audio,
 
 _HEAD = b"[\n{'text': "  # first bytes of an index that this module writes
 _COMMENT = b"OggZip: "
+
+# What the zip module raises for damaged files: an error for each way of packing, and RuntimeError for encrypted ones.
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+    struct.error,
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +82,8 @@ def build_ogg_zip(out_zip: str | os.PathLike[str], entries: Iterable[Entry]) -> 
     with whole_file(target) as temporary:
         with zipfile.ZipFile(temporary, "w") as archive:
             index = ",\n".join(repr(_add(archive, target.stem, entry)) for entry in utterances)
-            content = f"[\n{index}\n]\n".encode()
+            content = f"[\n{index}\n]\n".encode("utf-8", "surrogatepass")
+            check_index(content, os.fspath(target))
             _write(archive, f"{target.stem}.txt", content, zipfile.ZIP_DEFLATED)
             archive.comment = _COMMENT + b"%d utterances, index %s" % (len(utterances), _digest(content))
         _check_replaceable(target)
@@ -111,24 +128,67 @@ def is_ogg_zip(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{path.stem}.txt") as index:
             return index.read(len(_HEAD)) == _HEAD
-    except (OSError, KeyError, ValueError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error):
+    except (KeyError, *_UNREADABLE):
         return False
 
 
-def check_ogg_zip(path: str | os.PathLike[str]) -> None:
-    """ValueError for a zip that is damaged, lacks the index of its name, or whose index does not match its comment."""
+def check_ogg_zips(
+    paths: Sequence[str], content_name: str | Sequence[str] | None = None, *, resolve_symlinks: bool = False
+) -> None:
+    """Check what an OggZipDataset with these options would read; the parameters are those of RETURNN.
+
+    An index may be a file of its own, NAME.txt.gz among the paths. ValueError for paths that are neither, and as in
+    `check_ogg_zip`.
+    """
+    names = [content_name] * len(paths) if isinstance(content_name, str) else list(content_name or paths)
+    if len(names) != len(paths):
+        raise ValueError(f"{len(names)} content names for {len(paths)} files; expected one for each")
+    zips, separate = {}, {}
+    for path, name in zip(paths, names):
+        real = os.path.realpath(path) if resolve_symlinks else path
+        kind = next((suffix for suffix in (".zip", ".txt.gz") if real.endswith(suffix)), None)
+        if kind is None:
+            raise ValueError(f"{path}: expected an OggZip NAME.zip, or its index NAME.txt.gz")
+        index = name if content_name else os.path.basename(real).removesuffix(kind)
+        if kind == ".zip":
+            zips[path] = index
+        else:
+            separate[index] = path
+    if not zips:
+        raise ValueError(f"{', '.join(paths)}: an index only; expected its zip as well")
+    for path in separate.values():
+        check_index(b"".join(iterate_bytes(path)), path)
+    for path, name in zips.items():
+        check_ogg_zip(path, None if name in separate else name)
+
+
+def check_ogg_zip(path: str | os.PathLike[str], name: str | None = "") -> None:
+    """ValueError for a zip that is damaged, lacks its index, or whose index RETURNN cannot read or is not that of the
+    comment.
+
+    name: of the index without .txt; by default that of the zip, and None if the index is not in the zip.
+    """
     file = Path(path)
+    name = file.stem if name == "" else name
+    content = b""
     try:
         with zipfile.ZipFile(file) as archive:
-            content, comment = archive.read(f"{file.stem}.txt"), archive.comment
+            comment = archive.comment
+            if name is not None:
+                content = archive.read(f"{name}.txt")
     except KeyError:
         raise ValueError(
-            f"{file}: no index {file.stem}.txt in it; expected an OggZip under the name it was built with"
+            f"{file}: no index {name}.txt in it; expected an OggZip under the name it was built with"
         ) from None
-    except (ValueError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except _UNREADABLE as error:
+        if isinstance(error, OSError) and error.filename is not None:  # the file could not be opened
+            raise
         raise ValueError(f"{file}: not a zip that can be read ({error}); expected a whole OggZip") from None
+    if name is None:
+        return
     if comment.startswith(_COMMENT) and not comment.endswith(_digest(content)):
         raise ValueError(f"{file}: another index than it was built with; expected the zip as `dlm oggzip` wrote it")
+    check_index(content, f"{file}: {name}.txt")
 
 
 def read_transcripts(path: str | os.PathLike[str]) -> dict[str, str]:

@@ -444,7 +444,8 @@ def ids_of_zip(path: Path, world: Path) -> Any:
     vocab = product("load_vocab")(world / "vocab")
     with zipfile.ZipFile(path) as archive:
         entries = ast.literal_eval(archive.read(f"{path.stem}.txt").decode())
-    return sorted((entry["seq_name"], vocab.encode_batch([entry["text"]])[0]) for entry in entries)
+    tags = [entry.get("seq_name", entry.get("file")) for entry in entries]
+    return sorted((tag, vocab.encode_batch([entry["text"]])[0]) for tag, entry in zip(tags, entries))
 
 
 def read_audio(path: Path, world: Path) -> Any:

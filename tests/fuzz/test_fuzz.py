@@ -38,7 +38,6 @@ class Known:
 
 NO_NAME, ODD_TYPE = "no file name", "exception"
 KNOWN = (
-    Known("oggzip", "crash", "batching.*", "RETURNN's reader in C++ ends the process at a number that is too large"),
     Known("kenlm", "crash", "ngram.*", "KenLM believes the counts and places in a binary file"),
     Known("store_partial", "memory", "token_store._checked_state", "a damaged length asks for 8 GiB"),
     Known(
@@ -48,7 +47,6 @@ KNOWN = (
         "ids, lengths and bytes of an unfinished store have no digest",
     ),
     Known("scored", "accepted with other content", "", "seconds of a .cost.json that are no number"),
-    Known("oggzip", "accepted, and is none", "", "RETURNN takes an index that is no Python literal"),
     Known("bliss", "accepted*", "", "a segment inside a segment, or outside a recording"),
     Known("*", ODD_TYPE, "types.is_detail*", "a whole number of details that no float can hold"),
     Known("sc*", ODD_TYPE, "scales.Scales.__post_init__", "a scale that no float can hold"),
@@ -70,8 +68,6 @@ KNOWN = (
     Known("model", NO_NAME, "*", "an option of the family is told without the file"),
     Known("config", NO_NAME, "*", "a setting is told by its key, without the file"),
     Known("foreign_config", NO_NAME, "*", "a setting is told by its key, without the file"),
-    Known("oggzip", ODD_TYPE, "batching.*", "RETURNN's own errors for an index with other keys or no list"),
-    Known("oggzip", NO_NAME, "oggzip.check_ogg_zip", "errors of zipfile that are OSErrors without a name"),
     Known("bliss", ODD_TYPE, "bliss._events", "an encoding that is not known"),
     Known("arpa", NO_NAME, "ngram.NgramScorer.__init__", "KenLM's message quotes bytes that are no UTF-8"),
     Known("kenlm", NO_NAME, "ngram.NgramScorer.__init__", "KenLM's message quotes bytes that are no UTF-8"),
