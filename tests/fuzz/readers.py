@@ -519,8 +519,8 @@ READERS: dict[str, Reader] = {
     "transcripts": Reader(read_utterances, ("read_transcripts",), utterances_of),
     "bliss": Reader(read_corpus_xml, ("read_bliss", "read_references"), segments_of),
     "audio": Reader(read_audio, ("build_ogg_zip", "soundfile", "numpy")),
-    "arpa": Reader(read_ngram, ("NgramScorer", "kenlm"), ngram_scores, strict=False),
-    "kenlm": Reader(read_ngram, ("NgramScorer", "kenlm"), test_inputs=200, group=20),
+    "arpa": Reader(read_ngram, ("NgramScorer", "kenlm"), ngram_scores, strict=False, test_inputs=100),
+    "kenlm": Reader(read_ngram, ("NgramScorer", "kenlm"), test_inputs=100),
     "vocab": Reader(read_vocab, ("load_vocab", "sentencepiece")),
     "tokenizer": Reader(
         read_tokenizer, ("load_vocab", "tokenizers"), tokenizer_of, strict=False, test_inputs=200, needs=("tokenizers",)

@@ -38,7 +38,6 @@ class Known:
 
 NO_NAME, ODD_TYPE = "no file name", "exception"
 KNOWN = (
-    Known("kenlm", "crash", "ngram.*", "KenLM believes the counts and places in a binary file"),
     Known("store_partial", "memory", "token_store._checked_state", "a damaged length asks for 8 GiB"),
     Known(
         "store_partial",
@@ -69,8 +68,6 @@ KNOWN = (
     Known("config", NO_NAME, "*", "a setting is told by its key, without the file"),
     Known("foreign_config", NO_NAME, "*", "a setting is told by its key, without the file"),
     Known("bliss", ODD_TYPE, "bliss._events", "an encoding that is not known"),
-    Known("arpa", NO_NAME, "ngram.NgramScorer.__init__", "KenLM's message quotes bytes that are no UTF-8"),
-    Known("kenlm", NO_NAME, "ngram.NgramScorer.__init__", "KenLM's message quotes bytes that are no UTF-8"),
     Known("*", "more than one line", "*", "text of the file in the message as it stands"),
     Known("*", "a very long line", "*", "text of the file in the message, whole"),
 )
