@@ -38,13 +38,6 @@ class Known:
 
 NO_NAME, ODD_TYPE = "no file name", "exception"
 KNOWN = (
-    Known("store_partial", "memory", "token_store._checked_state", "a damaged length asks for 8 GiB"),
-    Known(
-        "store_partial",
-        "accepted with other content",
-        "",
-        "ids, lengths and bytes of an unfinished store have no digest",
-    ),
     Known("scored", "accepted with other content", "", "seconds of a .cost.json that are no number"),
     Known("bliss", "accepted*", "", "a segment inside a segment, or outside a recording"),
     Known("*", ODD_TYPE, "types.is_detail*", "a whole number of details that no float can hold"),
