@@ -39,7 +39,6 @@ class Known:
 NO_NAME, ODD_TYPE = "no file name", "exception"
 KNOWN = (
     Known("scored", "accepted with other content", "", "seconds of a .cost.json that are no number"),
-    Known("bliss", "accepted*", "", "a segment inside a segment, or outside a recording"),
     Known("*", ODD_TYPE, "types.is_detail*", "a whole number of details that no float can hold"),
     Known("sc*", ODD_TYPE, "scales.Scales.__post_init__", "a scale that no float can hold"),
     Known("race", "*", "*", "json by itself: numbers that no float can hold, deep nesting, names with line ends"),
@@ -60,7 +59,6 @@ KNOWN = (
     Known("model", NO_NAME, "*", "an option of the family is told without the file"),
     Known("config", NO_NAME, "*", "a setting is told by its key, without the file"),
     Known("foreign_config", NO_NAME, "*", "a setting is told by its key, without the file"),
-    Known("bliss", ODD_TYPE, "bliss._events", "an encoding that is not known"),
     Known("*", "more than one line", "*", "text of the file in the message as it stands"),
     Known("*", "a very long line", "*", "text of the file in the message, whole"),
 )
