@@ -1,6 +1,8 @@
 """Try first, in a process of its own, what a damaged file may make a C library never return from.
 
-how = trial(read)               # "", or for example "dies of it (SIGSEGV)"
+    how = trial(read)               # "", or for example "dies of it (SIGSEGV)"
+
+The process is forked, so `function` may be any closure, and its processor time is limited.
 """
 
 from __future__ import annotations
