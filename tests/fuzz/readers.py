@@ -445,7 +445,8 @@ def ids_of_zip(path: Path, world: Path) -> Any:
     vocab = product("load_vocab")(world / "vocab")
     with zipfile.ZipFile(path) as archive:
         entries = ast.literal_eval(archive.read(f"{path.stem}.txt").decode())
-    return sorted((entry["seq_name"], vocab.encode_batch([entry["text"]])[0]) for entry in entries)
+    tags = [entry.get("seq_name", entry.get("file")) for entry in entries]
+    return sorted((tag, vocab.encode_batch([entry["text"]])[0]) for tag, entry in zip(tags, entries))
 
 
 def read_audio(path: Path, world: Path) -> Any:
@@ -519,8 +520,8 @@ READERS: dict[str, Reader] = {
     "transcripts": Reader(read_utterances, ("read_transcripts",), utterances_of),
     "bliss": Reader(read_corpus_xml, ("read_bliss", "read_references"), segments_of),
     "audio": Reader(read_audio, ("build_ogg_zip", "soundfile", "numpy")),
-    "arpa": Reader(read_ngram, ("NgramScorer", "kenlm"), ngram_scores, strict=False),
-    "kenlm": Reader(read_ngram, ("NgramScorer", "kenlm"), test_inputs=200, group=20),
+    "arpa": Reader(read_ngram, ("NgramScorer", "kenlm"), ngram_scores, strict=False, test_inputs=100),
+    "kenlm": Reader(read_ngram, ("NgramScorer", "kenlm"), test_inputs=100),
     "vocab": Reader(read_vocab, ("load_vocab", "sentencepiece")),
     "tokenizer": Reader(
         read_tokenizer, ("load_vocab", "tokenizers"), tokenizer_of, strict=False, test_inputs=200, needs=("tokenizers",)

@@ -44,9 +44,11 @@ from diffusion_lm.families.masked import smallest_keys
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.visibility import Blocks
 
-MOST_BLOCK_SIZE = 1 << 20  # a larger block is no sentence: its rows would not fit into memory
 LARGEST_WEIGHTED = 0.5
 """Above this `sampling_min` the loss is not weighted, as in the original code, because nearly everything is masked."""
+
+MOST_POSITIONS = 1 << 14
+"""Limit on `block_size`: every row is padded to whole blocks, so a damaged number would ask for terabytes."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,8 @@ class BlockFamily(ScheduledNoise, Family):
     sampler_kind: ClassVar[str] = "blocks"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.block_size <= MOST_BLOCK_SIZE:
-            raise ValueError(f"family.block_size {self.block_size}: expected a number between 1 and {MOST_BLOCK_SIZE}")
+        if not 1 <= self.block_size <= MOST_POSITIONS:
+            raise ValueError(f"family.block_size {self.block_size}: expected 1 to {MOST_POSITIONS}")
         if self.time_conditioning:
             raise ValueError(
                 "family.time_conditioning true: expected false, since every block has its own time "
