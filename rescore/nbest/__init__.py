@@ -151,7 +151,8 @@ def _holds_lists(path: PathLike) -> bool:
         if first.startswith("{") and FORMAT in first[:100]:
             header = parse_json(first, path)
             return isinstance(header, dict) and header.get("format") == FORMAT
-        return next(iterate_nbest(path, allow_non_finite=True), None) is not None
+        first_list = next(iterate_nbest(path, allow_non_finite=True), None)
+        return first_list is not None and bool(first_list.hypotheses[0].scores)  # transcripts are no lists to lose
     except ValueError:
         return False
 

@@ -36,7 +36,7 @@ class JsonLines(Format):
     """One utterance per line, `{"id": ..., "ref": ..., "hyps": [{"text": ..., "scores": {...}, "details": {...}}]}`."""
 
     name, suffixes = "json-lines", (".jsonl",)
-    writes = many_scores = references = metadata = True
+    writes = many_scores = details = references = metadata = True
 
     def read(self, path: PathLike, *, name: str | None = None, allow_non_finite: bool = False) -> Iterator[NBestList]:
         return iterate_json_lines(path, name=name)
