@@ -60,7 +60,8 @@ class JsonLinesReferences(ReferenceFormat):
         for utterance in iterate_json_lines(path):
             if utterance.reference is None:
                 raise ValueError(
-                    f'{os.fspath(path)}: utterance {quoted(utterance.seq_tag)} has no reference; expected a string "ref"'
+                    f"{os.fspath(path)}: utterance {quoted(utterance.seq_tag)} has no reference; "
+                    'expected a string "ref"'
                 )
             yield utterance.seq_tag, utterance.reference
 
