@@ -13,8 +13,9 @@ which switches a source off.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -26,6 +27,8 @@ from rescore.wer import ErrorCounts, ErrorTable, FloatArray, error_table
 
 _GRID_LINES = 257
 _CURVE_POINTS = 201
+_WIDER = 9
+"""A range whose end is as good as the best scale is looked at in ten times its width."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ class TuneResult:
     curves: tuple[Curve, ...]
     """One curve for each free scale."""
     warnings: tuple[str, ...]
-    """One line for each scale that is at the edge of its range or has no effect."""
+    """One line for each scale that has no effect, or whose best interval reaches an end of its range."""
 
 
 def tune(
@@ -101,8 +104,11 @@ def tune(
     if errors.wer_percent is None:
         raise ValueError("the references have no words; expected some to tune the scales on")
     curves = tuple(_curve(space, point, axis, name, errors) for axis, name in enumerate(free))
-    warnings = tuple(warning for curve in curves for warning in _warnings(curve, free[curve.name]))
-    return TuneResult(scales, errors, errors.wer_percent, curves, warnings)
+    warnings = []
+    for curve in curves:
+        others = {name: scale for name, scale in scales.named().items() if name != curve.name}
+        warnings += _warnings(curve, free[curve.name], partial(_beyond, lists, others, table, errors))
+    return TuneResult(scales, errors, errors.wer_percent, curves, tuple(warnings))
 
 
 def _check(fixed: Mapping[str, float], free: Mapping[str, Range]) -> None:
@@ -192,7 +198,24 @@ def _curve(space: Space, point: FloatArray, axis: int, name: str, errors: ErrorC
     )
 
 
-def _warnings(curve: Curve, bounds: Range) -> Iterator[str]:
+def _beyond(
+    lists: Sequence[NBestList],
+    others: Mapping[str, float],
+    table: ErrorTable,
+    errors: ErrorCounts,
+    name: str,
+    wider: Range,
+) -> float | None:
+    """The WER (%) that the scale `name` reaches in a wider range while the others stay; None if it is not lower."""
+    try:
+        space = Space.build(lists, others, {name: wider}, table)
+    except ValueError:  # scores near the largest that can be summed: nothing can be computed in a wider range
+        return None
+    found = space.best(space.low, 0).errors
+    return 100.0 * found / errors.reference_words if found < errors.errors else None
+
+
+def _warnings(curve: Curve, bounds: Range, beyond: Callable[[str, Range], float | None]) -> Iterator[str]:
     low, high = bounds
     at_low, at_high = curve.at_ends
     where = f"the best scale of {curve.name!r}, {curve.chosen:.4g}, "
@@ -203,4 +226,17 @@ def _warnings(curve: Curve, bounds: Range) -> Iterator[str]:
     elif (at_low and low == 0.0) or (at_high and high == 0.0):
         yield where + "is as good as 0: the source does not help on these lists"
     elif at_low or at_high:
-        yield where + f"lies at the edge of the range {low:g} ... {high:g}; a wider range may be better"
+        span = _WIDER * (high - low)
+        wider = (low - span, high) if at_low else (low, high + span)
+        if (lower := beyond(curve.name, wider)) is not None:
+            yield (
+                f"the range {low:g} ... {high:g} of the scale of {curve.name!r} ends too early: WER {lower:.2f} % "
+                f"instead of {curve.chosen_wer_percent:.2f} % beyond it; widen it, for example with "
+                f"{curve.name}:{wider[0]:g}:{wider[1]:g}"
+            )
+        else:
+            first, last = curve.plateau
+            yield (
+                f"every scale of {curve.name!r} from {first:.4g} to {last:.4g} gives the same WER as the chosen "
+                f"{curve.chosen:.4g}, and none beyond gives a lower one: this tuning set is too small to tell them apart"
+            )

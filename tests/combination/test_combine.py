@@ -247,7 +247,11 @@ def test_the_middle_of_the_widest_best_piece_is_chosen() -> None:
     "reference, expected",
     [
         ("a", "the best scale of 'lm', 0.25, is as good as 0: the source does not help on these lists"),
-        ("c", "the best scale of 'lm', 2.75, lies at the edge of the range 0 ... 4; a wider range may be better"),
+        (
+            "c",
+            "every scale of 'lm' from 1.5 to 4 gives the same WER as the chosen 2.75, and none beyond gives a lower "
+            "one: this tuning set is too small to tell them apart",
+        ),
         ("x", "the scale of 'lm' makes no difference between 0 and 4"),
     ],
 )
@@ -259,6 +263,24 @@ def test_edges_of_the_range_are_reported(reference: str, expected: str) -> None:
     )
     result = tune([NBestList("u", hypotheses, reference)], free={"lm": (0, 4)})
     assert result.warnings == (expected,)
+
+
+@pytest.mark.parametrize("sign, term", [(1.0, "lm:0:10"), (-1.0, "lm:-10:0")])
+def test_a_range_that_ends_too_early_is_reported_with_a_wider_one(sign: float, term: str) -> None:
+    """The right text wins from a scale of 1.5 on, so a range up to 1 misses it, and the advised range finds it.
+
+    Within the range, the texts "a" and "b" are equally wrong.
+    """
+    scores = {"a": (0.0, 0.0), "b": (-0.5, 1.0), "c": (-2.0, 2.0)}
+    hypotheses = tuple(Hypothesis(text, {"am": am, "lm": sign * lm}) for text, (am, lm) in scores.items())
+    lists = [NBestList("u", hypotheses, "c"), NBestList("v", (Hypothesis("a", {"am": 0.0, "lm": 0.0}),), "a")]
+    edge = NBestList("w", (Hypothesis("x", {"am": 0.0, "lm": 0.0}), Hypothesis("y", {"am": -0.5, "lm": sign})), "y")
+    low, high = sorted((0.0, sign))
+    result = tune([*lists, edge], free={"lm": (low, high)})
+    (warning,) = result.warnings
+    assert "WER 0.00 % instead of 33.33 % beyond it" in warning and warning.endswith(f"for example with {term}")
+    advised = RowSpec.from_terms("wider", ["am:1", term])
+    assert tune([*lists, edge], fixed=advised.fixed, free=advised.free).errors.errors == 0
 
 
 LOG_ZEROS = [-1e9, -1e10, -3.4e38, -1e100, -1e290]
@@ -303,8 +325,9 @@ def test_a_plateau_that_only_touches_zero_is_not_at_zero(log_zero: float) -> Non
     lists = [NBestList(u.seq_tag, u.hypotheses, u.hypotheses[1].text) for u in lists]
     result = tune(lists, free={"lm": (0.0, 3.0)})
     assert (result.errors.errors, result.curves[0].at_ends) == (0, (False, True))
-    edge = "lies at the edge of the range 0 ... 3; a wider range may be better"
-    assert result.warnings == (f"the best scale of 'lm', 1.5, {edge}",)
+    (warning,) = result.warnings
+    assert warning.startswith("every scale of 'lm' from ") and " from 0 " not in warning
+    assert "to 3 gives the same WER as the chosen 1.5, and none beyond gives a lower one" in warning
     both = tune(lists, free={"lm": (0.0, 3.0), "words": (-1.0, 1.0)})
     assert not any("'lm' makes no difference" in warning for warning in both.warnings)
 
