@@ -29,6 +29,7 @@ from rescore.report.result import RescoreResult
 from rescore.report.table import TABLE_SUFFIXES, ResultTable, evaluate
 from rescore.score_file import Recorded, recorded, score_file
 from rescore.scores import UnknownCounts
+from rescore.speakers import speakers_of
 from rescore.wer import error_table
 
 
@@ -46,18 +47,20 @@ def rescore(
     title: str = "WER",
     command: str = "",
     format: str | None = None,
+    speakers: str = "",
 ) -> RescoreResult:
     """Score both sets with every LM, tune every row on the first set and measure it on the second.
 
     An interrupted run can be resumed, because scores in `out` are kept. `rows`: default: those of `default_rows`. The
     row `FIRST` of the recogniser's order is always there, and is the default baseline. `format`: the format of all
-    lists; None: chosen by their suffixes. ValueError for malformed files, rows with unknown sources, or
-    a baseline that is not a row.
+    lists; None: chosen by their suffixes. `speakers`: a pattern for `speakers_of`, for a bootstrap over speakers.
+    ValueError for malformed files, rows with unknown sources, or a baseline that is not a row.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     tune_lists = read_with_references(tune_sources, tune_references, format=format)
     test_lists = read_with_references(test_sources, test_references, format=format)
+    groups = speakers_of([utterance.seq_tag for utterance in test_lists], speakers) if speakers else None
     given = list(tune_lists[0].hypotheses[0].scores)
     rows = with_first(rows or default_rows(given, list(lms)))
     baseline = baseline or rows[0].name
@@ -90,6 +93,7 @@ def rescore(
         baseline=baseline,
         seed=seed,
         seconds=seconds_of(scales, known),
+        groups=groups,
         table=test_table,
     )
     table = ResultTable(
@@ -103,9 +107,11 @@ def rescore(
             "models": {name: record.facts for name, record in known.items()},
             "seed": seed,
             **({"command": command} if command else {}),
+            **({"speakers": speakers} if speakers else {}),
             "python": platform.python_version(),
         },
         unknown=unknown_in(known),
+        speakers=len(set(groups)) if groups else None,
     )
     return RescoreResult(table, tuned, scales, tune_lists, test_lists, tuple(notes))
 

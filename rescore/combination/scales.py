@@ -110,8 +110,12 @@ def winners(lists: Sequence[NBestList], scales: Scales) -> IntArray:
 
 def best_texts(lists: Sequence[NBestList], scales: Scales) -> dict[str, str]:
     """{seq_tag: text of the winner}, with unchanged texts."""
-    best = winners(lists, scales)
-    return {utterance.seq_tag: utterance.hypotheses[index].text for utterance, index in zip(lists, best.tolist())}
+    return dict(zip((utterance.seq_tag for utterance in lists), texts_at(lists, winners(lists, scales))))
+
+
+def texts_at(lists: Sequence[NBestList], indices: IntArray) -> list[str]:
+    """The text of the hypothesis with this index in each list."""
+    return [utterance.hypotheses[index].text for utterance, index in zip(lists, indices.tolist(), strict=True)]
 
 
 def combined_scores(lists: Sequence[NBestList], scales: Scales) -> FloatArray:

@@ -104,7 +104,7 @@ def tune(
     if errors.wer_percent is None:
         raise ValueError("the references have no words; expected some to tune the scales on")
     curves = tuple(_curve(space, point, axis, name, errors) for axis, name in enumerate(free))
-    warnings = []
+    warnings: list[str] = []
     for curve in curves:
         others = {name: scale for name, scale in scales.named().items() if name != curve.name}
         warnings += _warnings(curve, free[curve.name], partial(_beyond, lists, others, table, errors))
@@ -238,5 +238,6 @@ def _warnings(curve: Curve, bounds: Range, beyond: Callable[[str, Range], float 
             first, last = curve.plateau
             yield (
                 f"every scale of {curve.name!r} from {first:.4g} to {last:.4g} gives the same WER as the chosen "
-                f"{curve.chosen:.4g}, and none beyond gives a lower one: this tuning set is too small to tell them apart"
+                f"{curve.chosen:.4g}, and none beyond gives a lower one: this tuning set is too small to tell them "
+                "apart"
             )

@@ -10,6 +10,13 @@ Sources = Annotated[
     list[str],
     typer.Argument(help="N-best file, or several aligned files as NAME=PATH; `dlm formats` lists what is read."),
 ]
+Speakers = Annotated[
+    str,
+    typer.Option(
+        help="Regular expression whose first group is the speaker in the name of an utterance, such as '^(\\d+)-'; the "
+        "bootstrap then draws speakers, each with all its utterances (default: it draws single utterances)."
+    ),
+]
 ListFormat = Annotated[
     str | None,
     typer.Option(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rescore.commands.options import ListFormat, Sources
+from rescore.commands.options import ListFormat, Sources, Speakers
 from rescore.commands.syntax import list_files, parse_scales, scales_file
 from rescore.lms.options import Seed
 from returnn_bridge.files import check_outputs
@@ -39,6 +39,7 @@ def wer(
     title: Annotated[str, typer.Option(help="Title of the table.")] = "WER",
     seed: Seed = 1,
     list_format: ListFormat = None,
+    speakers: Speakers = "",
 ) -> None:
     """Print a table of word error rates with S/D/I, the oracle and paired bootstrap intervals against the baseline."""
     from rescore.combination.rows import FIRST, check_row_name
@@ -49,6 +50,7 @@ def wer(
     from rescore.pipeline import seconds_of, unknown_in
     from rescore.report.table import ResultTable, evaluate, table_suffix
     from rescore.score_file import recorded
+    from rescore.speakers import speakers_of
 
     for path in out or []:
         table_suffix(path)
@@ -66,7 +68,9 @@ def wer(
             raise ValueError(f"--scales {item}: a row named {name!r} is there already; expected different names")
         rows[name] = row_scales
     known = recorded(nbest, format=list_format)
-    measured = evaluate(lists, rows, baseline=baseline or FIRST, seed=seed, seconds=seconds_of(rows, known))
+    groups = speakers_of([utterance.seq_tag for utterance in lists], speakers) if speakers else None
+    seconds = seconds_of(rows, known)
+    measured = evaluate(lists, rows, baseline=baseline or FIRST, seed=seed, seconds=seconds, groups=groups)
     table = ResultTable(
         title,
         measured,
@@ -76,9 +80,11 @@ def wer(
             "nbest": nbest,
             "refs": str(refs),
             "seed": seed,
+            **({"speakers": speakers} if speakers else {}),
             "models": {name: record.facts for name, record in known.items()},
         },
         unknown=unknown_in(known),
+        speakers=len(set(groups)) if groups else None,
     )
     best = best_texts(lists, list(rows.values())[-1])
     for path in transcripts or []:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from diffusion_lm.commands.options import say_device
-from rescore.commands.options import ListFormat
+from rescore.commands.options import ListFormat, Speakers
 from rescore.commands.syntax import list_files, parse_passes
 from rescore.lms.open import open_scorer
 from rescore.lms.options import ScoringOptions
@@ -50,6 +50,7 @@ def rescore(
     title: Annotated[str, typer.Option(help="Title of the table and the report.")] = "WER",
     scoring: ScoringOptions = ScoringOptions(),
     list_format: ListFormat = None,
+    speakers: Speakers = "",
 ) -> None:
     """Score N-best lists with language models, tune the scales, and write a WER table and an HTML report."""
     from rescore import pipeline
@@ -89,6 +90,7 @@ def rescore(
             title=title,
             command=shlex.join(["dlm", *sys.argv[1:]]),
             format=list_format,
+            speakers=speakers,
         )
         (out / "scales").mkdir(exist_ok=True)
         for name, scales in result.scales.items():

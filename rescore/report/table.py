@@ -21,7 +21,8 @@ from math import nan, sqrt
 from typing import Any
 
 from rescore.combination.rows import ORACLE, check_row_name
-from rescore.combination.scales import Scales, winners
+from rescore.combination.scales import Scales, texts_at, winners
+from rescore.matched_pairs import MatchedPairs, matched_pairs
 from rescore.nbest.types import NBestList
 from rescore.report.escaping import escape_latex, escape_markdown, latex_comment
 from rescore.scores import Target, UnknownCounts
@@ -46,6 +47,8 @@ class Row:
     """Standard error of the WER over the choice of utterances (bootstrap), in percentage points."""
     change: BootstrapResult | None = None
     """Change against the baseline of the table."""
+    matched_pairs: MatchedPairs | None = None
+    """Matched-pair test against the baseline of the table."""
     targets: tuple[Target, ...] = ()
     """Targets of the LM scores, as far as they are recorded in the lists."""
     score_standard_error: float | None = None
@@ -88,9 +91,13 @@ def evaluate(
         raise ValueError("the references have no words; expected some to count errors against")
     best = {name: winners(lists, scales) for name, scales in rows.items()}
     before = table.errors_of(best[baseline])
+    references = [utterance.reference or "" for utterance in lists]
 
     def change(after: IntArray) -> BootstrapResult:
         return paired_bootstrap(before, after, table.reference_words, seed=seed, groups=groups)
+
+    def test_of(indices: IntArray) -> MatchedPairs:
+        return matched_pairs(references, texts_at(lists, best[baseline]), texts_at(lists, indices))
 
     def deviation(errors: IntArray) -> float:
         return wer_interval(errors, table.reference_words, seed=seed, groups=groups).standard_error
@@ -105,12 +112,14 @@ def evaluate(
                 scales,
                 deviation(errors),
                 None if name == baseline else change(errors),
+                None if name == baseline else test_of(best[name]),
                 seconds=seconds.get(name),
                 **_measured(lists, [source for source, scale in scales.scores.items() if scale]),
             )
         )
     errors = table.errors_of(table.oracle_winners())
-    measured.append(Row(ORACLE, table.oracle(), None, deviation(errors), change(errors)))
+    test = test_of(table.oracle_winners())
+    measured.append(Row(ORACLE, table.oracle(), None, deviation(errors), change(errors), test))
     return measured
 
 
@@ -153,6 +162,8 @@ class ResultTable:
     """Information to reproduce the table (files, seed, command, versions), as values for JSON."""
     unknown: Mapping[str, UnknownCounts] = field(default_factory=dict)
     """Unknown words or tokens of these lists by LM, if they were recorded."""
+    speakers: int | None = None
+    """The number of speakers whose utterances the bootstrap drew together; None: it drew single utterances."""
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -177,12 +188,13 @@ class ResultTable:
         """Footnotes of one or two sentences that explain the numbers."""
         rows, words = self.rows, self.rows[0].errors.reference_words
         notes = [f"WER: all word errors (S, D, I) over all {words:,} reference words."]
+        drawn = "utterances" if self.speakers is None else f"speakers ({self.speakers}, with all their utterances)"
         if any(row.wer_standard_error is not None for row in rows):
-            notes.append("±: standard error of the WER, in points, from the choice of utterances (bootstrap).")
+            notes.append(f"±: standard error of the WER, in points, from the choice of {drawn} (bootstrap).")
         if any(row.change for row in rows):
             notes.append(
                 f"Change: points of WER against “{self.baseline}”, with the 95 % interval of a paired bootstrap. "
-                "The interval is about the choice of utterances; it does not cover the choice of scales or of the "
+                f"The interval is about the choice of {drawn}; it does not cover the choice of scales or of the "
                 "training run."
             )
         if any(row.scales for row in rows):
@@ -360,12 +372,14 @@ def _format_seconds(seconds: float) -> str:
 def _record(row: Row) -> dict[str, Any]:
     """The row as a flat dict, except that the scales are a nested dict."""
     change = asdict(row.change) if row.change else dict.fromkeys(BootstrapResult.__slots__)
+    test = asdict(row.matched_pairs) if row.matched_pairs else dict.fromkeys(MatchedPairs.__slots__)
     return {
         "system": row.name,
         "wer_percent": row.errors.wer_percent,
         "wer_standard_error": row.wer_standard_error,
         **asdict(row.errors),
         **{f"change_{name.removesuffix('_percent')}": value for name, value in change.items()},
+        **{f"matched_pairs_{name}": value for name, value in test.items()},
         "scales": row.scales.to_json() if row.scales else None,
         "targets": list(row.targets),
         "score_standard_error": row.score_standard_error,
