@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from diffusion_lm.commands.runner import Command
+from rescore.commands.doctor import doctor
 from rescore.commands.lists import convert, formats
 from rescore.commands.ngram import ngram
 from rescore.commands.perplexity import perplexity
@@ -17,4 +18,4 @@ HELP = "Rescore N-best lists: score, tune, wer, rescore, ngram, convert."
 
 def commands() -> list[Command]:
     """All verbs of this package. `perplexity` replaces the verb of diffusion_lm because it also supports n-grams."""
-    return [score, merge, race, tune, wer, overview, rescore, ngram, convert, formats, estimators, perplexity]
+    return [doctor, score, merge, race, tune, wer, overview, rescore, ngram, convert, formats, estimators, perplexity]

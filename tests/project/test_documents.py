@@ -91,6 +91,7 @@ def test_tables_have_every_entry_of_their_registry() -> None:
     from diffusion_lm.families import FAMILIES
     from diffusion_lm.presets import PRESETS, SUFFIXES
     from diffusion_lm.sampling import SAMPLERS
+    from rescore.doctor import CHECKS
     from rescore.estimators import ESTIMATORS
     from rescore.nbest.formats import FORMATS
     from rescore.nbest.reference_formats import REFERENCE_FORMATS
@@ -101,6 +102,11 @@ def test_tables_have_every_entry_of_their_registry() -> None:
     assert not [name for name in FAMILIES if name not in families]
     assert not [name for kind in SAMPLERS.values() for name in kind if f"`{name}`" not in families]
     assert not [name for name in PRESETS if name not in families]
-    for page, registry in (("estimators.md", ESTIMATORS), ("formats.md", FORMATS), ("formats.md", REFERENCE_FORMATS)):
+    for page, registry in (
+        ("estimators.md", ESTIMATORS),
+        ("formats.md", FORMATS),
+        ("formats.md", REFERENCE_FORMATS),
+        ("doctor.md", CHECKS),
+    ):
         text = prose(ROOT / "docs" / page)
         assert not [name for name in registry if f"`{name}`" not in text], page

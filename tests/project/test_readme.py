@@ -15,7 +15,7 @@ from rescore.nbest.references import read_references, write_transcripts
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-PAGES = ["README.md", "docs/families.md", "docs/data.md"]
+PAGES = ["README.md", "docs/families.md", "docs/data.md", "docs/doctor.md"]
 BLOCKS = [
     (page, kind, block)
     for page in PAGES
