@@ -1,0 +1,114 @@
+"""Judges ways to choose scales by repeated random splits of all lists: tune on some utterances, test on the others.
+
+    python benchmarks/scales.py --lists am=tune.json.gz ar=tune.ar.jsonl --lists am=eval.json.gz ar=eval.ar.jsonl \\
+      --refs tune.json.gz eval.json.gz --row "AR=am:1,ar,words" [--tune 137] [--splits 40] [--out figures.json]
+
+Prints, for every row and way, the mean WER of the test parts and its standard deviation over the splits, and the mean
+difference to the exact minimum of the same split with the standard error of that mean. Splits overlap, so this error is
+too small by a factor that depends on them: the differences between ways are what the splits tell best.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from time import perf_counter
+
+import numpy as np
+
+from rescore.combination.line_search import Space
+from rescore.combination.rows import RowSpec
+from rescore.combination.scales import WORDS
+from rescore.combination.search import resample, search
+from rescore.nbest import read_sources
+from rescore.nbest.references import attach_reference_file
+from rescore.nbest.types import NBestList
+from rescore.wer import FloatArray, error_table
+
+RESAMPLES = 100
+SAMPLES = 4000
+ROUND = {True: 0.5, False: 0.1}
+"""Steps of round scales, for word terms and for scores."""
+
+
+def ways(space: Space, row: RowSpec, seed: int) -> Iterator[tuple[str, FloatArray]]:
+    """The point that each way chooses on the lists of `space`."""
+    count = space.errors.shape[0]
+    drawn = resample(count, RESAMPLES, seed=seed)
+    points = search(space, np.concatenate([np.ones((1, count), np.int64), drawn]))
+    exact, cloud = points[0], points[1:]
+    counts = np.array([source == WORDS for source in row.free])
+    lms = max(1, int((~counts).sum()))
+    prior = np.clip(np.where(counts, 0.0, 0.6 / lms), space.low, space.high)
+    steps = np.where(counts, ROUND[True], ROUND[False])
+    yield "exact minimum", exact
+    for size in (10, 25, 50, 100):
+        yield f"mean of {size}", cloud[:size].mean(axis=0)
+    yield "median of 100", np.median(cloud, axis=0)
+    low, high = np.quantile(cloud, [0.25, 0.75], axis=0)
+    inner = (cloud >= low) & (cloud <= high)
+    yield "mean of middle half", (cloud * inner).sum(axis=0) / inner.sum(axis=0)
+    yield "mean of 100, switched off where better", space.at_zeros(cloud.mean(axis=0))
+    yield "mean of 100, rounded", np.round(cloud.mean(axis=0) / steps) * steps
+    for share in (0.25, 0.5):
+        yield f"mean of 100, {share:.0%} towards round scales", prior + (1 - share) * (cloud.mean(axis=0) - prior)
+    yield "round scales, not tuned", prior
+    tried = space.low + (space.high - space.low) * np.random.default_rng(seed).random((SAMPLES, len(prior)))
+    tried = np.concatenate([tried, cloud[0] + 2 * (cloud[1:] - cloud[0])])
+    tried = np.clip(tried, space.low, space.high)
+    errors = np.array([space.errors_at(point) for point in tried], np.float64)
+    spread = cloud.std(axis=0) + 1e-3
+    for strength in (0.25, 1.0):
+        penalised = errors + strength * (((tried - prior) / spread) ** 2).sum(axis=1)
+        yield f"errors + {strength:g} squared deviations from round scales", tried[penalised.argmin()]
+    for heat in (2.0, 5.0, 10.0):
+        weights = np.exp((errors[:SAMPLES].min() - errors[:SAMPLES]) / heat)
+        yield f"mean over exp(-errors / {heat:g})", weights @ tried[:SAMPLES] / weights.sum()
+
+
+def judge(lists: Sequence[NBestList], row: RowSpec, *, tune: int, splits: int) -> Mapping[str, list[tuple[int, int]]]:
+    """{way: (errors, reference words) of each split}."""
+    found = defaultdict(list)
+    for split in range(splits):
+        order = np.random.default_rng(split).permutation(len(lists))
+        parts = [[lists[index] for index in part] for part in (order[:tune], order[tune:])]
+        tables = [error_table(part) for part in parts]
+        spaces = [Space.build(part, row.fixed, row.free, table) for part, table in zip(parts, tables)]
+        for way, point in ways(spaces[0], row, split):
+            found[way].append((spaces[1].errors_at(point), int(tables[1].reference_words.sum())))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lists", nargs="+", action="append", required=True, help="aligned files NAME=PATH of one set")
+    parser.add_argument("--refs", nargs="+", required=True, help="reference file of each set")
+    parser.add_argument("--row", action="append", required=True, help="as in `dlm rescore`")
+    parser.add_argument("--tune", type=int, default=137, help="utterances to tune on; the others are the test")
+    parser.add_argument("--splits", type=int, default=40)
+    parser.add_argument("--out", help="JSON file for the errors and words of each split")
+    options = parser.parse_args()
+    lists = []
+    for sources, refs in zip(options.lists, options.refs, strict=True):
+        lists += attach_reference_file(read_sources(sources), refs)
+    results = {}
+    for text in options.row:
+        row, start = RowSpec.parse(text), perf_counter()
+        results[row.name] = found = judge(lists, row, tune=options.tune, splits=options.splits)
+        rates = {way: np.array([100.0 * errors / words for errors, words in pairs]) for way, pairs in found.items()}
+        exact = next(iter(rates.values()))
+        print(f"\n{text}: {len(row.free)} free, {len(lists)} utterances, {perf_counter() - start:.0f} s")
+        for way, values in rates.items():
+            change = values - exact
+            error = change.std(ddof=1) / np.sqrt(len(change))
+            change = f"{change.mean():+.3f} ± {error:.3f}"
+            print(f"{values.mean():7.2f} ± {values.std(ddof=1):.2f}  {change}  {way}", flush=True)
+    if options.out:
+        with open(options.out, "w") as file:
+            json.dump(results, file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""The points of a space of scales with the fewest errors, for the lists as they are and for resamples of them.
+
+    points = search(space, weights)                     # weights [R, U]: how often utterance u counts in resample r
+
+Where the winner of an utterance changes does not depend on the weights, so all resamples share the walks along the
+lines of one and two scales.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from itertools import combinations
+
+import numpy as np
+
+from rescore.combination.line_search import NARROW, Space, Steps, Walk, walks_along
+from rescore.wer import FloatArray, IntArray
+
+_GRID_LINES = 257
+
+
+def search(space: Space, weights: IntArray) -> FloatArray:
+    """[R, F]: the best point for each row of weights [R, U]; how exact it is depends on F, see `tuning.tune`."""
+    one = len(space.low) == 1
+    shared = _search_line(space, weights) if one else _search_grid(space, weights) if len(space.low) == 2 else None
+    points = []
+    for number, row in enumerate(weights):
+        part = space.resampled(row)
+        point = _search_many(part) if shared is None else shared[number]
+        ends = [point] if one else [part.centred(point), part.nearest_to_zero()]
+        points.append(min(map(part.at_zeros, ends), key=part.errors_at))
+    return np.array(points)
+
+
+def resample(utterances: int, count: int, *, seed: int, groups: Sequence[Hashable] | None = None) -> IntArray:
+    """[count, U]: how often each utterance is drawn in each of `count` bootstrap resamples.
+
+    As many utterances as there are are drawn with replacement. `groups`: the speaker of each utterance; whole groups
+    are drawn then. ValueError if `groups` has another length.
+    """
+    names = range(utterances) if groups is None else groups
+    if len(names) != utterances:
+        raise ValueError(f"groups of {len(names)} utterances; expected {utterances}")
+    number: dict[Hashable, int] = {}
+    indices = np.array([number.setdefault(name, len(number)) for name in names])
+    drawn = np.random.default_rng(seed).integers(len(number), size=(count, len(number)))
+    return np.stack([np.bincount(row, minlength=len(number))[indices] for row in drawn])
+
+
+def _search_line(space: Space, weights: IntArray) -> list[FloatArray]:
+    walk = space.walk_along(space.low, 0)
+    steps = (Steps(walk.edges, counts) for counts in walk.counts(weights))
+    return [space.at(space.low, space.in_units(found.best(), 0)) for found in steps]
+
+
+def _search_grid(space: Space, weights: IntArray) -> list[FloatArray]:
+    """Search two scales: an even grid of each, with an exact line search over the other; of equal errors the widest
+    piece."""
+    found: list[tuple[float, float]] = [(np.inf, 0.0)] * len(weights)
+    points = [space.low] * len(weights)
+    for axis in (0, 1):
+        other = 1 - axis
+        grid = np.linspace(space.low[other], space.high[other], _GRID_LINES)
+        span = space.high[axis] - space.low[axis]
+        start = space.base + space.low[axis] * space.features[axis]
+        bases = start + grid[:, None, None] * space.features[other]
+        for value, walk in zip(grid, walks_along(bases, span * space.features[axis], space.errors)):
+            for row, steps in _no_worse(walk, weights, [errors for errors, _ in found]):
+                best = steps.best()
+                if (best.errors, best.low - best.high) < found[row]:
+                    found[row] = (best.errors, best.low - best.high)
+                    points[row] = np.empty(2)
+                    points[row][axis], points[row][other] = space.low[axis] + span * best.middle, value
+    return points
+
+
+def _no_worse(walk: Walk, weights: IntArray, errors: Sequence[float]) -> list[tuple[int, Steps]]:
+    """The resamples, by number, that have no more errors somewhere on the line than given, and their errors on it."""
+    edges, counts = walk.edges, walk.counts(weights)
+    fewest = counts[:, np.diff(edges) > NARROW].min(axis=1)
+    return [(row, Steps(edges, counts[row])) for row in np.flatnonzero(fewest <= errors).tolist()]
+
+
+def _search_many(space: Space) -> FloatArray:
+    """Search three or more scales: from each start, descend along axes and diagonals of pairs until none helps."""
+    span = space.high - space.low
+    size = len(span)
+    axes = [span * unit for unit in np.eye(size)]
+    directions = axes + [first + sign * second for first, second in combinations(axes, 2) for sign in (1.0, -1.0)]
+    # One start is at or near zero, so that the result is not worse than any of the sources alone.
+    generator = np.random.default_rng(0)
+    starts = [space.low + span / 2, space.nearest_to_zero(), *(space.low + span * generator.random((6, size)))]
+    results = []
+    for point in starts:
+        errors, improved = space.errors_at(point), True
+        while improved:
+            # The best of all directions is taken, so that the result is not worse than that of any single direction.
+            ends = [_through(point, direction, space) for direction in directions]
+            moves = [begin + space.steps(begin, end - begin).best().middle * (end - begin) for begin, end in ends]
+            found = [space.errors_at(moved) for moved in moves]
+            improved = min(found) < errors
+            if improved:
+                errors, point = min(found), moves[found.index(min(found))]
+        results.append((errors, point))
+    return min(results, key=lambda entry: entry[0])[1]
+
+
+def _through(point: FloatArray, direction: FloatArray, space: Space) -> tuple[FloatArray, FloatArray]:
+    """The two ends of the line through a point in this direction, clipped to the box."""
+    used = direction != 0.0
+    to_low = (space.low - point)[used] / direction[used]
+    to_high = (space.high - point)[used] / direction[used]
+    back, ahead = np.minimum(to_low, to_high).max(), np.maximum(to_low, to_high).min()
+    return point + back * direction, point + ahead * direction
