@@ -14,12 +14,13 @@ which switches a source off.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from rescore.combination.line_search import NARROW, Range, Space
-from rescore.combination.scales import Scales, winners
+from rescore.combination.posterior import tune_posterior
+from rescore.combination.scales import Scales, combined_scores, winners
 from rescore.combination.search import resample, search
 from rescore.nbest.types import NBestList
 from rescore.wer import ErrorCounts, ErrorTable, FloatArray, error_table
@@ -68,6 +69,7 @@ def tune(
     resamples: int = 0,
     seed: int = 1,
     groups: Sequence[Hashable] | None = None,
+    expected_errors: bool = False,
 ) -> TuneResult:
     """Minimise the word errors over the `free` scales, each within its range; `fixed` scales stay (default am = 1).
 
@@ -83,6 +85,9 @@ def tune(
     With `resamples`, the scales are the mean of those that are best for each of so many bootstrap resamples of the
     utterances (bagging: Breiman, Machine Learning 24, 1996), each searched as above; a scale is 0 if its source, so
     averaged, does worse than without it. `seed` and `groups` (speakers, say) say what is drawn, see `search.resample`.
+
+    With `expected_errors`, the scale of the posterior is tuned too, after the others (`posterior.tune_posterior`), on
+    the same resamples. The curves are still those of the highest total.
 
     ValueError for missing scores or references, an empty range, or a scale that is both free and fixed.
     """
@@ -100,6 +105,10 @@ def tune(
     rounded = np.array([float(f"{value:.10g}") for value in point])
     point = rounded if space.errors_at(rounded) == space.errors_at(point) else point
     scales = Scales.from_named({**fixed, **dict(zip(free, point.tolist()))})
+    if expected_errors:
+        drawn_weights = weights[1:] if resamples else weights
+        posterior = tune_posterior(lists, combined_scores(lists, scales), table, drawn_weights)
+        scales = replace(scales, posterior=float(f"{posterior:.10g}"))
     errors = table.corpus(winners(lists, scales))
     if errors.wer_percent is None:
         raise ValueError("the references have no words; expected some to tune the scales on")
