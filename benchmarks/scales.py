@@ -18,16 +18,18 @@ from time import perf_counter
 
 import numpy as np
 
+from rescore.combination.expected_errors import least_risk
 from rescore.combination.line_search import Space
+from rescore.combination.posterior import tune_posterior
 from rescore.combination.rows import RowSpec
-from rescore.combination.scales import WORDS
+from rescore.combination.scales import WORDS, Scales, combined_scores
 from rescore.combination.search import resample, search
 from rescore.nbest import read_sources
 from rescore.nbest.references import attach_reference_file
 from rescore.nbest.types import NBestList
-from rescore.wer import FloatArray, error_table
+from rescore.wer import ErrorTable, FloatArray, error_table
 
-RESAMPLES = 100
+RESAMPLES = 50
 SAMPLES = 4000
 ROUND = {True: 0.5, False: 0.1}
 """Steps of round scales, for word terms and for scores."""
@@ -44,16 +46,19 @@ def ways(space: Space, row: RowSpec, seed: int) -> Iterator[tuple[str, FloatArra
     prior = np.clip(np.where(counts, 0.0, 0.6 / lms), space.low, space.high)
     steps = np.where(counts, ROUND[True], ROUND[False])
     yield "exact minimum", exact
-    for size in (10, 25, 50, 100):
+    for size in (10, 25, RESAMPLES):
         yield f"mean of {size}", cloud[:size].mean(axis=0)
-    yield "median of 100", np.median(cloud, axis=0)
+    yield f"median of {RESAMPLES}", np.median(cloud, axis=0)
     low, high = np.quantile(cloud, [0.25, 0.75], axis=0)
     inner = (cloud >= low) & (cloud <= high)
-    yield "mean of middle half", (cloud * inner).sum(axis=0) / inner.sum(axis=0)
-    yield "mean of 100, switched off where better", space.at_zeros(cloud.mean(axis=0))
-    yield "mean of 100, rounded", np.round(cloud.mean(axis=0) / steps) * steps
+    yield f"mean of the middle half of {RESAMPLES}", (cloud * inner).sum(axis=0) / inner.sum(axis=0)
+    yield f"mean of {RESAMPLES}, switched off where better", space.at_zeros(cloud.mean(axis=0))
+    yield f"mean of {RESAMPLES}, rounded", np.round(cloud.mean(axis=0) / steps) * steps
     for share in (0.25, 0.5):
-        yield f"mean of 100, {share:.0%} towards round scales", prior + (1 - share) * (cloud.mean(axis=0) - prior)
+        yield (
+            f"mean of {RESAMPLES}, {share:.0%} towards round scales",
+            prior + (1 - share) * (cloud.mean(axis=0) - prior),
+        )
     yield "round scales, not tuned", prior
     tried = space.low + (space.high - space.low) * np.random.default_rng(seed).random((SAMPLES, len(prior)))
     tried = np.concatenate([tried, cloud[0] + 2 * (cloud[1:] - cloud[0])])
@@ -68,7 +73,28 @@ def ways(space: Space, row: RowSpec, seed: int) -> Iterator[tuple[str, FloatArra
         yield f"mean over exp(-errors / {heat:g})", weights @ tried[:SAMPLES] / weights.sum()
 
 
-def judge(lists: Sequence[NBestList], row: RowSpec, *, tune: int, splits: int) -> Mapping[str, list[tuple[int, int]]]:
+def expected_error_ways(
+    parts: Sequence[Sequence[NBestList]],
+    tables: Sequence[ErrorTable],
+    row: RowSpec,
+    points: Mapping[str, FloatArray],
+    seed: int,
+) -> Iterator[tuple[str, int]]:
+    """Errors on the test part of the choice by expected errors: totals of two ways, posteriors tuned in two ways."""
+    count = len(parts[0])
+    weights = {"the minimum": np.ones((1, count), np.int64), "a mean": resample(count, RESAMPLES, seed=seed)}
+    for way in ("exact minimum", f"mean of {RESAMPLES}"):
+        scales = Scales.from_named({**row.fixed, **dict(zip(row.free, points[way].tolist()))})
+        totals = [combined_scores(part, scales) for part in parts]
+        for how, drawn in weights.items():
+            posterior = tune_posterior(parts[0], totals[0], tables[0], drawn)
+            best = least_risk(parts[1], totals[1], [posterior])[0]
+            yield f"{way}, expected errors, posterior by {how}", int(tables[1].errors_of(best).sum())
+
+
+def judge(
+    lists: Sequence[NBestList], row: RowSpec, *, tune: int, splits: int, mbr: bool
+) -> Mapping[str, list[tuple[int, int]]]:
     """{way: (errors, reference words) of each split}."""
     found = defaultdict(list)
     for split in range(splits):
@@ -76,8 +102,12 @@ def judge(lists: Sequence[NBestList], row: RowSpec, *, tune: int, splits: int) -
         parts = [[lists[index] for index in part] for part in (order[:tune], order[tune:])]
         tables = [error_table(part) for part in parts]
         spaces = [Space.build(part, row.fixed, row.free, table) for part, table in zip(parts, tables)]
-        for way, point in ways(spaces[0], row, split):
-            found[way].append((spaces[1].errors_at(point), int(tables[1].reference_words.sum())))
+        points = dict(ways(spaces[0], row, split))
+        chosen = [(way, spaces[1].errors_at(point)) for way, point in points.items()]
+        if mbr:
+            chosen += expected_error_ways(parts, tables, row, points, split)
+        for way, errors in chosen:
+            found[way].append((errors, int(tables[1].reference_words.sum())))
     return found
 
 
@@ -88,6 +118,7 @@ def main() -> None:
     parser.add_argument("--row", action="append", required=True, help="as in `dlm rescore`")
     parser.add_argument("--tune", type=int, default=137, help="utterances to tune on; the others are the test")
     parser.add_argument("--splits", type=int, default=40)
+    parser.add_argument("--mbr", action="store_true", help="judge the choice by expected errors too")
     parser.add_argument("--out", help="JSON file for the errors and words of each split")
     options = parser.parse_args()
     lists = []
@@ -96,7 +127,7 @@ def main() -> None:
     results = {}
     for text in options.row:
         row, start = RowSpec.parse(text), perf_counter()
-        results[row.name] = found = judge(lists, row, tune=options.tune, splits=options.splits)
+        results[row.name] = found = judge(lists, row, tune=options.tune, splits=options.splits, mbr=options.mbr)
         rates = {way: np.array([100.0 * errors / words for errors, words in pairs]) for way, pairs in found.items()}
         exact = next(iter(rates.values()))
         print(f"\n{text}: {len(row.free)} free, {len(lists)} utterances, {perf_counter() - start:.0f} s")

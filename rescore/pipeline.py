@@ -45,13 +45,16 @@ def rescore(
     baseline: str = "",
     seed: int = 1,
     title: str = "WER",
+    resamples: int = 0,
+    expected_errors: bool = False,
     command: str = "",
     format: str | None = None,
 ) -> RescoreResult:
     """Score both sets with every LM, tune every row on the first set and measure it on the second.
 
     An interrupted run can be resumed, because scores in `out` are kept. `format`: the format of all lists; None: chosen
-    by their suffixes. ValueError for malformed files, rows with unknown sources, or a baseline that is not a row.
+    by their suffixes. `resamples`, `expected_errors`: see `tune`; `seed` is that of the resamples too. ValueError for
+    malformed files, rows with unknown sources, or a baseline that is not a row.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,7 +78,15 @@ def rescore(
     scales: dict[str, Scales] = {}
     for row in rows:
         if row.free:
-            tuned[row.name] = tune(tune_lists, free=row.free, fixed=row.fixed, table=tune_table)
+            tuned[row.name] = tune(
+                tune_lists,
+                free=row.free,
+                fixed=row.fixed,
+                table=tune_table,
+                resamples=resamples,
+                seed=seed,
+                expected_errors=expected_errors,
+            )
             scales[row.name] = tuned[row.name].scales
         else:
             scales[row.name] = Scales.from_named(row.fixed)
@@ -92,7 +103,8 @@ def rescore(
         title,
         measured,
         baseline=baseline,
-        scales_from=f"tuned on {', '.join(map(str, tune_sources))}",
+        scales_from=f"tuned on {', '.join(map(str, tune_sources))}"
+        + (f", means over {resamples} bootstrap resamples" if resamples else ""),
         metadata={
             "tune": list(map(str, tune_sources)),
             "test": list(map(str, test_sources)),

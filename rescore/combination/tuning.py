@@ -95,6 +95,8 @@ def tune(
     _check(fixed, free)
     table = error_table(lists) if table is None else table
     space = Space.build(lists, fixed, free, table)
+    if resamples < 0:
+        raise ValueError(f"{resamples} resamples; expected 0 or more")
     weights = np.ones((1, len(lists)), np.int64)
     if resamples:
         weights = np.concatenate([weights, resample(len(lists), resamples, seed=seed, groups=groups)])

@@ -52,3 +52,10 @@ Pieces = Annotated[
         "--pieces", help="The texts of the hypotheses are space-separated SentencePiece pieces instead of words."
     ),
 ]
+Resamples = Annotated[
+    int,
+    typer.Option(
+        help="Number of bootstrap resamples of the tuning utterances. The scales are the mean of those with the fewest "
+        "errors on each resample; with 0, those with the fewest errors on the utterances as they are."
+    ),
+]

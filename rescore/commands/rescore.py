@@ -19,6 +19,7 @@ from rescore.commands.options import (
     Pieces,
     Precision,
     Replicates,
+    Resamples,
     Seed,
 )
 from rescore.commands.syntax import list_files, parse_passes
@@ -51,6 +52,15 @@ def rescore(
     ] = None,
     baseline: Annotated[str, typer.Option(help="Row that the changes are measured against (default: the first).")] = "",
     title: Annotated[str, typer.Option(help="Title of the table and the report.")] = "WER",
+    resamples: Resamples = 0,
+    mbr: Annotated[
+        bool,
+        typer.Option(
+            "--mbr",
+            help="In rows with tuned scales, choose the hypothesis with the fewest expected word errors (minimum Bayes "
+            "risk) under a posterior, whose scale is tuned too, instead of the one with the highest total.",
+        ),
+    ] = False,
     estimator: Estimator = "auto",
     passes: Passes = None,
     replicates: Replicates = 4,
@@ -103,6 +113,8 @@ def rescore(
             baseline=baseline,
             seed=seed,
             title=title,
+            resamples=resamples,
+            expected_errors=mbr,
             command=shlex.join(["dlm", *sys.argv[1:]]),
             format=list_format,
         )

@@ -110,6 +110,18 @@ def test_resources_are_no_part_of_the_id(graph):
     assert sis_standin.job_id(two) != sis_standin.job_id(TrainLmJob("demo_ar"))
 
 
+def test_newer_options_keep_the_ids_at_their_defaults(graph):
+    nbest, references = {"am": tk.Path("a.py")}, tk.Path("r.py")
+    lists = {"tune": nbest, "tune_references": references, "test": nbest, "test_references": references}
+    for make in (
+        lambda **options: TuneScalesJob(nbest, references, row="am:1,words", **options),
+        lambda **options: RescoreJob(**lists, rows={"a": "am:1,words"}, **options),
+    ):
+        plain = sis_standin.job_id(make())
+        assert sis_standin.job_id(make(resamples=0, mbr=False, seed=1)) == plain
+        assert len({plain, *(sis_standin.job_id(make(**new)) for new in ({"resamples": 9}, {"mbr": True}))}) == 3
+
+
 def test_a_job_is_on_one_node(graph):
     with pytest.raises(ValueError, match="one node"):
         TrainLmJob("demo_ar", {"trainer.num_nodes": 2})
