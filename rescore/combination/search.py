@@ -17,17 +17,20 @@ from rescore.combination.line_search import NARROW, Space, Steps, Walk, walks_al
 from rescore.wer import FloatArray, IntArray
 
 _GRID_LINES = 257
+_DESCENTS = 3
+"""How many local minima of all utterances the search of a resample starts from, for three or more scales."""
 
 
 def search(space: Space, weights: IntArray) -> FloatArray:
     """[R, F]: the best point for each row of weights [R, U]; how exact it is depends on F, see `tuning.tune`."""
-    one = len(space.low) == 1
-    shared = _search_line(space, weights) if one else _search_grid(space, weights) if len(space.low) == 2 else None
+    size = len(space.low)
+    shared = _search_line(space, weights) if size == 1 else _search_grid(space, weights) if size == 2 else None
+    minima = _local_minima(space) if shared is None else []
     points = []
     for number, row in enumerate(weights):
         part = space.resampled(row)
-        point = _search_many(part) if shared is None else shared[number]
-        ends = [point] if one else [part.centred(point), part.nearest_to_zero()]
+        point = _search_many(part, minima) if shared is None else shared[number]
+        ends = [point] if size == 1 else [part.centred(point), part.nearest_to_zero()]
         points.append(min(map(part.at_zeros, ends), key=part.errors_at))
     return np.array(points)
 
@@ -81,28 +84,35 @@ def _no_worse(walk: Walk, weights: IntArray, errors: Sequence[float]) -> list[tu
     return [(row, Steps(edges, counts[row])) for row in np.flatnonzero(fewest <= errors).tolist()]
 
 
-def _search_many(space: Space) -> FloatArray:
-    """Search three or more scales: from each start, descend along axes and diagonals of pairs until none helps."""
+def _local_minima(space: Space) -> list[FloatArray]:
+    """Where the descents of three or more scales end that begin at eight points of the box."""
     span = space.high - space.low
-    size = len(span)
-    axes = [span * unit for unit in np.eye(size)]
-    directions = axes + [first + sign * second for first, second in combinations(axes, 2) for sign in (1.0, -1.0)]
     # One start is at or near zero, so that the result is not worse than any of the sources alone.
     generator = np.random.default_rng(0)
-    starts = [space.low + span / 2, space.nearest_to_zero(), *(space.low + span * generator.random((6, size)))]
-    results = []
-    for point in starts:
-        errors, improved = space.errors_at(point), True
-        while improved:
-            # The best of all directions is taken, so that the result is not worse than that of any single direction.
-            ends = [_through(point, direction, space) for direction in directions]
-            moves = [begin + space.steps(begin, end - begin).best().middle * (end - begin) for begin, end in ends]
-            found = [space.errors_at(moved) for moved in moves]
-            improved = min(found) < errors
-            if improved:
-                errors, point = min(found), moves[found.index(min(found))]
-        results.append((errors, point))
-    return min(results, key=lambda entry: entry[0])[1]
+    starts = [space.low + span / 2, space.nearest_to_zero(), *(space.low + span * generator.random((6, len(span))))]
+    return [_descend(space, start) for start in starts]
+
+
+def _search_many(space: Space, minima: Sequence[FloatArray]) -> FloatArray:
+    """Descend anew from the best of the local minima of all utterances; of themselves, the best of them is the end."""
+    starts = sorted(minima, key=space.errors_at)[:_DESCENTS]
+    return min((_descend(space, start) for start in starts), key=space.errors_at)
+
+
+def _descend(space: Space, point: FloatArray) -> FloatArray:
+    """Move to the best point along an axis or a diagonal of two axes until none has fewer errors."""
+    axes = [(space.high - space.low) * unit for unit in np.eye(len(point))]
+    directions = axes + [first + sign * second for first, second in combinations(axes, 2) for sign in (1.0, -1.0)]
+    errors, improved = space.errors_at(point), True
+    while improved:
+        # The best of all directions is taken, so that the result is not worse than that of any single direction.
+        ends = [_through(point, direction, space) for direction in directions]
+        moves = [begin + space.steps(begin, end - begin).best().middle * (end - begin) for begin, end in ends]
+        found = [space.errors_at(moved) for moved in moves]
+        improved = min(found) < errors
+        if improved:
+            errors, point = min(found), moves[found.index(min(found))]
+    return point
 
 
 def _through(point: FloatArray, direction: FloatArray, space: Space) -> tuple[FloatArray, FloatArray]:
