@@ -13,7 +13,7 @@ from itertools import combinations
 
 import numpy as np
 
-from rescore.combination.line_search import NARROW, Space, Steps, Walk, walks_along
+from rescore.combination.line_search import NARROW, Space, Steps, walks_along
 from rescore.wer import FloatArray, IntArray
 
 _GRID_LINES = 257
@@ -59,7 +59,7 @@ def _search_line(space: Space, weights: IntArray) -> list[FloatArray]:
 def _search_grid(space: Space, weights: IntArray) -> list[FloatArray]:
     """Search two scales: an even grid of each, with an exact line search over the other; of equal errors the widest
     piece."""
-    found: list[tuple[float, float]] = [(np.inf, 0.0)] * len(weights)
+    errors, widths = np.full(len(weights), np.inf), np.zeros(len(weights))
     points = [space.low] * len(weights)
     for axis in (0, 1):
         other = 1 - axis
@@ -68,20 +68,25 @@ def _search_grid(space: Space, weights: IntArray) -> list[FloatArray]:
         start = space.base + space.low[axis] * space.features[axis]
         bases = start + grid[:, None, None] * space.features[other]
         for value, walk in zip(grid, walks_along(bases, span * space.features[axis], space.errors)):
-            for row, steps in _no_worse(walk, weights, [errors for errors, _ in found]):
-                best = steps.best()
-                if (best.errors, best.low - best.high) < found[row]:
-                    found[row] = (best.errors, best.low - best.high)
-                    points[row] = np.empty(2)
-                    points[row][axis], points[row][other] = space.low[axis] + span * best.middle, value
+            edges, counts = walk.edges, walk.counts(weights)
+            fewest, widest = _best_pieces(edges, counts)
+            better = (fewest < errors) | ((fewest == errors) & (widest > widths))
+            errors, widths = np.where(better, fewest, errors), np.where(better, widest, widths)
+            for row in np.flatnonzero(better).tolist():
+                points[row] = np.empty(2)
+                middle = Steps(edges, counts[row]).best().middle
+                points[row][axis], points[row][other] = space.low[axis] + span * middle, value
     return points
 
 
-def _no_worse(walk: Walk, weights: IntArray, errors: Sequence[float]) -> list[tuple[int, Steps]]:
-    """The resamples, by number, that have no more errors somewhere on the line than given, and their errors on it."""
-    edges, counts = walk.edges, walk.counts(weights)
-    fewest = counts[:, np.diff(edges) > NARROW].min(axis=1)
-    return [(row, Steps(edges, counts[row])) for row in np.flatnonzero(fewest <= errors).tolist()]
+def _best_pieces(edges: FloatArray, counts: IntArray) -> tuple[IntArray, FloatArray]:
+    """[R] fewest errors and [R] width of the widest piece with them, as in `Steps.best`; counts: [R, pieces]."""
+    kept = np.flatnonzero(np.diff(edges) > NARROW)
+    left, right, counts = edges[kept], edges[kept + 1], counts[:, kept]
+    fewest = counts.min(axis=1)
+    begins = np.diff(counts, axis=1, prepend=counts[:, :1] - 1) != 0
+    begin = np.maximum.accumulate(np.where(begins, np.arange(len(kept)), 0), axis=1)
+    return fewest, np.where(counts == fewest[:, None], right - left[begin], 0.0).max(axis=1)
 
 
 def _local_minima(space: Space) -> list[FloatArray]:
