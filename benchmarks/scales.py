@@ -14,6 +14,7 @@ import argparse
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from time import perf_counter
 
 import numpy as np
@@ -111,6 +112,15 @@ def judge(
     return found
 
 
+def with_sum(utterance: NBestList, name: str, terms: str) -> NBestList:
+    """The list with the sum of some of its scores as one more score."""
+    hypotheses = [
+        replace(hyp, scores={**hyp.scores, name: sum(map(hyp.scores.__getitem__, terms.split("+")))})
+        for hyp in utterance.hypotheses
+    ]
+    return replace(utterance, hypotheses=tuple(hypotheses))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lists", nargs="+", action="append", required=True, help="aligned files NAME=PATH of one set")
@@ -118,12 +128,17 @@ def main() -> None:
     parser.add_argument("--row", action="append", required=True, help="as in `dlm rescore`")
     parser.add_argument("--tune", type=int, default=137, help="utterances to tune on; the others are the test")
     parser.add_argument("--splits", type=int, default=40)
+    parser.add_argument(
+        "--sum", action="append", default=[], metavar="NAME=A+B", help="a further score, A + B, whose scale both share"
+    )
     parser.add_argument("--mbr", action="store_true", help="judge the choice by expected errors too")
     parser.add_argument("--out", help="JSON file for the errors and words of each split")
     options = parser.parse_args()
     lists = []
     for sources, refs in zip(options.lists, options.refs, strict=True):
         lists += attach_reference_file(read_sources(sources), refs)
+    for text in options.sum:
+        lists = [with_sum(utterance, *text.split("=")) for utterance in lists]
     results = {}
     for text in options.row:
         row, start = RowSpec.parse(text), perf_counter()

@@ -194,9 +194,9 @@ class ScoreNbestJob(Job):
 
 
 class TuneScalesJob(Job):
-    """Tunes the scales of one row for the fewest word errors (`dlm tune`)."""
+    """Tunes the scales of one row for few word errors (`dlm tune`)."""
 
-    __sis_hash_exclude__: ClassVar[dict[str, Any]] = {"resamples": 0, "mbr": False, "seed": 1}
+    __sis_hash_exclude__: ClassVar[dict[str, Any]] = {"resamples": 50, "mbr": False, "seed": 1}
 
     def __init__(
         self,
@@ -204,7 +204,7 @@ class TuneScalesJob(Job):
         references: tk.Path,
         *,
         row: str,
-        resamples: int = 0,
+        resamples: int = 50,
         mbr: bool = False,
         seed: int = 1,
     ) -> None:
@@ -305,7 +305,7 @@ class WerTableJob(Job):
 class RescoreJob(Job):
     """Tunes every row on one set and reports on another (`dlm rescore`), in tables and an HTML page."""
 
-    __sis_hash_exclude__: ClassVar[dict[str, Any]] = {"resamples": 0, "mbr": False}
+    __sis_hash_exclude__: ClassVar[dict[str, Any]] = {"resamples": 50, "mbr": False}
 
     def __init__(
         self,
@@ -318,7 +318,7 @@ class RescoreJob(Job):
         baseline: str = "",
         title: str = "WER",
         seed: int = 1,
-        resamples: int = 0,
+        resamples: int = 50,
         mbr: bool = False,
     ) -> None:
         """

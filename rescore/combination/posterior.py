@@ -1,7 +1,9 @@
 """The scale of the posterior for the choice by expected errors, tuned for the fewest word errors.
 
-posterior = tune_posterior(lists, combined_scores(lists, scales), table, weights)
-winners(lists, replace(scales, posterior=posterior))
+    posterior = tune_posterior(lists, combined_scores(lists, scales), table, weights)
+    winners(lists, replace(scales, posterior=posterior))
+
+The errors are constant between the scales at which a choice changes; these are not computed, so a fine grid is tried.
 """
 
 from __future__ import annotations

@@ -9,6 +9,9 @@ the upper envelope of its lines and the errors of the corpus are piecewise const
 step size, no local minimum (Och, ACL 2003, "Minimum error rate training"). The scale chosen is the middle of the best
 piece, where it is farthest from any change. Pieces narrower than 1e-9 of the range are ignored, except the scale 0,
 which switches a source off.
+
+The minimum of a few hundred utterances is sharp and moves with every one of them. `resamples` takes the mean of the
+minima of many resamples instead, which ranks other utterances better (docs/results.md).
 """
 
 from __future__ import annotations
@@ -83,8 +86,8 @@ def tune(
     * more: exact line searches along each scale and each pair of scales from eight starting points; a local minimum.
 
     With `resamples`, the scales are the mean of those that are best for each of so many bootstrap resamples of the
-    utterances (bagging: Breiman, Machine Learning 24, 1996), each searched as above; a scale is 0 if its source, so
-    averaged, does worse than without it. `seed` and `groups` (speakers, say) say what is drawn, see `search.resample`.
+    utterances (bagging: Breiman, Machine Learning 24, 1996), each searched as above; a scale that is 0 in most of
+    them is 0. `seed` and `groups` (speakers, say) say what is drawn, see `search.resample`.
 
     With `expected_errors`, the scale of the posterior is tuned too, after the others (`posterior.tune_posterior`), on
     the same resamples. The curves are still those of the highest total.
@@ -101,7 +104,7 @@ def tune(
     if resamples:
         weights = np.concatenate([weights, resample(len(lists), resamples, seed=seed, groups=groups)])
     best, *cloud = search(space, weights)
-    point = space.at_zeros(np.mean(cloud, axis=0)) if cloud else best
+    point = _mean(np.array(cloud)) if cloud else best
     # Round to ten digits, because scales are not known better and the file should be readable. The rounded scales are
     # used only if no winner changes.
     rounded = np.array([float(f"{value:.10g}") for value in point])
@@ -120,6 +123,12 @@ def tune(
     warnings = tuple(warning for curve in found for warning in _warnings(curve, free[curve.name]))
     drawn = tuple(tuple(entry.tolist()) for entry in cloud)
     return TuneResult(scales, errors, errors.wer_percent, curves, warnings, drawn)
+
+
+def _mean(cloud: FloatArray) -> FloatArray:
+    """[F]: the mean of the points [R, F]. A source that most resamples switch off is off: a mean between 0 and scales
+    that suit resamples without its worst utterance may be worse than either."""
+    return np.where((cloud == 0.0).mean(axis=0) > 0.5, 0.0, cloud.mean(axis=0))
 
 
 def _check(fixed: Mapping[str, float], free: Mapping[str, Range]) -> None:

@@ -21,6 +21,8 @@ ListFormat = Annotated[
         "(default: chosen by the suffix, and for .json by the beginning of the file).",
     ),
 ]
+RESAMPLES = 50
+"""Default of `Resamples`; docs/results.md compares it with others."""
 Resamples = Annotated[
     int,
     typer.Option(

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from rescore.commands.options import ListFormat, Resamples
+from rescore.commands.options import RESAMPLES, ListFormat, Resamples
 from rescore.commands.syntax import list_files, parse_passes
 from rescore.lms.open import open_scorer
 from rescore.lms.options import ScoringOptions
@@ -43,7 +43,7 @@ def rescore(
     ] = None,
     baseline: Annotated[str, typer.Option(help="Row that the changes are measured against (default: the first).")] = "",
     title: Annotated[str, typer.Option(help="Title of the table and the report.")] = "WER",
-    resamples: Resamples = 0,
+    resamples: Resamples = RESAMPLES,
     mbr: Annotated[
         bool,
         typer.Option(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rescore.commands.options import ListFormat, Resamples, Sources
+from rescore.commands.options import RESAMPLES, ListFormat, Resamples, Sources
 from rescore.commands.syntax import list_files
 from returnn_bridge.files import check_outputs
 
@@ -35,7 +35,7 @@ def tune(
             help="All scales in one option, instead of --free and --fixed: SOURCE:SCALE,SOURCE,... as in `dlm rescore`."
         ),
     ] = "",
-    resamples: Resamples = 0,
+    resamples: Resamples = RESAMPLES,
     mbr: Annotated[
         bool,
         typer.Option(
@@ -47,7 +47,7 @@ def tune(
     seed: Annotated[int, typer.Option(help="Seed of the resamples.")] = 1,
     list_format: ListFormat = None,
 ) -> None:
-    """Choose the scales with the fewest word errors by exact line searches, which do not depend on a step size."""
+    """Choose the scales by exact line searches for the fewest word errors on resamples of the utterances, averaged."""
     from rescore.combination import tuning
     from rescore.combination.rows import RowSpec
     from rescore.combination.scales import WORDS

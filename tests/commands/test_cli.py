@@ -286,7 +286,7 @@ def test_scales_averaged_over_resamples_and_a_posterior(two_lists, capsys):
     """Means lie within the ranges, seeds count, and files with a posterior choose by it in `dlm wer`."""
     tune = ("tune", two_lists / "two.jsonl", "--refs", two_lists / "refs.txt", "--row", "am:1,lm")
     found = []
-    for number, more in enumerate([(), ("--resamples", "5"), ("--resamples", "5", "--seed", "2"), ("--mbr",)]):
+    for number, more in enumerate([("--resamples", "0"), (), ("--seed", "2"), ("--resamples", "0", "--mbr")]):
         assert run(*tune, *more, "--out", two_lists / f"{number}.json") == 0
         found.append(json.loads((two_lists / f"{number}.json").read_text()))
     assert len({scales["scores"]["lm"] for scales in found[:3]}) == 3

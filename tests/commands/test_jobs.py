@@ -22,6 +22,7 @@ import rescore.jobs  # noqa: E402
 import returnn_bridge.jobs  # noqa: E402
 from conftest import DEMO  # noqa: E402
 from diffusion_lm.jobs import TrainLmJob  # noqa: E402
+from rescore.commands.options import RESAMPLES  # noqa: E402
 from rescore.jobs import (  # noqa: E402
     NgramJob,
     PerplexityJob,
@@ -118,8 +119,8 @@ def test_newer_options_keep_the_ids_at_their_defaults(graph):
         lambda **options: RescoreJob(**lists, rows={"a": "am:1,words"}, **options),
     ):
         plain = sis_standin.job_id(make())
-        assert sis_standin.job_id(make(resamples=0, mbr=False, seed=1)) == plain
-        assert len({plain, *(sis_standin.job_id(make(**new)) for new in ({"resamples": 9}, {"mbr": True}))}) == 3
+        assert sis_standin.job_id(make(resamples=RESAMPLES, mbr=False, seed=1)) == plain
+        assert len({plain, *(sis_standin.job_id(make(**new)) for new in ({"resamples": 0}, {"mbr": True}))}) == 3
 
 
 def test_a_job_is_on_one_node(graph):

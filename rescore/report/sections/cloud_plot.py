@@ -1,6 +1,8 @@
 """A plot of the scales that are best for each bootstrap resample, for two of the scales of a row.
 
-svg = draw_cloud(first_curve, second_curve, [(0.4, 1.0), (0.6, 0.2)])
+    svg = draw_cloud(first_curve, second_curve, [(0.4, 1.0), (0.6, 0.2)])
+
+Scales that are traded for each other, such as those of two similar language models, show as a line of dots.
 """
 
 from __future__ import annotations

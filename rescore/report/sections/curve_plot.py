@@ -1,6 +1,8 @@
 """A plot of the WER over one scale, with the chosen point and the choices of the resamples.
 
-svg = draw_curve(curve, [0.4, 0.5, 0.7])
+    svg = draw_curve(curve, [0.4, 0.5, 0.7])
+
+The curve holds for the other scales as chosen; a resample may have chosen others together with its own.
 """
 
 from __future__ import annotations
