@@ -24,8 +24,10 @@ from torch.overrides import TorchFunctionMode
 
 from diffusion_lm.backbones import Backbone, NetworkConfig, build_network, config_class
 from diffusion_lm.backbones.base import DEFAULT
+from diffusion_lm.device import usable_device
 from diffusion_lm.families import Family, SpecialIds, build_family
 from diffusion_lm.layout import Sentences
+from diffusion_lm.locate import locate
 from diffusion_lm.model_folder import (
     CONFIG,
     FORMAT,
@@ -37,7 +39,7 @@ from diffusion_lm.model_folder import (
     read_config,
     read_weights,
 )
-from returnn_bridge.files import whole_folder
+from returnn_bridge.files import named, one_line, quoted, whole_folder
 from returnn_bridge.vocab import Vocabulary
 from returnn_bridge.vocab.open import load_vocab, vocab_file
 
@@ -134,21 +136,23 @@ class LanguageModel:
         return target
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> LanguageModel:
-        """Read a folder that `save` wrote: weights in float32, the network in evaluation mode.
+    def load(cls, folder: str | os.PathLike[str], *, device: torch.device | str = "auto") -> LanguageModel:
+        """Read a folder that `save` wrote, or `model/` of a run folder: weights in float32, in evaluation mode.
 
         ValueError for a folder that is incomplete, damaged or inconsistent, and for an unusable device.
         """
-        path = Path(folder)
+        path = locate(folder)
         device = usable_device(device)
         config = read_config(path)
         vocab = load_vocab(path)
         check_vocab(path, config, vocab)
-        for section in ("family", "model"):
-            if not isinstance(config.get(section), dict):
+        for section in ("family", "model", "facts"):
+            if not isinstance(config.get(section, {} if section == "facts" else None), dict):
                 raise ValueError(f"{path / CONFIG}: no section {section!r}; expected the file that training wrote")
         backbone = _backbone(config["model"], path / CONFIG)
-        _check_size(path, backbone, build_family(config["family"], special_ids(vocab)), vocab)
+        with named(path / CONFIG):
+            family = build_family(config["family"], special_ids(vocab))
+        _check_size(path, backbone, family, vocab)
         weights = read_weights(path, config)
         with torch.random.fork_rng(devices=[]):  # loading must not change the caller's random state
             model = cls.build(config["family"], backbone, vocab)
@@ -172,11 +176,11 @@ def _backbone(section: Mapping[str, Any], file: Path) -> NetworkConfig:
     for field in dataclasses.fields(kind):
         value, usual = section.get(field.name, field.default), type(field.default)
         if type(value) is not usual and not (usual is float and type(value) is int):
-            raise ValueError(f"{file}: model.{field.name} {value!r}; expected {usual.__name__}")
+            raise ValueError(f"{file}: model.{field.name} {quoted(value)}; expected {usual.__name__}")
     try:
         return kind(**section)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{file}: section 'model' does not fit ({error})") from None
+        raise ValueError(f"{file}: section 'model' does not fit ({one_line(error)})") from None
 
 
 def _check_size(path: Path, backbone: NetworkConfig, family: Family, vocab: Vocabulary) -> None:
@@ -205,14 +209,6 @@ class _NoInitialValues(TorchFunctionMode):
         if getattr(func, "__name__", "") in ("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_"):
             return args[0] if args else (kwargs or {})["tensor"]
         return func(*args, **(kwargs or {}))
-
-
-def usable_device(name: torch.device | str) -> torch.device:
-    """The device of that name. ValueError if it cannot be used here."""
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {str(name)!r} can not be used here ({str(error).splitlines()[0]})") from None
 
 
 def special_ids(vocab: Vocabulary) -> SpecialIds:

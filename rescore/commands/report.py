@@ -50,11 +50,11 @@ def wer(
     list_format: ListFormat = None,
 ) -> None:
     """Print a table of word error rates with S/D/I, the oracle and paired bootstrap intervals against the baseline."""
-    from rescore.combination.rows import check_row_name
+    from rescore.combination.rows import FIRST, check_row_name
     from rescore.combination.scales import Scales, best_texts
-    from rescore.nbest import check_no_lists, read_sources
+    from rescore.nbest import check_no_lists
     from rescore.nbest.reference_formats import transcript_format
-    from rescore.nbest.references import attach_reference_file, check_transcripts, write_transcripts
+    from rescore.nbest.references import check_transcripts, read_with_references, write_transcripts
     from rescore.pipeline import seconds_of, unknown_in
     from rescore.report.table import ResultTable, evaluate, table_suffix
     from rescore.score_file import recorded
@@ -68,8 +68,8 @@ def wer(
     outputs = [*(out or []), *(transcripts or [])]
     check_outputs(outputs, [*list_files(nbest), refs, *filter(None, map(scales_file, scales or []))])
     check_no_lists(outputs)
-    lists = attach_reference_file(read_sources(nbest, format=list_format), refs)
-    rows = {"first in list": Scales({next(iter(lists[0].hypotheses[0].scores)): 0.0})}
+    lists = read_with_references(nbest, refs, format=list_format)
+    rows = {FIRST: Scales({})}
     for item in scales or []:
         name, row_scales = parse_scales(item)
         check_row_name(name)
@@ -77,11 +77,11 @@ def wer(
             raise ValueError(f"--scales {item}: a row named {name!r} is there already; expected different names")
         rows[name] = row_scales if mbr is None else replace(row_scales, posterior=mbr)
     known = recorded(nbest, format=list_format)
-    measured = evaluate(lists, rows, baseline=baseline or "first in list", seed=seed, seconds=seconds_of(rows, known))
+    measured = evaluate(lists, rows, baseline=baseline or FIRST, seed=seed, seconds=seconds_of(rows, known))
     table = ResultTable(
         title,
         measured,
-        baseline=baseline or "first in list",
+        baseline=baseline or FIRST,
         scales_from="as given",
         metadata={
             "nbest": nbest,

@@ -2,13 +2,12 @@
 
     scorer = open_scorer("masked=runs/masked/model", ScoringOptions(device="cuda"))
 
-A model can be a model folder of this package, a Hugging Face folder, an ARPA file or a KenLM binary.
+A model can be a model folder or a run folder of this package, a Hugging Face folder, an ARPA file or a KenLM binary.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from diffusion_lm.locate import locate
 from rescore.lms.base import LanguageModelScorer, NetworkOptions
 from rescore.lms.options import ScoringOptions
 from returnn_bridge.files import read_json_object
@@ -22,7 +21,7 @@ def open_scorer(model: str, options: ScoringOptions, *, chosen: bool = True) -> 
     from rescore.nbest import split_source
 
     name, rest = split_source(model)
-    path = Path(rest)
+    path = locate(rest)
     asked = chosen and (options.estimator != "auto" or options.passes is not None)
     network: NetworkOptions = {
         "device": options.device,
@@ -31,7 +30,7 @@ def open_scorer(model: str, options: ScoringOptions, *, chosen: bool = True) -> 
     }
     unused = f"{path}: --estimator and --passes are for diffusion models; expected neither for this one"
     if path.is_dir() and (path / "config.json").is_file():
-        config = read_json_object(path / "config.json", "that of a model")
+        config = read_json_object(path / "config.json", "that of a model", finite=False)
         if config.get("format") == "diffusion-lm":
             from rescore.estimators import build_estimator
             from rescore.lms.network import NetworkScorer, usual_estimator

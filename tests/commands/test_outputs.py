@@ -251,6 +251,20 @@ def test_rescore_says_what_the_models_did_not_know(files, capsys):
     assert "does not know most" not in capsys.readouterr().out
 
 
+def test_the_recognisers_order_is_the_baseline_and_what_misleads_is_said(files, capsys):
+    """A gain over the first score alone can be a loss against the recogniser, which has used the other scores too."""
+    assert run("rescore", *SETS, "--lm", "ng=lm.arpa", "--row", "x=am:1", "--out", "new") == 0
+    shown = capsys.readouterr().out
+    table = json.loads(Path("new/wer.json").read_text())
+    assert (table["baseline"], [row["system"] for row in table["rows"]]) == (
+        "first in list",
+        ["first in list", "x", "oracle"],
+    )
+    assert "note: no row uses the score 'ng'" in shown
+    for text in (shown, Path("new/wer.md").read_text(), Path("new/report.html").read_text()):
+        assert "2 of the 2 utterances of this table are also in the tuning set" in text
+
+
 def test_references_without_words_name_their_file(files, capsys):
     Path("empty.py").write_text("{'u1': '', 'u2': ' '}")
     for command in (
@@ -299,3 +313,18 @@ def test_converted_lists_tell_their_digest(files):
     Path("new.jsonl").write_text("".join(lines[:-1]))
     assert run("convert", "new.jsonl", "new.py") == 1
     assert not Path("new.py").exists()
+
+
+def test_formats_are_listed_and_a_conversion_says_what_it_loses(files, capsys):
+    assert run("formats") == 0
+    shown = capsys.readouterr().out
+    assert all(f"\n{name} " in f"\n{shown}" for name in ("returnn-py", "kaldi-nbest", "espnet", "trn", "jsonl"))
+    assert run("score", "lists.py", "--model", "ng=lm.arpa", "--out", "ng.jsonl") == 0
+    assert run("convert", "ng.jsonl", "folder.kaldi", "--to-format", "kaldi-nbest") == 0
+    assert "without details of the scores, which kaldi-nbest does not hold" in capsys.readouterr().out
+    assert run("wer", "folder.kaldi", "--refs", "refs.py", "--transcripts", "best.trn") == 0
+    for _ in range(2):  # transcripts may be written again, and are lists with one hypothesis
+        assert run("wer", "folder.kaldi", "--refs", "refs.py", "--transcripts", "best.trn") == 0
+        first = capsys.readouterr().out.splitlines()[2].split("|")[1:6]
+    assert run("wer", "best.trn", "--refs", "refs.py") == 0
+    assert capsys.readouterr().out.splitlines()[2].split("|")[1:6] == first

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from diffusion_lm.commands.options import Device
+from diffusion_lm.commands.options import Device, say_device
 from returnn_bridge.bar import progress_bar
 
 
@@ -20,7 +20,7 @@ def clip(
     delta: Annotated[float, typer.Option(help="Distance between the starts of neighbouring intervals.")] = 0.05,
     sentences: Annotated[int, typer.Option(help="Number of lines to use, from the first.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the masks and of the times.")] = 1,
-    device: Device = "cpu",
+    device: Device = "auto",
     show: Annotated[int, typer.Option(help="Number of intervals to print, the best first.")] = 10,
 ) -> None:
     """Search the interval of times whose training loss has the lowest variance.
@@ -37,9 +37,10 @@ def clip(
     from returnn_bridge.vocab import read_lines
 
     trained = LanguageModel.load(model, device=device)
+    say_device(str(trained.device))
     family = trained.family.clippable
     if family is None:
-        raise ValueError(f"{model}: no block model; only those are trained on an interval of times")
+        raise ValueError(f"{model}: no family with an interval of training times; expected a block model")
     rows = trained.vocab.encode_batch(list(islice(read_lines(text), sentences)))
     batches = []
     for start in range(0, len(rows), 64):
@@ -49,11 +50,11 @@ def clip(
     widths = width or [0.5, 0.6, 0.7, 0.8, 0.9]
     with progress_bar() as progress:
         tracked = progress.track(batches, description="clip search")
-        found = search_clip(family, trained.network, tracked, widths, delta)
-    all_times = next(interval for interval in found if interval.low <= family.sampling_eps and interval.high == 1)
+        clips = search_clip(family, trained.network, tracked, widths, delta)
+    all_times = next(clip for clip in clips if clip.low <= family.sampling_eps and clip.high == 1)
     print("| times | variance, nats² | of all times |\n|---|---|---|")
-    for interval in found[:show]:
-        share = interval.variance / all_times.variance
-        print(f"| {interval.low:g} to {interval.high:g} | {interval.variance:.3f} | {share:.2f} |")
-    best = found[0]
+    for clip in clips[:show]:
+        share = clip.variance / all_times.variance
+        print(f"| {clip.low:g} to {clip.high:g} | {clip.variance:.3f} | {share:.2f} |")
+    best = clips[0]
     print(f"\nfamily.sampling_min={best.low:g} family.sampling_max={best.high:g}")
