@@ -34,7 +34,7 @@ from rescore.score_cost import Cost, cost_file, read_cost, read_record, resumed_
 from rescore.scores import NotFinite, SequenceScore, UnknownCounts
 from returnn_bridge.bar import progress_bar
 from returnn_bridge.digests import sha256_of
-from returnn_bridge.files import check_outputs, has_suffix, lock
+from returnn_bridge.files import check_outputs, has_suffix, lock, naming
 
 SHARD = "shard"  # key in the header of a part: [its number, counted from 1, number of parts]
 GROUP = 8  # utterances scored together; a constant, because an interruption must not change what shares a batch
@@ -298,7 +298,7 @@ def _describe_not_finite(scorer: LanguageModelScorer, group: Sequence[NBestList]
 
 
 def _append(path: Path, data: bytes) -> None:
-    with open(path, "ab") as file:
+    with naming(path), open(path, "ab") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

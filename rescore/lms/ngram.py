@@ -9,6 +9,7 @@ Words are not normalised, so texts must have the case of the training text. Unkn
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
 import os
@@ -58,6 +59,8 @@ def train_ngram(texts: Sequence[str | os.PathLike[str]], *, order: int, out: str
             done = subprocess.run([*command, "--text", str(corpus), "--lm", str(arpa)], capture_output=True, text=True)
         if done.returncode or not arpa.is_file():
             reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            if os.strerror(errno.ENOSPC) in reason:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
             raise ValueError(f"{sources}: kaldingram could not train a {order}-gram ({reason}); expected other text")
         if ngram := _impossible_ngram(arpa):
             raise ValueError(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -297,3 +299,22 @@ def test_samples_their_entropy_and_perplexity_under_any_judge(vocab, tmp_path, a
     assert f"under {arpa}" in capsys.readouterr().out
     assert run(*command, "--judge", str(hybrid)) != 0
     assert "no log-probability" in capsys.readouterr().err
+
+
+def test_an_interruption_during_the_first_imports_is_one_line(monkeypatch, capsys):
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rescore.cli.all_commands", interrupted)  # it imports the verbs
+    with pytest.raises(SystemExit) as left:
+        main(["--version"])
+    assert left.value.code == 130 and capsys.readouterr().err == "dlm: interrupted before it began\n"
+
+
+def test_the_program_begins_without_importing_its_verbs():
+    """What an interruption could reach before `main` is left out of the module."""
+    code = (
+        "import sys, rescore.cli; print([name for name in sys.modules if name.startswith(('diffusion_lm', 'typer'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
