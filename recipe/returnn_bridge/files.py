@@ -398,8 +398,9 @@ def lock(path: PathLike) -> Iterator[None]:
             break
         os.close(handle)  # the previous holder removed the file after it was opened here, so try again
     try:
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} on {_host()}\n".encode(), 0)
+        with naming(target):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()} on {_host()}\n".encode(), 0)
         yield
     finally:
         file.unlink(missing_ok=True)
