@@ -26,11 +26,13 @@ class Cost:
     """The cost of scoring the first utterances of the lists. Costs can be added."""
 
     seconds: float
+    """Time that the scoring took."""
     passes: float
     """Network passes run; equal inputs are run once."""
     unknown: UnknownCounts | None
     """How much of the texts the model did not know; None if that is not recorded."""
     utterances: int
+    """Number of utterances, counted from the first."""
 
     @classmethod
     def nothing(cls, unknown: UnknownCounts | None) -> Cost:
@@ -47,6 +49,7 @@ class Cost:
         )
 
     def to_json(self) -> dict[str, Any]:
+        """The cost as a dict for JSON."""
         found: dict[str, Any] = {"seconds": self.seconds, "passes": self.passes, "utterances": self.utterances}
         if self.unknown is not None:
             found["unknown"] = list(dataclasses.astuple(self.unknown))
@@ -69,6 +72,7 @@ class Cost:
 
 
 def cost_file(target: Path) -> Path:
+    """The file with the cost of the score file `target`."""
     return target.with_name(target.name + ".cost.json")
 
 

@@ -45,25 +45,32 @@ class ScoreRun:
     """The scored lists and what the scoring cost."""
 
     out: Path
+    """Score file."""
     lists: list[NBestList]
+    """Its lists, with the new score."""
     cost: Cost
+    """What the scoring cost, over all its runs."""
     was_complete: bool = False
     """Whether the result existed before, so that nothing was computed."""
 
     @property
     def hypotheses(self) -> int:
+        """Number of hypotheses in all lists."""
         return sum(len(utterance.hypotheses) for utterance in self.lists)
 
     @property
     def seconds(self) -> float:
+        """Time that the scoring took."""
         return self.cost.seconds
 
     @property
     def passes(self) -> float:
+        """Network passes run for all hypotheses; equal inputs are run once."""
         return self.cost.passes
 
     @property
     def unknown(self) -> UnknownCounts | None:
+        """How much of the texts the model did not know; None if that is not recorded."""
         return self.cost.unknown
 
     def note(self) -> str:
@@ -79,6 +86,7 @@ class Recorded(NamedTuple):
     seconds: float | None
     """Time it took to score the file, if known."""
     unknown: UnknownCounts | None = None
+    """How much of the texts the model did not know, if recorded."""
 
 
 def score_file(

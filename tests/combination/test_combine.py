@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from rescore.combination import line_search
 from rescore.combination.line_search import Space
+from rescore.combination.rows import FIRST, RowSpec, default_rows, unused_scores, with_first
 from rescore.combination.scales import Scales, best_texts, combined_scores, feature_matrix, winners
 from rescore.combination.tuning import tune
 from rescore.nbest.types import Hypothesis, NBestList
@@ -362,3 +363,14 @@ def test_memory_grows_with_the_number_of_hypotheses_and_not_with_its_square() ->
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.5 * peaks[0] and peaks[0] < 40e6
+
+
+def test_default_rows_add_an_lm_to_everything_the_recogniser_has_used() -> None:
+    rows = {row.name: row for row in with_first(default_rows(["am", "bigram"], ["x", "y"]))}
+    assert list(rows) == [FIRST, "am only", "all given scores", "+ x", "+ y", "+ x and y"]
+    assert not rows[FIRST].fixed and not rows[FIRST].free
+    assert set(rows["all given scores"].free) == {"bigram", "words"}
+    assert set(rows["+ x and y"].free) == {"bigram", "x", "y", "words"}
+    assert all(row.fixed == {"am": 1.0} for name, row in rows.items() if name != FIRST)
+    assert unused_scores(list(rows.values()), ["am", "bigram", "x", "y"]) == []
+    assert unused_scores([RowSpec.parse("r=am:1,tokens:x")], ["am", "bigram", "x"]) == ["bigram"]
