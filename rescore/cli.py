@@ -1,13 +1,14 @@
 """The `dlm` command: the verbs of both packages.
 
-Imports are inside the functions, so that Ctrl-C at the start of the program is no traceback.
+Imports are inside the functions, and `typing` is not imported, so that Ctrl-C at the start of the program is no
+traceback.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # as in `typing`: type checkers read the block
 if TYPE_CHECKING:
     from diffusion_lm.commands.runner import Command
 
