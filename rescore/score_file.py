@@ -10,7 +10,7 @@ Results are appended to a hidden file beside `out`, a few utterances at a time, 
 only when complete. The header holds everything the scores depend on (a digest of the lists, the model, the estimator,
 the seed), so that results of different settings are never mixed. `out` is locked: a second process that wants to write
 it fails at once. The cost of a run and the counts of unknown words are not part of the result; they are in
-`out`.cost.json (score_cost.py), with the header and the digest of a .py file, which can not hold a header.
+`out`.cost.json (cost.py), with the header and the digest of a .py file, which can not hold a header.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rescore.cost import Cost, cost_file, read_cost, read_record, resumed_cost, write_cost
 from rescore.lms.base import LanguageModelScorer
 from rescore.nbest import read_metadata, read_nbest, read_sources, split_source, write_nbest
 from rescore.nbest.formats.json_lines import FORMAT, format_json_lines, iterate_json_lines, write_json_lines
 from rescore.nbest.types import Hypothesis, NBestList
-from rescore.score_cost import Cost, cost_file, read_cost, read_record, resumed_cost, write_cost
 from rescore.scores import NotFinite, SequenceScore, UnknownCounts
 from returnn_bridge.bar import progress_bar
 from returnn_bridge.digests import sha256_of
-from returnn_bridge.files import check_outputs, has_suffix, lock, naming
+from returnn_bridge.files import check_outputs, has_suffix, lock, naming, quoted
 
 SHARD = "shard"  # key in the header of a part: [its number, counted from 1, number of parts]
 GROUP = 8  # utterances scored together; a constant, because an interruption must not change what shares a batch
@@ -115,7 +115,7 @@ def score_file(
         lists = read_sources(sources, format=format)
         if scorer.name in lists[0].hypotheses[0].scores:
             raise ValueError(
-                f"{sources[0]}: score {scorer.name!r} is there already; expected a new name (NAME=PATH for the model)"
+                f"{sources[0]}: its lists have a score {scorer.name!r}; expected another name (NAME=PATH for the model)"
             )
         header: dict[str, Any] = {"lists": digest(lists), "scores": {scorer.name: scorer.describe()}}
         if new_only:
@@ -176,13 +176,15 @@ def merge_parts(parts: Sequence[str | os.PathLike[str]], out: str | os.PathLike[
     first: dict[str, Any] = {}
     for part in map(Path, parts):
         header = read_metadata(part)
-        index, count = header.pop(SHARD, (0, 0))
+        index, count = _shard_of(header.pop(SHARD, None), part)
         if (found and (header, count) != (first["header"], first["count"])) or count != len(parts) or index in found:
             got = f"shard {index} of {count}" if count else "no shard"
             raise ValueError(f"{part}: {got}; expected the {len(parts)} shards of one run, each once")
         found[index], first = part, {"header": header, "count": count}
     header = first["header"]
-    name = next(iter(header["scores"]))
+    if not isinstance(header.get("scores"), dict) or len(header["scores"]) != 1:
+        raise ValueError(f"{parts[0]}:1: scores is {quoted(header.get('scores'))}; expected the part of a scoring")
+    (name,) = header["scores"]
     with lock(target):
         scored: list[NBestList] = []
         cost = Cost.nothing(None)
@@ -202,6 +204,16 @@ def merge_parts(parts: Sequence[str | os.PathLike[str]], out: str | os.PathLike[
         if not cost_file(target).exists():
             _write_final_cost(target, header, cost)
     return ScoreRun(target, scored, cost, there)
+
+
+def _shard_of(value: Any, part: Path) -> tuple[int, int]:
+    """(its number, number of parts) in the header of a part; (0, 0) if there is none. ValueError for anything else."""
+    if value is None:
+        return 0, 0
+    whole = isinstance(value, list) and len(value) == 2 and all(type(item) is int for item in value)
+    if not whole or not 1 <= value[0] <= value[1]:
+        raise ValueError(f"{part}:1: {SHARD} is {quoted(value)}; expected [number, number of parts], counted from 1")
+    return value[0], value[1]
 
 
 def recorded(sources: Sequence[str], *, format: str | None = None) -> dict[str, Recorded]:

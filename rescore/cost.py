@@ -14,11 +14,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from typing import Any
 
-from rescore.scores import UnknownCounts
-from returnn_bridge.files import read_json_object, write_text
+from rescore.scores import UNITS, UnknownCounts
+from returnn_bridge.files import quoted, read_json_object, write_text
+
+_LARGEST = 1e18
 
 
 @dataclass(frozen=True)
@@ -59,16 +62,13 @@ class Cost:
     def from_json(cls, tree: Any, where: Path) -> Cost:
         """The inverse of `to_json`. ValueError naming the file `where` for anything else."""
         if not isinstance(tree, dict):
-            raise _no_cost(where)
-        seconds, passes = tree.get("seconds", float("nan")), tree.get("passes", float("nan"))
-        utterances, unknown = tree.get("utterances", 0), tree.get("unknown")
-        if not all(type(number) in (int, float) for number in (seconds, passes)) or type(utterances) is not int:
-            raise _no_cost(where)
-        if unknown is None:
-            return cls(seconds, passes, None, utterances)
-        if not isinstance(unknown, list) or [type(part) for part in unknown] != [int, int, str]:
-            raise _no_cost(where)
-        return cls(seconds, passes, UnknownCounts(*unknown), utterances)
+            raise ValueError(f"{where}: got {quoted(tree)}; expected the file that scoring wrote")
+        kinds = {"seconds": _is_amount, "passes": _is_amount, "utterances": _is_count, "unknown": _is_counts}
+        for name, is_one in kinds.items():
+            if name in tree and not is_one(tree[name]):
+                raise ValueError(f"{where}: {name} is {quoted(tree[name])}; expected the file that scoring wrote")
+        unknown = UnknownCounts(*tree["unknown"]) if "unknown" in tree else None
+        return cls(tree.get("seconds", nan), tree.get("passes", nan), unknown, tree.get("utterances", 0))
 
 
 def cost_file(target: Path) -> Path:
@@ -124,5 +124,15 @@ def _read(target: Path) -> dict[str, Any]:
     return read_json_object(file, "what a scoring cost") if file.is_file() else {}
 
 
-def _no_cost(file: Path) -> ValueError:
-    return ValueError(f"{file}: not what `dlm score` wrote there; expected the cost of a scoring (remove the file)")
+def _is_amount(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _LARGEST
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and _is_amount(value)
+
+
+def _is_counts(value: Any) -> bool:
+    if not isinstance(value, list) or len(value) != 3 or value[2] not in UNITS:
+        return False
+    return all(map(_is_count, value[:2]))
