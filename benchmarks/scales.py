@@ -25,8 +25,7 @@ from rescore.combination.posterior import tune_posterior
 from rescore.combination.rows import RowSpec
 from rescore.combination.scales import WORDS, Scales, combined_scores
 from rescore.combination.search import resample, search
-from rescore.nbest import read_sources
-from rescore.nbest.references import attach_reference_file
+from rescore.nbest.references import read_with_references
 from rescore.nbest.types import NBestList
 from rescore.wer import ErrorTable, FloatArray, error_table
 
@@ -136,7 +135,7 @@ def main() -> None:
     options = parser.parse_args()
     lists = []
     for sources, refs in zip(options.lists, options.refs, strict=True):
-        lists += attach_reference_file(read_sources(sources), refs)
+        lists += read_with_references(sources, refs)
     for text in options.sum:
         lists = [with_sum(utterance, *text.split("=")) for utterance in lists]
     results = {}
