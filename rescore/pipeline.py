@@ -45,6 +45,8 @@ def rescore(
     baseline: str = "",
     seed: int = 1,
     title: str = "WER",
+    resamples: int = 0,
+    expected_errors: bool = False,
     command: str = "",
     format: str | None = None,
     speakers: str = "",
@@ -53,14 +55,18 @@ def rescore(
 
     An interrupted run can be resumed, because scores in `out` are kept. `rows`: default: those of `default_rows`. The
     row `FIRST` of the recogniser's order is always there, and is the default baseline. `format`: the format of all
-    lists; None: chosen by their suffixes. `speakers`: a pattern for `speakers_of`, for a bootstrap over speakers.
-    ValueError for malformed files, rows with unknown sources, or a baseline that is not a row.
+    lists; None: chosen by their suffixes. `resamples`, `expected_errors`: see `tune`; `seed` is that of the resamples
+    too. `speakers`: a pattern for `speakers_of`, so that both bootstraps draw speakers. ValueError for malformed files,
+    rows with unknown sources, or a baseline that is not a row.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     tune_lists = read_with_references(tune_sources, tune_references, format=format)
     test_lists = read_with_references(test_sources, test_references, format=format)
-    groups = speakers_of([utterance.seq_tag for utterance in test_lists], speakers) if speakers else None
+    groups, tune_groups = (
+        speakers_of([utterance.seq_tag for utterance in lists], speakers) if speakers else None
+        for lists in (test_lists, tune_lists)
+    )
     given = list(tune_lists[0].hypotheses[0].scores)
     rows = with_first(rows or default_rows(given, list(lms)))
     baseline = baseline or rows[0].name
@@ -82,7 +88,16 @@ def rescore(
     scales: dict[str, Scales] = {}
     for row in rows:
         if row.free:
-            tuned[row.name] = tune(tune_lists, free=row.free, fixed=row.fixed, table=tune_table)
+            tuned[row.name] = tune(
+                tune_lists,
+                free=row.free,
+                fixed=row.fixed,
+                table=tune_table,
+                resamples=resamples,
+                seed=seed,
+                groups=tune_groups,
+                expected_errors=expected_errors,
+            )
             scales[row.name] = tuned[row.name].scales
         else:
             scales[row.name] = Scales.from_named(row.fixed)
@@ -96,11 +111,12 @@ def rescore(
         groups=groups,
         table=test_table,
     )
+    averaged = f"means over {resamples} bootstrap resamples" if resamples else ""
     table = ResultTable(
         title,
         measured,
         baseline=baseline,
-        scales_from="; ".join(filter(None, [f"tuned on {', '.join(map(str, tune_sources))}", remark])),
+        scales_from="; ".join(filter(None, [f"tuned on {', '.join(map(str, tune_sources))}", averaged, remark])),
         metadata={
             "tune": list(map(str, tune_sources)),
             "test": list(map(str, test_sources)),

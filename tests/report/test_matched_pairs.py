@@ -98,3 +98,25 @@ def test_speakers_reach_the_bootstrap_of_the_table(tmp_path, capsys) -> None:
     assert 0 <= book[-1]["change_probability_of_improvement"] <= 1 and plain[-1]["matched_pairs_p"] < 1e-6
     assert any("the choice of speakers (" in note for note in found["book"]["footnotes"])
     assert not any("speakers" in note for note in found["plain"]["footnotes"])
+
+
+def test_speakers_reach_the_resamples_of_tuning_and_of_the_pipeline(tmp_path, capsys) -> None:
+    """With a speaker for each utterance the scales are those of utterances drawn singly; with blocks they are others."""
+    sources = [f"{DEMO}/dev.nbest.py.gz", f"bigram={DEMO}/dev.bigram.py.gz"]
+    references = f"{DEMO}/dev.ref.py.gz"
+
+    def run(*command: str) -> None:
+        with pytest.raises(SystemExit) as stopped:
+            main([*command, "--resamples", "3"])
+        assert stopped.value.code == 0, capsys.readouterr()
+
+    found = {}
+    for name, options in (("plain", []), ("each", ["--speakers", "(.*)"]), ("book", ["--speakers", "/([a-z]+)"])):
+        out = tmp_path / f"{name}.json"
+        run("tune", *sources, "--refs", references, "--out", str(out), "--row", "am:1,bigram", *options)
+        found[name] = out.read_text()
+    assert found["plain"] == found["each"] != found["book"]
+    sets = [word for part in ("--tune", "--test") for source in sources for word in (part, source)]
+    sets += ["--tune-refs", references, "--test-refs", references]
+    run("rescore", *sets, "--out", str(tmp_path), "--row", "x=am:1,bigram", "--speakers", "/([a-z]+)")
+    assert (tmp_path / "scales" / "x.json").read_text() == found["book"]
