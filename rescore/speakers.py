@@ -1,6 +1,6 @@
 """The speaker of an utterance, found in its name by a pattern.
 
-speakers_of(["1272-128104-0000", "1272-135031-0001"], r"^(\\d+)-")          # ["1272", "1272"]
+    speakers_of(["1272-128104-0000", "1272-135031-0001"], r"^(\\d+)-")          # ["1272", "1272"]
 
 Utterances of one speaker are not independent, so a bootstrap may draw whole speakers instead of utterances.
 """

@@ -339,6 +339,15 @@ def test_a_posterior_is_in_the_table() -> None:
     assert json.loads(table.to_json())["rows"][1]["scales"]["posterior"] == 0.25
 
 
+def test_the_plot_of_a_change_says_how_certain_it_is() -> None:
+    lists = measured_lists()
+    scales = {"acoustic": Scales({"am": 1.0}), "+ LM": Scales({"am": 1.0, "masked": 1.0})}
+    table = ResultTable("t", evaluate(lists, scales, baseline="acoustic", seed=1), baseline="acoustic")
+    share = 100 * table.rows[1].change.probability_of_improvement
+    page = render_html(RescoreResult(table, {}, scales, lists, lists))
+    assert f'title="better in {share:.1f} % of the bootstrap samples' in page
+
+
 def test_page_without_extras_has_no_script() -> None:
     lists = measured_lists()
     page = render_html(RescoreResult(small_table(), {}, {"acoustic": Scales({"am": 1.0})}, lists, lists))

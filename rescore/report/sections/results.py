@@ -53,7 +53,8 @@ td.plot .zero { stroke: var(--soft); stroke-width: 1; stroke-dasharray: 2 2; }
                 )
                 parts.append(f'<td class="{kind}{mark}">{escape(text)}</td>')
                 if column.kind is ColumnKind.CHANGE and intervals:
-                    parts.append(f'<td class="plot">{_interval(row, min(ends), max(ends))}</td>')
+                    plot = _interval(row, min(ends), max(ends))
+                    parts.append(f'<td class="plot" title="{_certainty(row)}">{plot}</td>')
             kinds = [
                 name
                 for name, applies in (("baseline", row.name == table.baseline), ("bound", not row.scales))
@@ -65,6 +66,15 @@ td.plot .zero { stroke: var(--soft); stroke-width: 1; stroke-dasharray: 2 2; }
             f'<div class="scroll"><table class="results"><thead><tr>{"".join(head)}</tr></thead>\n'
             f'<tbody>\n{chr(10).join(body)}\n</tbody></table></div>\n<ul class="notes">{notes}</ul>'
         )
+
+
+def _certainty(row: Row) -> str:
+    """How often the row is better than the baseline, and the p-value of the matched-pair test; "" without change."""
+    if row.change is None:
+        return ""
+    share = f"better in {100 * row.change.probability_of_improvement:.1f} % of the bootstrap samples"
+    test = row.matched_pairs
+    return share if test is None or test.p is None else f"{share}; matched pairs: p = {test.p:.2g}"
 
 
 def _interval(row: Row, low: float, high: float) -> str:
