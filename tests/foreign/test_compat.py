@@ -437,7 +437,7 @@ def test_training_leaves_a_model_and_its_tree(inside, capsys):
     assert saved in shown
     assert "behaviour_version\n│   └── 1\n" in saved
     assert "hidden_size: 32" in saved, "with the overrides"
-    assert "  noise.sigma_min = 0.0001: " in saved, "and the keys without effect"
+    assert "noise.type loglinear has no such bound:\n      noise.sigma_min = 0.0001, noise.sigma_max" in saved
 
 
 def test_perplexity_of_each_validation_set(inside, capsys):
