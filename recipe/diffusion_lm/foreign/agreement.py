@@ -44,13 +44,13 @@ def check_agreement(made: Translation, model: LanguageModel, path: str) -> None:
 def _settings(options: Mapping[str, Any], family: Family, network: NetworkConfig) -> dict[str, Any]:
     """The settings of a family and a network by dotted name, with the values of those that were left at the default.
 
-    `family.noise` is the schedule itself, because its options have defaults too.
+    The options of a noise schedule, which have defaults too, are `family.noise.NAME`.
     """
     found = {f"family.{name}": value for name, value in vars(family).items()}
     found |= {f"model.{name}": value for name, value in vars(network).items()}
     found["family.name"] = options["name"]
     if "schedule" in vars(family):
-        found["family.noise"] = family.noise
+        found |= {f"family.noise.{name}": value for name, value in vars(family.noise).items()}
     return found
 
 

@@ -242,5 +242,5 @@ KEYS: dict[str, Row] = {
     "algo.clip_search_widths": Row(clip.widths, TRAIN),
     "algo.fix_clipping": Row(clip.fixed, TRAIN),
     "algo.sampler": Row(algo_rules.sampler, SAMPLE),
-    "algo.mdlm_loss_scale": Row(algo_rules.loss_scale, TRAIN, ("family.noise",)),
+    "algo.mdlm_loss_scale": Row(algo_rules.loss_scale, TRAIN, ("family.noise.eps",)),
 }

@@ -197,10 +197,10 @@ KEYS: dict[str, Row] = {
             "family.schedule",
         ),
         TRAIN,
-        ("family.noise",),
+        ("family.schedule",),
     ),
-    "noise.sigma_min": Row(noise_bound, TRAIN, ("family.noise",)),
-    "noise.sigma_max": Row(noise_bound, TRAIN, ("family.noise",)),
+    "noise.sigma_min": Row(noise_bound, TRAIN, ("family.noise.sigma_min",)),
+    "noise.sigma_max": Row(noise_bound, TRAIN, ("family.noise.sigma_max",)),
     "lr_scheduler._target_": Row(
         target_class(
             {
