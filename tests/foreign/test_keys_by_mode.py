@@ -31,6 +31,7 @@ SMALL = """trainer.accelerator=cpu model.hidden_size=32 model.cond_dim=16 model.
 TEXT = ["data.train=train.txt", "data.valid=valid.txt", "data.tokenizer_name_or_path=spm.model", "model.length=64"]
 DISCRETE = ["parameterization=d3pm", "T=50", "subs_masking=true"]
 PARTS = ["trainer.limit_val_batches=1", "returnn_batching.max_seqs=3", "sampling.semi_ar=true", "noise.type=linear"]
+PARTS += ["noise.sigma_min=1"]  # so much noise at the end that the removal of noise shows
 SEARCH = ["data.wrap=false", "algo.clip_search_widths=[0.5]", "training.sampling_eps_min=0.3"]
 
 # Trees with what makes as many keys as possible act: (builder, settings, modes).
@@ -162,7 +163,8 @@ def test_each_key_does_what_its_verdict_says(name: str, mode: str, vocab: Any) -
 
 RUNS = [("mdlm", "ppl_eval"), ("parts", "ppl_eval"), ("parts", "sample_eval"), ("mdlm", "rescore")]
 RUNS += [("bd3lm", "ppl_eval"), ("bd3lm steps", "sample_eval")]
-SHORT = ["sampling.steps=6", "sampling.num_sample_batches=1", "sampling.num_sample_log=1", "algo.T=2", "data.wrap=true"]
+SHORT = ["sampling.steps=6", "sampling.num_sample_batches=1", "sampling.num_sample_log=1", "algo.T=2"]
+SHORT += ["loader.batch_size=5", "loader.global_batch_size=5"]
 
 
 def result(tree: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> list[Any]:
