@@ -66,7 +66,7 @@ OTHER: dict[str, Any] = {
     "model.length": 40,
     "block_size": 2,
     "sampling.steps": 1,
-    "returnn_batching.batch_size": 20,
+    "returnn_batching.batch_size": 1,
     "trainer.precision": 32,
     "trainer.accelerator": "cuda",
     "trainer.val_check_interval": 8,
@@ -166,7 +166,7 @@ def test_each_key_does_what_its_verdict_says(name: str, mode: str, vocab: Any) -
 RUNS = [("parts", "ppl_eval"), ("parts", "sample_eval"), ("mdlm", "rescore")]
 RUNS += [("bd3lm", "ppl_eval"), ("bd3lm steps", "sample_eval")]
 SHORT = ["sampling.steps=6", "sampling.num_sample_batches=1", "sampling.num_sample_log=1", "algo.T=2"]
-SHORT += ["loader.batch_size=5", "loader.global_batch_size=5"]
+SHORT += ["returnn_batching.max_seqs=2", "loader.batch_size=5", "loader.global_batch_size=5"]
 
 
 def result(tree: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> list[Any]:

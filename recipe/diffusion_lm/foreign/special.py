@@ -11,6 +11,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+from diffusion_lm.config import WANDB_KEYS
 from diffusion_lm.foreign.data import reads_valid
 from diffusion_lm.foreign.rules import HONOURED, NO_EFFECT, Reading, Rule, refuse, typed
 
@@ -110,14 +111,14 @@ def limit(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def strategy(reading: Reading, key: str, value: Any) -> tuple[str, str]:
-    prefix = "lightning.pytorch.strategies."
-    if value == prefix + "FSDPStrategy":
-        refuse(key, value, f"averaging and clipping need whole weights; possible: {prefix}DDPStrategy")
-    if value != prefix + "DDPStrategy":
-        refuse(key, value, f"expected {prefix}DDPStrategy; no other name is looked up or run")
+    names = {"DDPStrategy": "ddp", "FSDPStrategy": "fsdp"}
+    known = {f"lightning.pytorch.strategies.{name}": ours for name, ours in names.items()}
+    if not isinstance(value, str) or value not in known:
+        refuse(key, value, f"expected {' or '.join(known)}; no other name is looked up or run")
     several = (reading.leaves.get("trainer.devices", 1), reading.leaves.get("trainer.num_nodes", 1)) != (1, 1)
-    reading.put("trainer.strategy", "ddp" if several else "auto", key)
-    return HONOURED, "trainer.strategy ddp" if several else "trainer.strategy auto: one process"
+    ours = known[value] if several else "auto"
+    reading.put("trainer.strategy", ours, key)
+    return HONOURED, f"trainer.strategy {ours}" if several else "trainer.strategy auto: one process"
 
 
 def training_steps(reading: Reading, key: str, value: Any) -> tuple[str, str]:
@@ -220,7 +221,11 @@ def wandb(reading: Reading, key: str, value: Any) -> tuple[str, str]:
         return (HONOURED, "trainer.logger tensorboard") if key == "wandb" else (NO_EFFECT, "empty")
     if importlib.util.find_spec("wandb") is None:
         return NO_EFFECT, "wandb is not installed: trainer.logger is tensorboard"
-    if reading.mode == "train":
-        reading.put("trainer.logger", "wandb", key)
-        return HONOURED, "trainer.logger wandb; a run is named after its folder"
-    return NO_EFFECT, f"mode {reading.mode} logs nothing"
+    name = key.removeprefix("wandb.")
+    if name not in WANDB_KEYS:
+        refuse(key, value, "expected a section of keys, or null")
+    reading.put("trainer.logger", "wandb", key)
+    options = reading.settings.setdefault("trainer.wandb", {})
+    options[name] = value
+    reading.origin["trainer.wandb"] = "wandb"
+    return HONOURED, f"trainer.wandb.{name}"

@@ -9,6 +9,7 @@ datasets. The keys that BD3-LM adds are in bd3lm.py.
 
 from __future__ import annotations
 
+from diffusion_lm.config import WANDB_KEYS
 from diffusion_lm.foreign.bd3lm import KEYS as BLOCK_KEYS
 from diffusion_lm.foreign.bd3lm import by_algo, noise_removal, tied
 from diffusion_lm.foreign.data import of_part, of_valid, text_or_returnn, tokenizer, train_data, valid_data, wrap
@@ -119,7 +120,7 @@ KEYS: dict[str, Row] = {
     "trainer.limit_val_batches": Row(of_valid(limit), VALIDATION),
     "trainer.val_check_interval": Row(interval, TRAIN),
     "wandb": Row(wandb, TRAIN),
-    **{f"wandb.{name}": Row(wandb, TRAIN) for name in ("project", "notes", "group", "job_type", "name", "id", "tags")},
+    **{f"wandb.{name}": Row(wandb, TRAIN) for name in WANDB_KEYS},
     "checkpointing.save_dir": Row(to("run.save_dir", str, "the run's folder (--out, where given, comes first)")),
     "checkpointing.resume_from_ckpt": Row(to("run.resume", bool, "an interrupted run is continued"), TRAIN),
     "checkpointing.resume_ckpt_path": Row(resume_path, TRAIN),
@@ -187,6 +188,9 @@ KEYS: dict[str, Row] = {
     ),
     "strategy._target_": Row(strategy, TRAIN),
     "strategy.find_unused_parameters": Row(only({False: "every parameter is used"}, {True: "every parameter is used"})),
+    "strategy.sharding_strategy": Row(
+        only(dict.fromkeys(("FULL_SHARD", "SHARD_GRAD_OP"), "how weights are sharded changes no result"))
+    ),
     "noise.type": Row(
         only(
             {name: name for name in ("loglinear", "linear", "geometric", "cosine", "cosinesqr")},
@@ -223,5 +227,9 @@ KEYS: dict[str, Row] = {
     **BLOCK_KEYS,
 }
 OPAQUE = ("data.returnn_train_config", "data.returnn_valid_config")  # RETURNN's own dicts: checked by the bridge
-OPTIONAL = ("lr_scheduler.num_training_steps", "lr_scheduler.num_cycles")  # they repeat other keys
+OPTIONAL = (  # they repeat other keys, or stand beside some values only
+    "lr_scheduler.num_training_steps",
+    "lr_scheduler.num_cycles",
+    "strategy.sharding_strategy",
+)
 SECTIONS = {key[:index] for key in KEYS for index, letter in enumerate(key) if letter == "."}
