@@ -25,7 +25,7 @@ from rescore.combination.tuning import TuneResult, tune
 from rescore.lms.base import LanguageModelScorer
 from rescore.nbest import read_sources
 from rescore.nbest.references import attach_reference_file
-from rescore.nbest.types import NBestList
+from rescore.nbest.types import NBestList, never_chosen
 from rescore.report.result import RescoreResult
 from rescore.report.table import TABLE_SUFFIXES, ResultTable, evaluate
 from rescore.score_file import Recorded, recorded, score_file
@@ -102,6 +102,7 @@ def rescore(
             "python": platform.python_version(),
         },
         unknown=unknown_in(known),
+        never=never_chosen(test_lists),
     )
     return RescoreResult(table, tuned, scales, tune_lists, test_lists, tuple(notes))
 
