@@ -45,7 +45,7 @@ MALFORMED = {
     "code": ("bad.py", "{'a': [(__import__('os').system('touch hacked'), 'x')]}"),
     "duplicate tag": ("bad.py", GOOD[:-2] + "'a': [(-1.0, 'x')],\n}\n"),
     "nan": ("bad.py", GOOD.replace("-2.0", "nan")),
-    "infinite": ("bad.py", GOOD.replace("-2.0", "-inf")),
+    "infinite": ("bad.py", GOOD.replace("-2.0", "inf")),
     "score is text": ("bad.py", GOOD.replace("-2.0", "'-2.0'")),
     "three columns": ("bad.py", GOOD.replace("(-2.0,", "(-2.0, 1.0,")),
     "one column": ("bad.py", GOOD.replace("(-2.0, 'the king went')", "(-2.0,)")),
