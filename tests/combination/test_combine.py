@@ -136,7 +136,10 @@ def test_scales_file(tmp_path: Path) -> None:
         ("", "scales.json:1: invalid JSON"),
         ('{"scores": {"am": 1.0}', "scales.json:1: "),
         ("[]", "got list; expected an object"),
-        ('{"scores": {"am": 1}, "word": 1}', "unknown key 'word'; expected scores, words, tokens, perhaps 'words'"),
+        (
+            '{"scores": {"am": 1}, "word": 1}',
+            "unknown key 'word'; expected scores, words, tokens, posterior, perhaps 'words'",
+        ),
         ("{}", "'scores' is None; expected an object"),
         ('{"scores": {"am": "1"}}', "the scale of 'am' is '1'; expected a finite number"),
         ('{"scores": {"am": NaN}}', "got nan in 'scores.am'; expected a finite number"),
@@ -350,7 +353,7 @@ def test_hypotheses_of_minus_infinity_are_as_if_not_there(free: list[str]) -> No
     ranges = dict.fromkeys(free, (-1.0, 2.0))
     found, expected = tune(impossible, free=ranges), tune(lists, free=ranges)
     assert found == expected
-    for scales in (found.scales, Scales({"am": -1.0, "lm": 0.0})):
+    for scales in (found.scales, Scales({"am": -1.0, "lm": 0.0}), Scales({"am": 1.0, "lm": 1.0}, posterior=0.1)):
         assert best_texts(impossible, scales) == best_texts(lists, scales)
 
 
