@@ -84,6 +84,8 @@ class OptimConfig:
     """Learning rate after the warm-up: "constant" or "cosine" (to lr * final_factor at trainer.max_steps)."""
     warmup_steps: int = 2500
     """Number of optimizer steps over which the learning rate rises linearly from 0."""
+    stable_steps: int = 0
+    """For "cosine": number of optimizer steps at the full rate between the warm-up and the cosine."""
     final_factor: float = 0.0
 
     def __post_init__(self) -> None:
@@ -92,6 +94,11 @@ class OptimConfig:
         if self.lr <= 0 or self.warmup_steps < 0:
             raise ValueError(
                 f"optim.lr {self.lr}, optim.warmup_steps {self.warmup_steps}: expected lr > 0 and warmup_steps >= 0"
+            )
+        if self.stable_steps < 0 or (self.stable_steps and self.schedule != "cosine"):
+            raise ValueError(
+                f"optim.stable_steps {self.stable_steps} with optim.schedule {self.schedule!r}: "
+                "expected a number of steps before the decay of 'cosine', or 0"
             )
 
 
@@ -180,6 +187,14 @@ class TrainConfig:
     """Parts of other models to take initial weights from, as RETURNN's setting of this name (training/preload.py)."""
     seed: int = 1
     """Seed of initial weights, noise, dropout and random windows of long texts."""
+
+    def __post_init__(self) -> None:
+        begin = self.optim.warmup_steps + self.optim.stable_steps
+        if self.optim.stable_steps and begin >= self.trainer.max_steps:
+            raise ValueError(
+                f"optim.stable_steps {self.optim.stable_steps}: the cosine would begin at step {begin}; "
+                f"expected less than trainer.max_steps {self.trainer.max_steps}"
+            )
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from diffusion_lm.layout import Sentences
 from diffusion_lm.model import LanguageModel
 from diffusion_lm.training import failures
 from diffusion_lm.training.averaging import ExponentialMovingAverage
+from diffusion_lm.training.learning_rate import learning_rate_factor
 from diffusion_lm.training.sharding import gather_full, scale_gradients, shard
 from returnn_bridge.batching import TokenBatch
 
@@ -278,18 +279,9 @@ class TrainingModule(lightning.LightningModule):
             weight_decay=options.weight_decay,
             fused=True,
         )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
+        last = self.config.trainer.max_steps
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(options, step, last))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def _rate(self, step: int) -> float:
-        """Learning rate at a step as a fraction of optim.lr."""
-        options, last = self.config.optim, self.config.trainer.max_steps
-        if step < options.warmup_steps:
-            return (step + 1) / options.warmup_steps
-        if options.schedule == "constant":
-            return 1.0
-        progress = min(1.0, (step - options.warmup_steps) / max(1, last - options.warmup_steps))
-        return options.final_factor + (1 - options.final_factor) * 0.5 * (1 + math.cos(math.pi * progress))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["progress"] = {
