@@ -54,6 +54,8 @@ class DataConfig:
     """Most pieces in a training sentence, without BOS and EOS; `too_long` applies to longer ones."""
     too_long: str = "drop"
     """One of "drop" (and count) and "crop" (a random window of max_seq_length pieces, drawn anew each sub-epoch)."""
+    valid_too_long: str = "keep"
+    """The same for validation: "keep" or "crop" (the same random window at every validation, as GIDD validates)."""
     num_workers: int = 0
     """Number of processes that read data: 0 (the training process reads) or 1."""
 
@@ -65,6 +67,8 @@ class DataConfig:
                 raise ValueError(f"data.{name} {getattr(self, name)}: expected at least 1")
         if self.too_long not in ("drop", "crop"):
             raise ValueError(f"data.too_long {self.too_long!r}; expected 'drop' or 'crop'")
+        if self.valid_too_long not in ("keep", "crop"):
+            raise ValueError(f"data.valid_too_long {self.valid_too_long!r}; expected 'keep' or 'crop'")
         if self.num_workers not in (0, 1):
             raise ValueError(
                 f"data.num_workers {self.num_workers}: expected 0 or 1 (more would each load the whole corpus index)"

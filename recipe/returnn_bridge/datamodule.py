@@ -33,11 +33,12 @@ class ReturnnDataModule(lightning.LightningDataModule):
         valid_opts: RETURNN dataset dicts of the validation sets, by name.
         num_tokens: V, the number of pieces of the model's vocabulary.
         batch_size, max_seqs: RETURNN's batching rule, for training and validation.
-        max_seq_length: longer training sentences are dropped and counted; validation keeps every sentence.
+        max_seq_length: longer training sentences are dropped and counted; validation keeps every sentence whole.
         num_workers: 0 reads in the training process, 1 in a separate one (more would each load the corpus index).
         data_key: the dataset's stream of ids.
         store: token store of the training text.
         crop: a seed; random windows of longer training sentences are used instead of dropping them.
+        valid_crop: a seed; validation uses random windows of longer sentences too, the same ones every time.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class ReturnnDataModule(lightning.LightningDataModule):
         data_key: str = "data",
         store: str | None = None,
         crop: int | None = None,
+        valid_crop: int | None = None,
     ) -> None:
         super().__init__()
         if num_workers not in (0, 1):
@@ -60,7 +62,7 @@ class ReturnnDataModule(lightning.LightningDataModule):
         self.train_opts = plain_opts(train_opts)
         self.valid_opts = {name: plain_opts(opts) for name, opts in valid_opts.items()}
         self.max_seq_length = max_seq_length
-        self.num_workers, self.store, self.crop = num_workers, store, crop
+        self.num_workers, self.store, self.crop, self.valid_crop = num_workers, store, crop, valid_crop
         self.rule: dict[str, Any] = {
             "num_tokens": num_tokens,
             "batch_size": batch_size,
@@ -110,7 +112,9 @@ class ReturnnDataModule(lightning.LightningDataModule):
 
     def val_dataloader(self) -> list[DataLoader[TokenBatch]]:
         """One finite loader per validation set, with the same batches every time."""
-        return [DataLoader(ReturnnBatches(opts, **self.rule), batch_size=None) for opts in self.valid_opts.values()]
+        limit = None if self.valid_crop is None else self.max_seq_length
+        rule = {"max_seq_length": limit, "crop": self.valid_crop, **self.rule}
+        return [DataLoader(ReturnnBatches(opts, **rule), batch_size=None) for opts in self.valid_opts.values()]
 
     def consumed(self, batch: TokenBatch) -> None:
         """Record that training has used `batch`: later checkpoints continue after it, not after prefetched batches."""

@@ -132,6 +132,7 @@ def build(config: TrainConfig) -> Parts:
         num_tokens=vocab.num_pieces,
         num_workers=config.data.num_workers,
         crop=config.seed if config.data.too_long == "crop" else None,
+        valid_crop=config.seed if config.data.valid_too_long == "crop" else None,
         store=None if store is None else str(store.path),
     )
     clip = ClipTraining(options.clip_search, model.family, config.seed) if options.clip_search else None
