@@ -199,4 +199,4 @@ def test_validation_crops_the_same_windows_every_time_and_only_of_longer_texts(o
             size = min(limit, len(text))
             assert any(windows[tag] == text[at : at + size] for at in range(len(text) - size + 1))
             cropped += len(text) > limit
-    assert cropped > 5
+    assert cropped >= 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -33,7 +34,7 @@ def test_without_a_stable_phase_it_is_torchs_cosine():
 
 def test_it_never_rises_after_the_warm_up_nor_jumps():
     factors = [learning_rate_factor(THREE, step, 100) for step in range(10, 101)]
-    steps = [before - after for before, after in zip(factors, factors[1:])]
+    steps = [before - after for before, after in itertools.pairwise(factors)]
     assert min(steps) >= 0 and max(steps) <= 0.99 * math.pi / 2 / 60 + 1e-12
 
 

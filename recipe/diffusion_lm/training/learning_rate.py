@@ -17,7 +17,7 @@ from diffusion_lm.config import OptimConfig
 
 
 def learning_rate_factor(options: OptimConfig, step: int, last: int) -> float:
-    """The learning rate as a fraction of `optim.lr` at an optimizer step counted from 0; the run ends at step `last`."""
+    """The learning rate at an optimizer step, counted from 0, as a fraction of `optim.lr`; the run ends at `last`."""
     if step < options.warmup_steps:
         return (step + 1) / options.warmup_steps
     if options.schedule == "constant":
