@@ -56,6 +56,18 @@ class DataConfig:
     """One of "drop" (and count) and "crop" (a random window of max_seq_length pieces, drawn anew each sub-epoch)."""
     valid_too_long: str = "keep"
     """The same for validation: "keep" or "crop" (the same random window at every validation, as GIDD validates)."""
+    wrap: bool = False
+    """Pack documents into rows of max_seq_length + 2 tokens, for training and validation, instead of one sentence a
+    row.
+    """
+    insert_train_eos: bool = True
+    """With `wrap`, EOS after every training document."""
+    insert_train_special: bool = True
+    """With `wrap`, BOS and EOS around every training row."""
+    insert_valid_eos: bool = True
+    """The same for validation documents."""
+    insert_valid_special: bool = True
+    """The same for validation rows."""
     num_workers: int = 0
     """Number of processes that read data: 0 (the training process reads) or 1."""
 
@@ -69,6 +81,14 @@ class DataConfig:
             raise ValueError(f"data.too_long {self.too_long!r}; expected 'drop' or 'crop'")
         if self.valid_too_long not in ("keep", "crop"):
             raise ValueError(f"data.valid_too_long {self.valid_too_long!r}; expected 'keep' or 'crop'")
+        inserts = ("insert_train_eos", "insert_train_special", "insert_valid_eos", "insert_valid_special")
+        if not self.wrap and (changed := [name for name in inserts if not getattr(self, name)]):
+            raise ValueError(f"data.{changed[0]} false: it is for packed rows; expected data.wrap=true too")
+        if self.wrap and "crop" in (self.too_long, self.valid_too_long):
+            raise ValueError(
+                "data.too_long or data.valid_too_long 'crop' with data.wrap true: rows are filled by documents of any "
+                "length; expected the usual values"
+            )
         if self.num_workers not in (0, 1):
             raise ValueError(
                 f"data.num_workers {self.num_workers}: expected 0 or 1 (more would each load the whole corpus index)"

@@ -19,8 +19,8 @@ import torch
 from diffusion_lm.draws import NoiseDraw, step_seed
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.model import LanguageModel
-from diffusion_lm.packing import Packed
 from returnn_bridge.bar import progress_bar
+from returnn_bridge.packing import Packed
 from returnn_bridge.vocab import read_lines
 
 

@@ -21,8 +21,8 @@ from diffusion_lm.foreign import translate as compat
 from diffusion_lm.foreign.bd3lm import KEYS, MOVED
 from diffusion_lm.foreign.rules import HONOURED, NO_EFFECT
 from diffusion_lm.model import LanguageModel
-from diffusion_lm.packing import Packing, pack
 from foreign_tree import callbacks, small_model
+from returnn_bridge.packing import Packing, pack
 from returnn_bridge.vocab import train_vocab
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "bd3lm_ppl_eval.yaml"

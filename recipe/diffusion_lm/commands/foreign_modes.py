@@ -30,12 +30,12 @@ from diffusion_lm.foreign.published import is_pretrained, open_pretrained
 from diffusion_lm.foreign.special import files_of
 from diffusion_lm.foreign.translate import Translation, describe, given, read_tree, translate, with_origin
 from diffusion_lm.model import LanguageModel
-from diffusion_lm.packing import pack
 from diffusion_lm.sampling import Samples, build_sampler, sample
 from diffusion_lm.sampling.samples import draw_lengths, one_line, sample_entropy
 from diffusion_lm.training.run import train
 from returnn_bridge.batching import ReturnnBatches
 from returnn_bridge.files import write_text
+from returnn_bridge.packing import pack
 
 ESTIMATOR = "plain"  # the estimator of the reference run
 Job = Callable[[], None]

@@ -26,8 +26,8 @@ from diffusion_lm.families import SpecialIds, build_family
 from diffusion_lm.foreign.bd3lm import not_missed
 from diffusion_lm.foreign.rules import HONOURED, NO_EFFECT, Note
 from diffusion_lm.foreign.table import KEYS, OPTIONAL, SECTIONS, read
-from diffusion_lm.packing import Packing
 from returnn_bridge.files import read_yaml
+from returnn_bridge.packing import Packing
 
 FOREIGN = {
     "mode",

@@ -24,7 +24,7 @@ from torch import Tensor
 from diffusion_lm.config import TrainConfig
 from diffusion_lm.device import AsyncScalar, to_device
 from diffusion_lm.draws import draw_noise, step_seed
-from diffusion_lm.layout import Sentences
+from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.model import LanguageModel
 from diffusion_lm.training import failures
 from diffusion_lm.training.averaging import ExponentialMovingAverage
@@ -62,6 +62,7 @@ class TrainingModule(lightning.LightningModule):
         self.dropped = 0
         self._sharded = False
         self._validation: dict[str, list[float]] = {}
+        self._left_over: dict[str, int] = {}  # of each validation set
         self.batches_done = 0
         self.current: failures.Current | None = None  # the batch that is processed, for error messages
         self._unchecked: tuple[failures.Current, AsyncScalar] | None = None  # the last loss, not yet checked
@@ -220,6 +221,8 @@ class TrainingModule(lightning.LightningModule):
         sums[1] += float(family.num_scored(sentences.layout).sum())
         sums[2] += float(terms.loss.double().sum())
         sums[3] += float(terms.weight)
+        if batch.left_over:
+            self._left_over[name] = batch.left_over
 
     def on_validation_end(self) -> None:
         for step in self.validation_end:
@@ -247,6 +250,8 @@ class TrainingModule(lightning.LightningModule):
                 "ppl": math.exp(min(nll, 700.0)),
                 "loss": loss / max(weight, 1.0),
             }
+            if name in self._left_over:  # tokens after the last packed row
+                self.log(f"val_{name}/left_over", float(self._left_over[name]))
             for key, value in values.items():
                 self.log(f"val_{name}/{key}", value)
                 if index == 0:  # the first validation set is the monitored one
@@ -261,6 +266,8 @@ class TrainingModule(lightning.LightningModule):
 
     def framed(self, batch: TokenBatch) -> Sentences:
         """The batch with BOS and EOS, on the CPU, where reading lengths needs no synchronisation."""
+        if batch.framed:  # packed rows, all of the same length
+            return Sentences(batch.tokens.flatten(), Layout(batch.lengths))
         vocab = self.model.vocab
         return Sentences.of_padded(batch.tokens, batch.lengths, bos_id=vocab.bos_id, eos_id=vocab.eos_id)
 
