@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from diffusion_lm.device import to_device
 from diffusion_lm.draws import NoiseDraw
-from diffusion_lm.families.log_probs import at_least_float32
+from diffusion_lm.families.log_probs import at_least_float32, target_log_probs
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.process import ForwardProcess
 from diffusion_lm.schedule import Schedule, build_schedule
@@ -346,6 +346,25 @@ class Family(ABC):
         if self.block_size is None:
             return network(z, layout, level, select)
         return network(z, layout, level, select, context=z if context is None else context)
+
+    def token_log_probs(
+        self,
+        network: Denoiser,
+        sentences: Sentences,
+        masked: Tensor,
+        *,
+        level: Tensor | None = None,
+        select: Tensor | None = None,
+    ) -> Tensor:
+        """[M] log p of the clean tokens, nats, where the network reads the mask at the positions in masked [N].
+
+        select [M]: flat positions (default: all masked ones). level [B]: as in `predict`.
+        """
+        z = sentences.ids.masked_fill(masked, self.special.mask_id)
+        select = masked.nonzero()[:, 0] if select is None else select
+        logits = self.logits(network, z, sentences.layout, level=level, context=sentences.ids, select=select)
+        kept, never = self.answers
+        return target_log_probs(logits, sentences.ids[select], kept=kept, never=never)
 
     def log_probs(self, logits: Tensor) -> Tensor:
         """Logits [M, outputs] normalised over the symbols: [M, symbols] nats."""
