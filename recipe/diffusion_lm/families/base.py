@@ -107,6 +107,8 @@ class PolicyLoss(NamedTuple):
     """Constant in nats per token that makes the loss a bound."""
     policy: Tensor
     """Loss that trains the policy; its gradient does not reach the network."""
+    effective: Tensor | None = None
+    """Effective sample size as a share of the rows, if they have importance weights."""
 
 
 class BlockTerms(NamedTuple):

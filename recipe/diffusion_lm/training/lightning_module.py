@@ -101,8 +101,10 @@ class TrainingModule(lightning.LightningModule):
         policy_loss: Tensor | float = 0.0
         if family.has_policy:
             inputs = sentences.to(self.device), draw.to(self.device)
-            terms, penalty, policy_loss = family.policy_loss(self.network, self._importance, *inputs)
+            terms, penalty, policy_loss, effective = family.policy_loss(self.network, self._importance, *inputs)
             self.log("train/policy_loss", policy_loss)
+            if effective is not None:
+                self.log("train/effective_sample_size", effective)
         else:
             terms = family.training_loss(self.network, sentences, draw)
         loss = terms.loss.sum() / terms.weight
