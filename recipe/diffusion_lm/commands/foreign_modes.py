@@ -31,7 +31,7 @@ from diffusion_lm.foreign.special import files_of
 from diffusion_lm.foreign.translate import Translation, describe, given, read_tree, translate, with_origin
 from diffusion_lm.model import LanguageModel
 from diffusion_lm.sampling import Samples, build_sampler, sample
-from diffusion_lm.sampling.samples import draw_lengths, one_line, sample_entropy
+from diffusion_lm.sampling.samples import draw_lengths, sample_entropy, text_of
 from diffusion_lm.training.run import train
 from returnn_bridge.batching import ReturnnBatches
 from returnn_bridge.files import write_text
@@ -150,7 +150,7 @@ def _samples(made: Translation, folder: Path, services: Services) -> Job:
 
     def job() -> None:
         drawn = _draw(made, model, lengths)
-        texts = [one_line(model.vocab.decode(tokens)) for tokens in drawn.tokens]
+        texts = [text_of(tokens, model.vocab) for tokens in drawn.tokens]
         write_text(folder / "samples.txt", "".join(f"{text}\n" for text in texts))
         for text in texts[: settings.num_shown]:
             print(text)
