@@ -152,14 +152,14 @@ class ScoreNbestJob(Job):
         from pathlib import Path
 
         from rescore.commands.score import score
+        from rescore.lms.options import ScoringOptions
 
         prepare_process(self.rqmt["cpu"])
         score(
             [self.nbest.get_path()],
             f"{self.name}={self.model.get_path()}",
             Path(self._part(number)),
-            **self.options,
-            device="cuda" if self.rqmt.get("gpu") else "cpu",
+            ScoringOptions(**self.options, device="cuda" if self.rqmt.get("gpu") else "cpu"),
             new_only=True,
             shard=f"{number}/{self.num_shards}",
         )
@@ -332,6 +332,7 @@ class RescoreJob(Job):
         from pathlib import Path
 
         from rescore.commands.rescore import rescore
+        from rescore.lms.options import ScoringOptions
 
         rescore(
             tune=_named(self.tune),
@@ -342,7 +343,7 @@ class RescoreJob(Job):
             row=[f"{name}={row}" for name, row in self.rows.items()],
             baseline=self.baseline,
             title=self.title,
-            seed=self.seed,
+            scoring=ScoringOptions(seed=self.seed),
         )
 
 

@@ -80,6 +80,7 @@ class LanguageModel:
 
     @property
     def num_parameters(self) -> int:
+        """Number of weights of the network."""
         return sum(parameter.numel() for parameter in self.network.parameters())
 
     def sentences(self, texts: Sequence[str]) -> Sentences:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from diffusion_lm.commands import models
-from rescore.commands.options import BatchTokens, Device, Seed
+from rescore.lms.options import BatchTokens, Device, Seed
 from returnn_bridge.files import check_outputs, write_text
 
 

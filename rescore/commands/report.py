@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from rescore.commands.options import ListFormat, Seed, Sources
+from rescore.commands.options import ListFormat, Sources
 from rescore.commands.syntax import list_files, parse_scales, scales_file
+from rescore.lms.options import Seed
 from returnn_bridge.files import check_outputs
 
 

@@ -44,10 +44,15 @@ class SpecialIds(NamedTuple):
     """The token ids that a family needs. Pieces that can be predicted are 0 .. num_pieces - 1."""
 
     num_pieces: int
+    """Number of pieces that can be predicted; their ids come first."""
     mask_id: int
+    """Id of the mask."""
     bos_id: int
+    """Id of the beginning of a sentence."""
     eos_id: int
+    """Id of the end of a sentence."""
     num_inputs: int
+    """Number of ids that the network can read."""
 
     def never(self, *, scores_end: bool) -> list[int]:
         """The ids that are never predicted: mask, BOS, and EOS unless it is scored.
@@ -151,6 +156,7 @@ class Family(ABC):
     """Everything that differs between families of language models."""
 
     special: SpecialIds
+    """Ids of the vocabulary."""
 
     # Members that every family must define ----------------------------------------------------------------------------
 

@@ -67,6 +67,7 @@ class Losses(Policy):
     """Masks are uniform, and hard masked tokens are predicted more often than easy ones."""
 
     pi_min: float
+    """Smallest probability that the loss of a masked token is computed."""
 
     def __post_init__(self) -> None:
         if not 0 < self.pi_min <= 1:
@@ -85,9 +86,13 @@ class Curriculum(Policy):
     """Masks are uniform, and tokens of the difficulty of the current stage weigh more."""
 
     curriculum_steps: int
+    """Length in optimizer steps."""
     easy_until: float
+    """Share of them after which stage "medium" begins."""
     medium_until: float
+    """Share of them after which stage "hard" begins."""
     focus: float
+    """Weight of tokens in the band of the current stage."""
 
     def __post_init__(self) -> None:
         if self.curriculum_steps < 1:
@@ -122,6 +127,7 @@ class Tilted(Policy):
     is_bound: ClassVar[bool] = True
 
     beta: float
+    """Largest difference of the log-odds of being masked, nats."""
 
     def __post_init__(self) -> None:
         _check_beta(self.beta)

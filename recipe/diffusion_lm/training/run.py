@@ -97,10 +97,15 @@ class Parts:
     """The objects of a training, built and checked before its folder is touched."""
 
     vocab: Vocab
+    """Vocabulary of the data and the model."""
     model: LanguageModel
+    """Family and network, with their initial weights."""
     data: ReturnnDataModule
+    """Batches for training and validation."""
     store: TokenStore | None
+    """Token store that the training text is read from, if there is one."""
     clip: ClipTraining | None
+    """Search of training times, if the configuration asks for it."""
 
 
 def build(config: TrainConfig) -> Parts:
@@ -146,8 +151,11 @@ class Fitted:
     """A training that has reached its last step."""
 
     trainer: lightning.Trainer
+    """Lightning's trainer."""
     module: TrainingModule
+    """Network with its optimiser and weight average."""
     keeper: Keeper
+    """Callback that has saved models and scores."""
     start: float
     """`time.monotonic()` before the first step."""
 
