@@ -25,6 +25,12 @@ FAMILIES = {
     "demo_ar:tiny:fp32": [],
     "demo_masked:tiny:fp32": ["family={name: masked, score_eos: true}"],
     "demo_masked:block4:tiny:fp32": [],
+    "hybrid-tiny:tiny:fp32": [
+        "family.score_eos=true",
+        "data.too_long=drop",
+        "data.valid_too_long=keep",
+        "trainer.accumulate_grad_batches=1",
+    ],
 }
 
 

@@ -173,6 +173,10 @@ class Family(ABC):
     def nelbo(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> Tensor:
         """[B] negative ELBO of each sentence, nats; its expectation over draws is >= -log p (equal when `exact`)."""
 
+    def nll(self, network: Denoiser, sentences: Sentences) -> Tensor:
+        """[B] exact -log p of each sentence, nats, where it can be computed without drawing; else ValueError."""
+        self._has_no("exact likelihood")
+
     @property
     @abstractmethod
     def sampler_kind(self) -> str:
