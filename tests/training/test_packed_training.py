@@ -22,8 +22,6 @@ from training_runs import config_of, same, weights
 ROWS = ["data.wrap=true", "data.max_seq_length=30", "data.seq_ordering=random", "trainer.max_steps=5"]
 ROWS += ["trainer.monitor=val/nll", "data.insert_valid_special=false", "trainer.val_check_interval=3"]
 FAMILIES = {
-    "demo_ar:tiny:fp32": [],
-    "demo_masked:tiny:fp32": ["family={name: masked, score_eos: true}"],
     "demo_masked:block4:tiny:fp32": [],
     "hybrid-tiny:tiny:fp32": [
         "family.score_eos=true",
