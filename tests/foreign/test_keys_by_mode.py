@@ -93,7 +93,7 @@ def other(key: str, value: Any) -> Any:
     if OTHER.get(key, value) != value:
         return OTHER[key]
     if key == "mode":
-        return "ppl_eval" if value == "train" else "train"
+        return "sample_eval" if value == "ppl_eval" else "ppl_eval"
     if isinstance(value, bool):
         return not value
     if isinstance(value, (int, float)):
