@@ -304,7 +304,7 @@ class RescoreJob(Job):
         :param test: N-best files to report on, as for `tune`
         :param test_references: .py, Kaldi text, .trn or .json
         :param rows: keyed by the name of the row: SOURCE:SCALE, SOURCE or SOURCE:LOW:HIGH, joined by commas
-        :param baseline: row that the changes are measured against; "": the first
+        :param baseline: row that the changes are measured against; "": the recogniser's order, "first in list"
         :param title: title of the table
         :param seed: seed of the bootstrap
         """

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from diffusion_lm.commands import models
+from diffusion_lm.commands.options import say_device
 from rescore.lms.options import BatchTokens, Device, Seed
 from returnn_bridge.files import check_outputs, write_text
 
@@ -20,7 +21,7 @@ def perplexity(
         int, typer.Option(help="Number of network passes per sentence (at least 2), for models that only give a bound.")
     ] = 8,
     seed: Seed = 1,
-    device: Device = "cpu",
+    device: Device = "auto",
     batch_tokens: BatchTokens = None,
     out: Annotated[Path | None, typer.Option(help="JSON file to write the result to as well.")] = None,
 ) -> None:
@@ -38,7 +39,10 @@ def perplexity(
             write_text(out, json.dumps(values, indent=1) + "\n")
         print(result.summary())
         return
+    from diffusion_lm.device import usable_device
     from rescore.lms.network import usual_batch_tokens
 
-    budget = usual_batch_tokens(device) if batch_tokens is None else batch_tokens
-    models.perplexity(model, text, passes=passes, seed=seed, device=device, batch_tokens=budget, out=out)
+    used = usable_device(device)
+    say_device(str(used))
+    budget = usual_batch_tokens(used.type) if batch_tokens is None else batch_tokens
+    models.perplexity(model, text, passes=passes, seed=seed, device=str(used), batch_tokens=budget, out=out)

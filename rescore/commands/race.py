@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from diffusion_lm.commands.options import say_device
 from rescore.commands.options import ListFormat, Sources
 from rescore.lms.options import ScoringOptions
 
@@ -60,7 +61,9 @@ def race(
     learned = out.with_name(f"{out.name}.race.json")
     inputs = [split_source(source)[1] for source in (*nbest, *(calibrate or []), model)]
     check_outputs([out, *([learned] if calibrate else [])], [*inputs, *filter(None, (scales, calibration))])
-    scorer, stages = build_stages(open_scorer(model, scoring), ladder, replicates=scoring.replicates)
+    opened = open_scorer(model, scoring)
+    say_device(opened.device)
+    scorer, stages = build_stages(opened, ladder, replicates=scoring.replicates)
     if calibration is not None:
         how = Race.load(calibration)
         if (how.name, how.confidence) != (scorer.name, confidence):

@@ -41,11 +41,12 @@ def wer(
     list_format: ListFormat = None,
 ) -> None:
     """Print a table of word error rates with S/D/I, the oracle and paired bootstrap intervals against the baseline."""
-    from rescore.combination.rows import check_row_name
+    from rescore.combination.rows import FIRST, check_row_name
     from rescore.combination.scales import Scales, best_texts
     from rescore.nbest import check_no_lists, read_sources
     from rescore.nbest.reference_formats import transcript_format
     from rescore.nbest.references import attach_reference_file, check_transcripts, write_transcripts
+    from rescore.nbest.types import never_chosen
     from rescore.pipeline import seconds_of, unknown_in
     from rescore.report.table import ResultTable, evaluate, table_suffix
     from rescore.score_file import recorded
@@ -58,7 +59,7 @@ def wer(
     check_outputs(outputs, [*list_files(nbest), refs, *filter(None, map(scales_file, scales or []))])
     check_no_lists(outputs)
     lists = attach_reference_file(read_sources(nbest, format=list_format), refs)
-    rows = {"first in list": Scales({next(iter(lists[0].hypotheses[0].scores)): 0.0})}
+    rows = {FIRST: Scales({})}
     for item in scales or []:
         name, row_scales = parse_scales(item)
         check_row_name(name)
@@ -66,11 +67,11 @@ def wer(
             raise ValueError(f"--scales {item}: a row named {name!r} is there already; expected different names")
         rows[name] = row_scales
     known = recorded(nbest, format=list_format)
-    measured = evaluate(lists, rows, baseline=baseline or "first in list", seed=seed, seconds=seconds_of(rows, known))
+    measured = evaluate(lists, rows, baseline=baseline or FIRST, seed=seed, seconds=seconds_of(rows, known))
     table = ResultTable(
         title,
         measured,
-        baseline=baseline or "first in list",
+        baseline=baseline or FIRST,
         scales_from="as given",
         metadata={
             "nbest": nbest,
@@ -79,6 +80,7 @@ def wer(
             "models": {name: record.facts for name, record in known.items()},
         },
         unknown=unknown_in(known),
+        never=never_chosen(lists),
     )
     best = best_texts(lists, list(rows.values())[-1])
     for path in transcripts or []:

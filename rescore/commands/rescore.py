@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from diffusion_lm.commands.options import say_device
 from rescore.commands.options import ListFormat
 from rescore.commands.syntax import list_files, parse_passes
 from rescore.lms.open import open_scorer
@@ -36,12 +37,16 @@ def rescore(
     row: Annotated[
         list[str] | None,
         typer.Option(
-            help="Row of the table: NAME=SOURCE:SCALE,SOURCE,SOURCE:LOW:HIGH,... (default: a row for each LM and "
-            "each pair). A source without a scale is tuned between LOW and HIGH. The default range is -10 ... 10 for "
-            "words and tokens:SOURCE, -2 ... 0 for a score named prior, and 0 ... 3 for all others."
+            help="Row of the table: NAME=SOURCE:SCALE,SOURCE,SOURCE:LOW:HIGH,... (default: the first score of the "
+            "lists alone, all their scores, and these with each LM and each pair of LMs; the row 'first in list', the "
+            "recogniser's order, is always there). A source without a scale is tuned between LOW and HIGH. The "
+            "default range is -10 ... 10 for words and tokens:SOURCE, -2 ... 0 for a score named prior, and 0 ... 3 "
+            "for all others."
         ),
     ] = None,
-    baseline: Annotated[str, typer.Option(help="Row that the changes are measured against (default: the first).")] = "",
+    baseline: Annotated[
+        str, typer.Option(help="Row that the changes are measured against (default: 'first in list').")
+    ] = "",
     title: Annotated[str, typer.Option(help="Title of the table and the report.")] = "WER",
     scoring: ScoringOptions = ScoringOptions(),
     list_format: ListFormat = None,
@@ -68,6 +73,7 @@ def rescore(
         if scorer.name in scorers:
             raise ValueError(f"--lm {item}: the name {scorer.name!r} is taken; expected NAME=PATH with different names")
         scorers[scorer.name] = scorer
+    say_device(*(scorer.device for scorer in scorers.values()))
     check_outputs(pipeline.output_files(out, list(scorers)), inputs)
     with lock(out / "report.html"):  # because two runs at once would mix files of different tables in one folder
         result = pipeline.rescore(
@@ -86,7 +92,8 @@ def rescore(
         )
         (out / "scales").mkdir(exist_ok=True)
         for name, scales in result.scales.items():
-            scales.save(out / "scales" / f"{file_name(name)}.json")
+            if scales.scores:  # the recogniser's order has none
+                scales.save(out / "scales" / f"{file_name(name)}.json")
         for suffix in TABLE_SUFFIXES:
             result.table.save(out / f"wer{suffix}")
         write_report(out / "report.html", result)

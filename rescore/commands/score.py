@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from diffusion_lm.commands.options import say_device
 from rescore.commands.options import ListFormat, Sources
 from rescore.commands.syntax import list_files, parse_shard
 from rescore.lms.open import describe_short, open_scorer
@@ -48,6 +49,7 @@ def score(
 
     check_outputs([out], [*list_files(nbest), *list_files([model])])
     scorer = open_scorer(model, scoring)
+    say_device(scorer.device)
     run = score_file(nbest, scorer, out, shard=parse_shard(shard), new_only=new_only, format=list_format)
     unknown = "" if run.unknown is None else f", unknown to the model: {run.unknown}"
     print(

@@ -44,6 +44,9 @@ class LanguageModelScorer(ABC):
     name: str
     """Name of the score that is added to every hypothesis."""
 
+    device: str = ""
+    """The device of the network; "" for models that are not networks."""
+
     @property
     def passes_run(self) -> int:
         """Network passes so far, with equal inputs counted once; 0 for models that are not networks."""
@@ -74,6 +77,15 @@ class LanguageModelScorer(ABC):
     def source(self) -> str:
         """Path of the model, for error messages."""
         return self.name
+
+    @property
+    def longest(self) -> int | None:
+        """Most tokens of a text, special ones included, that the model can read; None: any number."""
+        return None
+
+    def first_words(self, text: str) -> str:
+        """The text, or as many of its first words as have no more than `longest` tokens."""
+        return text
 
     def score_texts(self, seq_tag: str, texts: Sequence[str]) -> list[SequenceScore]:
         """One score for each text of an utterance, in order."""

@@ -2,13 +2,12 @@
 
     scorer = open_scorer("masked=runs/masked/model", ScoringOptions(device="cuda"))
 
-A model can be a model folder of this package, a Hugging Face folder, an ARPA file or a KenLM binary.
+A model can be a model folder or a run folder of this package, a Hugging Face folder, an ARPA file or a KenLM binary.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from diffusion_lm.locate import locate
 from rescore.lms.base import LanguageModelScorer, NetworkOptions
 from rescore.lms.options import ScoringOptions
 from returnn_bridge.files import read_json_object
@@ -22,7 +21,7 @@ def open_scorer(model: str, options: ScoringOptions, *, chosen: bool = True) -> 
     from rescore.nbest import split_source
 
     name, rest = split_source(model)
-    path = Path(rest)
+    path = locate(rest)
     asked = chosen and (options.estimator != "auto" or options.passes is not None)
     network: NetworkOptions = {
         "device": options.device,

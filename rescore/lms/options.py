@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 Seed = Annotated[int, "Seed of the random masks and noise of the scores, and of the bootstrap."]
-Device = Annotated[str, "Device that the network runs on: cpu, cuda, cuda:1 ..."]
+Device = Annotated[str, "Device that the network runs on: auto (a GPU if there is one), cpu, cuda, cuda:1 ..."]
 BatchTokens = Annotated[
     int | None, "Maximum number of tokens in one forward pass (default: 2048 on a CPU, else 32768)."
 ]
@@ -33,7 +33,7 @@ class ScoringOptions:
         int, "Number of independent repetitions that the passes are divided into; they give the standard error."
     ] = 4
     seed: Seed = 1
-    device: Device = "cpu"
+    device: Device = "auto"
     precision: Annotated[str, "Precision of the network: '32' or 'bf16'."] = "32"
     batch_tokens: BatchTokens = None
     pieces: Annotated[

@@ -15,8 +15,9 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from math import isfinite
+from math import inf
 from typing import Any
 
 from rescore.nbest.formats import format_of_file, format_to_write
@@ -37,6 +38,7 @@ __all__ = [
     "write_nbest",
 ]
 
+LARGEST = sys.float_info.max  # the largest finite number
 _NAMED_SOURCE = re.compile(r"([A-Za-z0-9_][\w.+-]*)=(.+)", re.DOTALL)
 
 
@@ -112,14 +114,16 @@ def write_nbest(
     .jsonl holds all scores, details and references, and `metadata` in its header. .py and .json hold one score, named
     by `score`, which may be left out if there is only one; .json (mlm-scoring) also holds the references. Floats keep
     all digits. `allow_non_finite` permits nan and infinite scores in formats that can hold them. ValueError for a score
-    that is missing or not finite, an utterance given twice, no utterances, or an unknown suffix.
+    that is missing or not finite (-inf is written where the format can hold it), an utterance given twice, no
+    utterances, or an unknown suffix.
     """
     where, form = os.fspath(path), format_to_write(path, format)
     if form.many_scores and score is not None:
         raise ValueError(f"{where}: the format {form.name} holds all scores; expected no choice of the score {score!r}")
     if metadata and not form.metadata:
         raise ValueError(f"{where}: the format {form.name} holds no metadata; expected none")
-    checked = _checked(lists, where, allow_non_finite and form.non_finite)
+    smallest = -inf if form.minus_infinity else -LARGEST
+    checked = _checked(lists, where, allow_non_finite and form.non_finite, smallest)
     try:
         head = next(checked)
         chosen = "" if form.many_scores else _choose_score(head, score, where)
@@ -190,7 +194,7 @@ def _merge(utterance: NBestList, other: NBestList, path: str, other_path: str) -
     return NBestList(utterance.seq_tag, tuple(hypotheses), next(iter(references), None))
 
 
-def _checked(lists: Iterable[NBestList], where: str, allow_non_finite: bool) -> Iterator[NBestList]:
+def _checked(lists: Iterable[NBestList], where: str, allow_non_finite: bool, smallest: float) -> Iterator[NBestList]:
     """The lists, after a check for everything that a reader would refuse."""
     seen: set[str] = set()
     names: set[str] = set()
@@ -207,7 +211,7 @@ def _checked(lists: Iterable[NBestList], where: str, allow_non_finite: bool) -> 
                     f"{hyp} has the scores {sorted(hypothesis.scores)}; expected {sorted(names)} as in the first"
                 )
             for name, value in hypothesis.scores.items():
-                if not isinstance(value, float | int) or not (allow_non_finite or isfinite(value)):
+                if not isinstance(value, float | int) or not (allow_non_finite or smallest <= value <= LARGEST):
                     raise ValueError(f"{hyp} has {name} score {value!r}; expected a finite number (nats)")
             for source, detail in hypothesis.details.items():
                 for key, entry in detail.items():

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rescore.combination.line_search import Space
+from rescore.combination.rows import FIRST, RowSpec, default_rows, unused_scores, with_first
 from rescore.combination.scales import Scales, best_texts, combined_scores, feature_matrix, winners
 from rescore.combination.tuning import tune
-from rescore.nbest.types import Hypothesis, NBestList
+from rescore.nbest.types import Hypothesis, NBestList, never_chosen
 from rescore.wer import error_table
 
 # Quarters: many totals tie exactly, and many breakpoints coincide.
@@ -105,7 +106,7 @@ def test_missing_and_bad_scores_are_named() -> None:
     with pytest.raises(ValueError, match=r"hypothesis 1 of 'dev/1' has no score 'maskd' \(perhaps 'masked'\?\)"):
         feature_matrix([good], ["maskd"])
     infinite = NBestList("dev/3", (Hypothesis("a", {"am": float("-inf")}),))
-    with pytest.raises(ValueError, match=r"hypothesis 1 of 'dev/3' has am score -inf; expected a finite number"):
+    with pytest.raises(ValueError, match=r"all hypotheses of 'dev/3' have a score of -inf; expected one that can be"):
         winners([infinite], Scales({"am": 0.0}))
 
 
@@ -204,7 +205,7 @@ def test_two_scales_are_at_least_as_good_as_a_dense_grid(seed: int) -> None:
     table = error_table(lists)
     result = tune(lists, free={"lm": (0.0, 2.0), "words": (-2.0, 2.0)})
     assert result.errors == table.corpus(winners(lists, result.scales))
-    features = feature_matrix(lists, ["am", "lm", "words"])
+    features, _ = feature_matrix(lists, ["am", "lm", "words"])
     sizes = np.diff(table.offsets)
     assert (sizes == 12).all()
     # 33 of the 257 lines of the search. A grid point that lies on a tie is a random score away from being one.
@@ -332,9 +333,39 @@ def test_tune_refuses_what_it_can_not_tune() -> None:
         tune([NBestList("u", lists[0].hypotheses, "")], free={"lm": (0, 1)})
 
 
+@pytest.mark.parametrize("free", [["lm"], ["lm", "words"], ["lm", "words", "b", "c", "d", "e"]])
+def test_hypotheses_of_minus_infinity_are_as_if_not_there(free: list[str]) -> None:
+    """Winners, tuned scales, errors and curves are those of the lists without them, wherever they stand."""
+    lists = random_lists(3, utterances=12, size=5, names=("am", "lm", "b", "c", "d", "e"))
+    generator, impossible = np.random.default_rng(5), []
+    for utterance in lists:
+        hypotheses = list(utterance.hypotheses)
+        for name in ("am", "lm"):  # texts without error, which would win
+            scores = dict.fromkeys(("am", "lm", "b", "c", "d", "e"), 9.0) | {name: float("-inf")}
+            hypotheses.insert(int(generator.integers(6)), Hypothesis(utterance.reference or "", scores))
+        impossible.append(NBestList(utterance.seq_tag, tuple(hypotheses), utterance.reference))
+    assert never_chosen(impossible) == {"am": 12, "lm": 12}
+    ranges = dict.fromkeys(free, (-1.0, 2.0))
+    found, expected = tune(impossible, free=ranges), tune(lists, free=ranges)
+    assert found == expected
+    for scales in (found.scales, Scales({"am": -1.0, "lm": 0.0})):
+        assert best_texts(impossible, scales) == best_texts(lists, scales)
+
+
 def test_two_scales_are_tuned_quickly() -> None:
     """200 x 50 here; benchmarks/combine.py has 600 x 100. A generous limit that a loop in Python would miss."""
     lists = random_lists(1, 200, 50)
     start = perf_counter()
     tune(lists, free={"lm": (0.0, 2.0), "words": (-2.0, 2.0)})
     assert perf_counter() - start < 5.0
+
+
+def test_default_rows_add_an_lm_to_everything_the_recogniser_has_used() -> None:
+    rows = {row.name: row for row in with_first(default_rows(["am", "bigram"], ["x", "y"]))}
+    assert list(rows) == [FIRST, "am only", "all given scores", "+ x", "+ y", "+ x and y"]
+    assert not rows[FIRST].fixed and not rows[FIRST].free
+    assert set(rows["all given scores"].free) == {"bigram", "words"}
+    assert set(rows["+ x and y"].free) == {"bigram", "x", "y", "words"}
+    assert all(row.fixed == {"am": 1.0} for name, row in rows.items() if name != FIRST)
+    assert unused_scores(list(rows.values()), ["am", "bigram", "x", "y"]) == []
+    assert unused_scores([RowSpec.parse("r=am:1,tokens:x")], ["am", "bigram", "x"]) == ["bigram"]

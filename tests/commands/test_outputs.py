@@ -12,6 +12,7 @@ import pytest
 
 from rescore.cli import main
 from rescore.nbest import read_metadata, write_nbest
+from rescore.nbest.formats.returnn_py import iterate_texts
 from rescore.nbest.references import write_transcripts
 from rescore.nbest.types import Hypothesis, NBestList
 
@@ -251,6 +252,20 @@ def test_rescore_says_what_the_models_did_not_know(files, capsys):
     assert "does not know most" not in capsys.readouterr().out
 
 
+def test_the_recognisers_order_is_the_baseline_and_what_misleads_is_said(files, capsys):
+    """A gain over the first score alone can be a loss against the recogniser, which has used the other scores too."""
+    assert run("rescore", *SETS, "--lm", "ng=lm.arpa", "--row", "x=am:1", "--out", "new") == 0
+    shown = capsys.readouterr().out
+    table = json.loads(Path("new/wer.json").read_text())
+    assert (table["baseline"], [row["system"] for row in table["rows"]]) == (
+        "first in list",
+        ["first in list", "x", "oracle"],
+    )
+    assert "note: no row uses the score 'ng'" in shown
+    for text in (shown, Path("new/wer.md").read_text(), Path("new/report.html").read_text()):
+        assert "2 of the 2 utterances of this table are also in the tuning set" in text
+
+
 def test_references_without_words_name_their_file(files, capsys):
     Path("empty.py").write_text("{'u1': '', 'u2': ' '}")
     for command in (
@@ -299,3 +314,23 @@ def test_converted_lists_tell_their_digest(files):
     Path("new.jsonl").write_text("".join(lines[:-1]))
     assert run("convert", "new.jsonl", "new.py") == 1
     assert not Path("new.py").exists()
+
+
+def test_scores_of_minus_infinity_are_counted_in_file_and_report(tmp_path, monkeypatch, capsys):
+    """The best text of u1 has one, so no verb chooses it."""
+    monkeypatch.chdir(tmp_path)
+    Path("lists.py").write_text("{'u1': [(-inf, 'A B'), (-2.0, 'A')], 'u2': [(-1.0, 'F A'), (-inf, 'F')]}")
+    write_transcripts("refs.py", {"u1": "A B", "u2": "F A"})
+    Path("text.txt").write_text(TEXT.upper())
+    assert run("ngram", "text.txt", "--order", "2", "--out", "lm.arpa") == 0
+    assert run("score", "lists.py", "--model", "ng=lm.arpa", "--out", "scored.jsonl") == 0
+    assert run("tune", "scored.jsonl", "--refs", "refs.py", "--out", "scales.json") == 0
+    assert "2 hypotheses have am score -inf and are never chosen" in capsys.readouterr().out
+    wer = ["wer", "scored.jsonl", "--refs", "refs.py", "--scales", "tuned=scales.json", "--out", "wer.json"]
+    assert run(*wer, "--transcripts", "best.py") == 0
+    assert json.loads(Path("wer.json").read_text())["never_chosen"] == {"am": 2}
+    assert dict(iterate_texts("best.py")) == {"u1": "A", "u2": "F A"}
+    rescored = ["rescore", "--tune", "lists.py", "--tune-refs", "refs.py", "--test", "lists.py"]
+    assert run(*rescored, "--test-refs", "refs.py", "--lm", "ng=lm.arpa", "--out", "out") == 0
+    for file in ("wer.md", "report.html"):
+        assert "Scores of -inf: 2 of am." in Path("out", file).read_text()

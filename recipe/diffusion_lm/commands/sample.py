@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from diffusion_lm.commands.options import Device
+from diffusion_lm.commands.options import Device, say_device
 from diffusion_lm.commands.services import Services
-from returnn_bridge.files import check_outputs, write_text
+from returnn_bridge.files import check_outputs, has_suffix, write_text
 
 
 def sample(
@@ -51,21 +51,28 @@ def sample(
         ),
     ] = "",
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 1,
-    device: Device = "cpu",
-    out: Annotated[Path | None, typer.Option(help="Also write the sentences to this file, one per line.")] = None,
+    device: Device = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the sentences to this file, one per line; to a .py or .py.gz as "
+            "{tag: [(entropy, text)]}, which i6's GenerativePerplexityJob reads."
+        ),
+    ] = None,
     services: Services = Services(),  # noqa: B008  # frozen
 ) -> None:
     """Draw sentences from a model."""
     from diffusion_lm import sampling
     from diffusion_lm.config import parse_value
     from diffusion_lm.model import LanguageModel
-    from diffusion_lm.sampling.samples import draw_lengths, sample_entropy, text_of
+    from diffusion_lm.sampling.samples import draw_lengths, entropy_literal, sample_entropy, text_of
     from returnn_bridge.vocab import read_lines
 
     if (length > 0) == (like is not None):
         raise ValueError("give exactly one of --length NUMBER and --like TEXT")
     check_outputs([] if out is None else [out], [model, *([like] if like else []), *([judge] if judge else [])])
     trained = LanguageModel.load(model, device=device)
+    say_device(str(trained.device))
     judged = services.judge(judge, device=device) if judge else None
     lengths = [length] * count
     if like is not None:
@@ -89,7 +96,8 @@ def sample(
         lines.append(f"self-correction changed {corrected.changed} tokens; agreement {corrected.agreement:.3f}")
     texts = [text_of(tokens, trained.vocab) for tokens in drawn.tokens]
     if out is not None:
-        write_text(out, "".join(f"{text}\n" for text in texts))
+        is_literal = has_suffix(out, ".py")
+        write_text(out, entropy_literal(drawn.tokens, texts) if is_literal else "".join(f"{text}\n" for text in texts))
     lines += texts
     lines.append(
         f"entropy {sample_entropy(drawn.tokens):.3f} nats a sentence, "

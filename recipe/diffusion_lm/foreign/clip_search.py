@@ -50,6 +50,7 @@ fixed = _switch(False)
 
 
 def delta(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    """Rule for algo.clip_search_delta, the distance of the intervals that are tried."""
     step = typed(key, value, float)
     if reason := _without(reading, key):
         return NO_EFFECT, reason
@@ -59,6 +60,7 @@ def delta(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def widths(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    """Rule for algo.clip_search_widths, the widths of the intervals that are tried."""
     if not isinstance(value, list) or not all(type(item) in (int, float) and 0 < item <= 1 for item in value):
         refuse(key, value, "expected a list of widths in (0, 1]")
     if reason := _without(reading, key):

@@ -94,6 +94,7 @@ def insert(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def train_data(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    """Rule for data.returnn_train_config, a dataset dict, which names the vocabulary too."""
     try:
         opts = plain_opts(value) if value is not None else {}
     except ValueError as error:
@@ -106,6 +107,7 @@ def train_data(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def valid_data(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    """Rule for data.returnn_valid_config: a dataset dict for each name; mode sample_eval reads the first alone."""
     if value is not None and (type(value) is not dict or "class" in value):
         refuse(key, type(value).__name__, "expected one dataset dict for each name, e.g. {dev: {class: ...}}")
     sets = {}

@@ -234,7 +234,7 @@ def monitor(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def wandb(reading: Reading, key: str, value: Any) -> tuple[str, str]:
-    """Rule for section wandb and its keys, of which we only take that Weights & Biases logs the training."""
+    """Rule for section wandb and its keys: options of Weights & Biases, if it is installed."""
     if value is None:
         return (HONOURED, "trainer.logger tensorboard") if key == "wandb" else (NO_EFFECT, "empty")
     if importlib.util.find_spec("wandb") is None:

@@ -63,6 +63,15 @@ def text_of(tokens: Sequence[int], vocab: Vocabulary) -> str:
     return " ".join(line for document in documents if document for line in vocab.decode(document).splitlines())
 
 
+def entropy_literal(samples: Sequence[Sequence[int]], texts: Sequence[str]) -> str:
+    """The literal {tag: [(entropy, text)]} of samples (piece ids) and their texts, as i6's jobs read it.
+
+    The entropy is that of the pieces within the sentence, nats.
+    """
+    entries = [(sample_entropy([tokens]), text) for tokens, text in zip(samples, texts, strict=True)]
+    return "{\n" + "".join(f"'sample-{index}': [{entry!r}],\n" for index, entry in enumerate(entries, 1)) + "}\n"
+
+
 def categorical(log_probs: Tensor, uniform: Tensor) -> Tensor:
     """[M] symbols drawn with probabilities exp(log_probs) [M, V], from uniform numbers [M] in [0, 1), float64."""
     cumulative = log_probs.double().exp().cumsum(-1)

@@ -176,9 +176,6 @@ def fit(
     module = TrainingModule(model, config, parts.data, folder=folder, validation_end=steps)
     if checkpoint is not None:
         check_checkpoint(checkpoint, module.state_dict())
-    print_once(
-        f"{config.family['name']}: {model.num_parameters / 1e6:.1f} M parameters, {parts.vocab.num_pieces} pieces"
-    )
     if store is not None:
         print_once(f"token store {store.path}: {len(store)} sentences, {len(store.ids)} tokens")
     validates = bool(parts.data.valid_opts)
@@ -211,6 +208,10 @@ def fit(
             *([RichProgressBar(leave=True)] if terminal else []),
         ],
         use_distributed_sampler=False,
+    )
+    print_once(
+        f"{config.family['name']}: {model.num_parameters / 1e6:.1f} M parameters, {parts.vocab.num_pieces} pieces, "
+        f"on {trainer.strategy.root_device}"
     )
     start = time.monotonic()
     try:
