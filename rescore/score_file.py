@@ -10,16 +10,14 @@ Results are appended to a hidden file beside `out`, a few utterances at a time, 
 only when complete. The header holds everything the scores depend on (a digest of the lists, the model, the estimator,
 the seed), so that results of different settings are never mixed. `out` is locked: a second process that wants to write
 it fails at once. The cost of a run and the counts of unknown words are not part of the result; they are in
-`out`.cost.json.
+`out`.cost.json (cost.py), with the header and the digest of a .py file, which can not hold a header.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
-import operator
 import os
 import sys
 import time
@@ -28,13 +26,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rescore.cost import Cost, cost_file, read_cost, read_record, resumed_cost, write_cost
 from rescore.lms.base import LanguageModelScorer
 from rescore.nbest import read_metadata, read_nbest, read_sources, split_source, write_nbest
 from rescore.nbest.formats.json_lines import FORMAT, format_json_lines, iterate_json_lines, write_json_lines
 from rescore.nbest.types import Hypothesis, NBestList
 from rescore.scores import NotFinite, SequenceScore, UnknownCounts
 from returnn_bridge.bar import progress_bar
-from returnn_bridge.files import check_outputs, has_suffix, lock, read_json_object, write_text
+from returnn_bridge.digests import sha256_of
+from returnn_bridge.files import check_outputs, has_suffix, lock, naming, quoted
 
 SHARD = "shard"  # key in the header of a part: [its number, counted from 1, number of parts]
 GROUP = 8  # utterances scored together; a constant, because an interruption must not change what shares a batch
@@ -48,12 +48,8 @@ class ScoreRun:
     """Score file."""
     lists: list[NBestList]
     """Its lists, with the new score."""
-    seconds: float
-    """Time that the scoring took, over all its runs."""
-    passes: float
-    """Network passes run for all hypotheses; equal inputs are run once."""
-    unknown: UnknownCounts | None = None
-    """How much of the texts the model did not know; None if that is not recorded."""
+    cost: Cost
+    """What the scoring cost, over all its runs."""
     was_complete: bool = False
     """Whether the result existed before, so that nothing was computed."""
 
@@ -61,6 +57,21 @@ class ScoreRun:
     def hypotheses(self) -> int:
         """Number of hypotheses in all lists."""
         return sum(len(utterance.hypotheses) for utterance in self.lists)
+
+    @property
+    def seconds(self) -> float:
+        """Time that the scoring took."""
+        return self.cost.seconds
+
+    @property
+    def passes(self) -> float:
+        """Network passes run for all hypotheses; equal inputs are run once."""
+        return self.cost.passes
+
+    @property
+    def unknown(self) -> UnknownCounts | None:
+        """How much of the texts the model did not know; None if that is not recorded."""
+        return self.cost.unknown
 
     def note(self) -> str:
         """A line which says that the result existed already; "" otherwise."""
@@ -104,7 +115,7 @@ def score_file(
         lists = read_sources(sources, format=format)
         if scorer.name in lists[0].hypotheses[0].scores:
             raise ValueError(
-                f"{sources[0]}: score {scorer.name!r} is there already; expected a new name (NAME=PATH for the model)"
+                f"{sources[0]}: its lists have a score {scorer.name!r}; expected another name (NAME=PATH for the model)"
             )
         header: dict[str, Any] = {"lists": digest(lists), "scores": {scorer.name: scorer.describe()}}
         if new_only:
@@ -125,7 +136,7 @@ def _score_rest(
     """Score the utterances that the hidden file does not hold yet, and write the complete result to `target`."""
     partial = _partial_of(target)
     done = _resume(partial, header, lists, scorer.name)
-    cost = {"seconds": 0.0, "passes": 0, **(_read_cost(target) if done else {})}
+    cost = resumed_cost(target, done, Cost.nothing(scorer.unknown()))
     with progress_bar() as progress:
         bar = progress.add_task(f"scoring with {scorer.name}", total=len(lists), completed=done)
         for start in range(done, len(lists), GROUP):
@@ -134,27 +145,21 @@ def _score_rest(
                 with_score(utterance, scorer.name, found, alone=new_only)
                 for utterance, found in _score(scorer, lists[start : start + GROUP])
             ]
-            cost["seconds"] += time.monotonic() - began
-            cost["passes"] += scorer.passes_run - passes_before
-            cost["done"] = (start + len(group)) / len(lists)
-            new, old = scorer.unknown() - unknown_before, _unknown_in(cost)
-            # If the counts of the first groups were not recorded, the total is unknown.
-            if old is not None or start == 0:
-                cost["unknown"] = list(dataclasses.astuple(new if old is None else old + new))
+            seconds, passes = time.monotonic() - began, scorer.passes_run - passes_before
+            before, cost = cost, cost + Cost(seconds, passes, scorer.unknown() - unknown_before, len(group))
+            write_cost(target, cost, total=len(lists), before=before)
             lines = [line.encode() for line in list(format_json_lines(group))[1:]]
             _append(partial, b"".join(lines if start else [_head(header), *lines]))
-            _write_cost(target, cost)
             progress.advance(bar, len(group))
-    if not lists:  # an empty shard
-        _write_cost(target, {**cost, "done": 1.0})
     scored = list(iterate_json_lines(partial)) if lists else []
     if [utterance.seq_tag for utterance in scored] != [utterance.seq_tag for utterance in lists]:
         raise ValueError(
             f"{partial}: does not hold the utterances that were scored; expected one process at a time to write it"
         )
     _publish(target, scored, header, scorer.name)
+    _write_final_cost(target, header, cost)
     partial.unlink(missing_ok=True)
-    return ScoreRun(target, scored, cost["seconds"], cost["passes"], _unknown_in(cost))
+    return ScoreRun(target, scored, cost)
 
 
 def merge_parts(parts: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> ScoreRun:
@@ -171,33 +176,44 @@ def merge_parts(parts: Sequence[str | os.PathLike[str]], out: str | os.PathLike[
     first: dict[str, Any] = {}
     for part in map(Path, parts):
         header = read_metadata(part)
-        index, count = header.pop(SHARD, (0, 0))
+        index, count = _shard_of(header.pop(SHARD, None), part)
         if (found and (header, count) != (first["header"], first["count"])) or count != len(parts) or index in found:
             got = f"shard {index} of {count}" if count else "no shard"
             raise ValueError(f"{part}: {got}; expected the {len(parts)} shards of one run, each once")
         found[index], first = part, {"header": header, "count": count}
     header = first["header"]
-    name = next(iter(header["scores"]))
+    if not isinstance(header.get("scores"), dict) or len(header["scores"]) != 1:
+        raise ValueError(f"{parts[0]}:1: scores is {quoted(header.get('scores'))}; expected the part of a scoring")
+    (name,) = header["scores"]
     with lock(target):
         scored: list[NBestList] = []
-        cost: dict[str, Any] = {"seconds": 0.0, "passes": 0}
-        unknown: list[UnknownCounts | None] = []
+        cost = Cost.nothing(None)
         for _, part in sorted(found.items()):
             lists = list(iterate_json_lines(part, may_be_empty=True))
-            spent = _read_cost(part)
-            cost |= {key: cost[key] + spent.get(key, 0) for key in cost}
-            unknown += [_unknown_in(spent)] if lists else []
+            if lists:
+                spent = read_cost(part) or Cost.nothing(None)
+                cost = cost + spent if scored else spent
             scored += lists
-        known = [entry for entry in unknown if entry is not None]
-        if known and len(known) == len(unknown):
-            cost["unknown"] = list(dataclasses.astuple(functools.reduce(operator.add, known)))
+        cost = dataclasses.replace(cost, utterances=len(scored))
         there = target.exists()
         if there and not _holds(target, scored, header, name):
             raise ValueError(f"{target}: exists and holds something else; expected a new name (or remove it)")
         if not there:
-            _write_cost(target, cost)
+            cost_file(target).unlink(missing_ok=True)
             _publish(target, scored, header, name)
-    return ScoreRun(target, scored, cost["seconds"], cost["passes"], _unknown_in(cost), there)
+        if not cost_file(target).exists():
+            _write_final_cost(target, header, cost)
+    return ScoreRun(target, scored, cost, there)
+
+
+def _shard_of(value: Any, part: Path) -> tuple[int, int]:
+    """(its number, number of parts) in the header of a part; (0, 0) if there is none. ValueError for anything else."""
+    if value is None:
+        return 0, 0
+    whole = isinstance(value, list) and len(value) == 2 and all(type(item) is int for item in value)
+    if not whole or not 1 <= value[0] <= value[1]:
+        raise ValueError(f"{part}:1: {SHARD} is {quoted(value)}; expected [number, number of parts], counted from 1")
+    return value[0], value[1]
 
 
 def recorded(sources: Sequence[str], *, format: str | None = None) -> dict[str, Recorded]:
@@ -207,9 +223,11 @@ def recorded(sources: Sequence[str], *, format: str | None = None) -> dict[str, 
         name, path = split_source(source)
         scores = read_metadata(path, format=format).get("scores", {})
         if isinstance(scores, dict) and len(scores) == 1:
-            cost = _read_cost(Path(path))
+            cost = read_cost(Path(path))
             ((recorded_name, facts),) = scores.items()
-            found[name or recorded_name] = Recorded(facts, cost.get("seconds"), _unknown_in(cost))
+            found[name or recorded_name] = (
+                Recorded(facts, cost.seconds, cost.unknown) if cost else Recorded(facts, None)
+            )
     return found
 
 
@@ -242,24 +260,6 @@ def score_target(out: str | os.PathLike[str]) -> Path:
             f"{target}: unknown format for scores; expected a name ending in .jsonl or .py, with or without .gz"
         )
     return target
-
-
-def _cost_file(target: Path) -> Path:
-    return target.with_name(target.name + ".cost.json")
-
-
-def _read_cost(target: Path) -> dict[str, Any]:
-    """The recorded cost of a scoring; {} if there is no record."""
-    file = _cost_file(target)
-    return read_json_object(file, "what a scoring cost") if file.is_file() else {}
-
-
-def _write_cost(target: Path, cost: dict[str, Any]) -> None:
-    write_text(_cost_file(target), json.dumps(cost) + "\n")
-
-
-def _unknown_in(cost: dict[str, Any]) -> UnknownCounts | None:
-    return UnknownCounts(*cost["unknown"]) if "unknown" in cost else None
 
 
 def _partial_of(target: Path) -> Path:
@@ -318,7 +318,7 @@ def _describe_not_finite(scorer: LanguageModelScorer, group: Sequence[NBestList]
 
 
 def _append(path: Path, data: bytes) -> None:
-    with open(path, "ab") as file:
+    with naming(path), open(path, "ab") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -373,9 +373,7 @@ def _finished(target: Path, header: dict[str, Any], lists: Sequence[NBestList], 
     ours = partial.is_file() and partial.read_bytes().startswith(_head(header))
     if has_suffix(target, ".jsonl"):
         if _plain(header) != read_metadata(target):
-            raise ValueError(
-                f"{target}: exists and was made with other settings or lists; expected a new name (or remove it)"
-            )
+            raise _made_otherwise(target)
         scored = list(iterate_json_lines(target, may_be_empty=not lists))
         if [utterance.seq_tag for utterance in scored] != [utterance.seq_tag for utterance in lists]:
             raise ValueError(
@@ -383,15 +381,47 @@ def _finished(target: Path, header: dict[str, Any], lists: Sequence[NBestList], 
                 "in their order (remove it to score them again)"
             )
     else:
-        # The format does not hold the settings. A process that was killed right after it wrote the file has left the
-        # hidden file, whose header holds them.
-        complete = ours and lists and _resume(partial, header, lists, name) == len(lists)
-        scored = list(iterate_json_lines(partial)) if complete else []
-        if not scored or not _holds(target, scored, header, name):
-            raise ValueError(
-                f"{target}: exists, and its format does not record how it was made; expected a new name (or remove it)"
-            )
-    if ours:
+        scored = _finished_py(target, header, lists, name, resumable=ours)
+    if ours:  # killed between writing the result and recording its cost
+        _write_final_cost(target, header, resumed_cost(target, len(lists), Cost.nothing(None)))
         partial.unlink(missing_ok=True)
-    cost = {"seconds": float("nan"), "passes": float("nan"), **_read_cost(target)}
-    return ScoreRun(target, scored, cost["seconds"], cost["passes"], _unknown_in(cost), True)
+    cost = read_cost(target) or Cost(float("nan"), float("nan"), None, len(lists))
+    return ScoreRun(target, scored, cost, True)
+
+
+def _finished_py(
+    target: Path, header: dict[str, Any], lists: Sequence[NBestList], name: str, *, resumable: bool
+) -> list[NBestList]:
+    """The lists of an existing .py result, which does not hold its settings.
+
+    They are in the record beside it, or, if the process was killed before writing that, in the header of the hidden
+    file (`resumable`).
+    """
+    record = read_record(target)
+    if record == _origin(target, header):
+        return read_nbest(target, name=name)
+    if resumable and lists and _resume(_partial_of(target), header, lists, name) == len(lists):
+        scored = list(iterate_json_lines(_partial_of(target)))
+        if _holds(target, scored, header, name):
+            return scored
+    if not isinstance(record, dict):
+        raise ValueError(
+            f"{target}: exists, and its format does not record how it was made; expected a new name (or remove it)"
+        )
+    if record.get("header") != _plain(header):
+        raise _made_otherwise(target)
+    raise ValueError(f"{target}: was changed after it was written; expected a new name (or remove it)")
+
+
+def _origin(target: Path, header: dict[str, Any]) -> dict[str, Any]:
+    """How a .py result was made, and which one it is."""
+    return {"header": _plain(header), "sha256": sha256_of(target)}
+
+
+def _write_final_cost(target: Path, header: dict[str, Any], cost: Cost) -> None:
+    record = None if has_suffix(target, ".jsonl") else _origin(target, header)
+    write_cost(target, cost, total=cost.utterances, record=record)
+
+
+def _made_otherwise(target: Path) -> ValueError:
+    return ValueError(f"{target}: exists and was made with other settings or lists; expected a new name (or remove it)")

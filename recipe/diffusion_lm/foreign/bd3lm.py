@@ -8,7 +8,7 @@ follow the reference configuration and code. Rules that both kinds of trees shar
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Any
 
 from diffusion_lm.families.block_likelihood import LARGEST_BLOCK
@@ -117,7 +117,7 @@ def _resample(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 def _from_pretrained(reading: Reading, key: str, value: Any) -> tuple[str, str]:
     if value is None:
         return HONOURED, "fresh weights"
-    if not Path(typed(key, value, str)).is_dir():
+    if not os.path.isdir(typed(key, value, str)):
         refuse(
             key,
             value,

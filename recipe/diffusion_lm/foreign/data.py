@@ -8,6 +8,7 @@ Nothing is downloaded: a name of a public data set or tokenizer is refused where
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def text_or_returnn(which: str, ordering: str) -> Rule:
         if value == _RETURNN:
             return HONOURED, config
         paths = [value] if isinstance(value, str) else value
-        local = isinstance(paths, list) and bool(paths) and all(isinstance(p, str) and Path(p).is_file() for p in paths)
+        local = isinstance(paths, list) and bool(paths) and all(isinstance(p, str) and os.path.isfile(p) for p in paths)
         if not local:
             refuse(
                 key,

@@ -8,6 +8,7 @@ A function with the name of a key is the rule of that key. rules.py describes ru
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +193,7 @@ def judge(reading: Reading, key: str, value: Any) -> tuple[str, str]:
     wanted = typed(
         "eval.compute_generative_perplexity", reading.leaves.get("eval.compute_generative_perplexity", False), bool
     )
-    if value is not None and Path(typed(key, value, str)).exists():
+    if value is not None and os.path.exists(typed(key, value, str)):
         reading.put("run.judge", value, key)
         return HONOURED, "the model that generative perplexity is measured with"
     if wanted:
@@ -217,7 +218,7 @@ def resume_path(reading: Reading, key: str, value: Any) -> tuple[str, str]:
     own = Path(str(reading.leaves.get("checkpointing.save_dir") or ".")) / "checkpoints" / "last.ckpt"
     if not value or Path(typed(key, value, str)) == own:
         return HONOURED, "the run's own last checkpoint"
-    if Path(value).exists():
+    if os.path.exists(value):
         refuse(key, value, f"a run continues from its own checkpoint; expected {own} or null")
     return NO_EFFECT, "no such file: a run continues from its own checkpoints/last.ckpt, where there is one"
 

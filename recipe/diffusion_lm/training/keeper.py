@@ -10,7 +10,6 @@ average`.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -27,7 +26,7 @@ from diffusion_lm.training.interruption import StopRequest
 from diffusion_lm.training.lightning_module import TrainingModule
 from diffusion_lm.training.sharding import full_state
 from returnn_bridge.batching import Position
-from returnn_bridge.files import write_text
+from returnn_bridge.files import iterate_lines, quoted, write_text
 
 
 class Keeper(Callback):
@@ -145,14 +144,8 @@ class Keeper(Callback):
         """Write the resume checkpoint; the network must hold the trained weights, not their average."""
         module.check_loss()
         self.saved_step = trainer.global_step
-        target = self.folder / "checkpoints" / "last.ckpt"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(".last.ckpt.writing")
-        trainer.save_checkpoint(temporary)
+        trainer.save_checkpoint(self.folder / "checkpoints" / "last.ckpt")
         if trainer.is_global_zero:
-            with open(temporary, "rb") as written:
-                os.fsync(written.fileno())  # else a crash of the machine could leave an empty file under the new name
-            os.replace(temporary, target)
             progress = {"step": trainer.global_step, "max_steps": self.config.trainer.max_steps}
             write_text(self.folder / "progress.json", json.dumps(progress) + "\n")
 
@@ -188,7 +181,13 @@ def _append(path: Path, header: list[str], fields: list[str]) -> None:
     """Append a line to a table with an increasing first column.
 
     Existing lines from this value on are removed: they are from a run that had gone further than its checkpoint.
+    ValueError with file and line for one that does not begin with a number.
     """
-    lines = path.read_text().splitlines()[1:] if path.is_file() else []
-    kept = [old for old in lines if int(old.split("\t", 1)[0]) < int(fields[0])]
+    kept = []
+    for number, old in iterate_lines(path) if path.is_file() else ():
+        first = old.partition("\t")[0]
+        if number > 1 and not (first.isascii() and first.isdigit()):
+            raise ValueError(f"{path}:{number}: got {quoted(first)} as {header[0]}; expected the table of this run")
+        if number > 1 and int(first[:18]) < int(fields[0]):
+            kept.append(old)
     write_text(path, "\n".join(["\t".join(header), *kept, "\t".join(fields)]) + "\n")
