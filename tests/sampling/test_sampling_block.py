@@ -157,6 +157,7 @@ def test_the_command_prints_the_best_interval_as_settings(vocab, text_file, tmp_
     folder = random_model(vocab, {"name": "block", "block_size": 3}).save(tmp_path / "block")
     clip(folder, [text_file], width=[0.5, 0.8], delta=0.25, sentences=30)
     shown = capsys.readouterr().out.strip().splitlines()
+    assert shown.pop(0).startswith("device: ")
     assert len(shown) == 2 + len(candidates(1e-3, [0.5, 0.8], 0.25)) + 2
     low, high = (setting.partition("=")[2] for setting in shown[-1].split())
     assert shown[2].startswith(f"| {low} to {high} |")
