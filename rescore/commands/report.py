@@ -56,6 +56,7 @@ def wer(
     from rescore.nbest import check_no_lists
     from rescore.nbest.reference_formats import transcript_format
     from rescore.nbest.references import check_transcripts, read_with_references, write_transcripts
+    from rescore.nbest.types import never_chosen
     from rescore.pipeline import seconds_of, unknown_in
     from rescore.report.table import ResultTable, evaluate, table_suffix
     from rescore.score_file import recorded
@@ -96,6 +97,7 @@ def wer(
         },
         unknown=unknown_in(known),
         speakers=len(set(groups)) if groups else None,
+        never=never_chosen(lists),
     )
     best = best_texts(lists, list(rows.values())[-1])
     for path in transcripts or []:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import isfinite
+from math import inf
 from typing import Literal
 
 from rescore.combination.scales import Scales
@@ -86,7 +86,7 @@ class Case:
     scales: Mapping[str, Scales] = field(default_factory=dict)
     """Tuned scales by the name of their row."""
     merged: Sequence[NBestList] = ()
-    """The lists with the scores of all files; empty if the files do not fit together or a score is not finite."""
+    """The lists with the scores of all files; empty if the files do not fit together or a score is nan or +inf."""
     problems: Sequence[Finding] = ()
     """What reading the files found."""
 
@@ -145,10 +145,13 @@ def read_case(
     elif sources:
         known = {utt.seq_tag: utt.reference for utt in sources[0].lists if utt.reference is not None} or None
     merged: Sequence[NBestList] = ()
-    finite = all(
-        isfinite(score) for source in sources for _, _, hyp in source.hypotheses() for score in hyp.scores.values()
+    usable = all(
+        any(all(-inf < score < inf for score in hyp.scores.values()) for hyp in utt.hypotheses)
+        and all(score < inf for hyp in utt.hypotheses for score in hyp.scores.values())
+        for source in sources
+        for utt in source.lists
     )
-    if sources and finite and len(sources) == len(nbest):
+    if sources and usable and len(sources) == len(nbest):
         try:
             merged = read_sources(nbest, format=format)
         except ValueError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import combinations
-from math import isfinite, log
+from math import inf, log
 
 import numpy as np
 
@@ -36,6 +36,7 @@ def wrong_sign(case: Case) -> Iterator[Finding]:
     for number, source in enumerate(case.sources):
         for index, name in enumerate(source.score_names):
             values = np.array([hypothesis.scores[name] for _, _, hypothesis in source.hypotheses()])
+            values = values[values != -inf]  # hypotheses that never win
             if is_counter(source, name) or not np.isfinite(values).all():
                 continue
             positive = bool((values >= 0.0).all() and values.any())
@@ -60,6 +61,7 @@ def _correlation(source: Source, name: str) -> tuple[float, NBestList | None]:
     found = []
     for utterance in source.lists:
         values = np.array([hypothesis.scores[name] for hypothesis in utterance.hypotheses])
+        values = values[values != -inf]
         if len(values) > 2 and values.std() > 0.0:
             found.append((float(np.corrcoef(values, np.arange(len(values)))[0, 1]), utterance))
     if not found:
@@ -77,7 +79,7 @@ def proportional(case: Case) -> Iterator[Finding]:
         heads = [NBestList(utterance.seq_tag, utterance.hypotheses[:1]) for utterance in lists]
         columns[f"{case.model.name} (--model)"] = np.array([row[0].log_prob for row in case.model.score_group(heads)])
     for (first, one), (second, other) in combinations(columns.items(), 2):
-        if len(set(one)) < 3 or not other.all():
+        if len(set(one)) < 3 or not other.all() or not np.isfinite([one, other]).all():
             continue
         ratios = one / other
         for ratio, (what, advice) in _RATIOS.items():
@@ -88,19 +90,25 @@ def proportional(case: Case) -> Iterator[Finding]:
 
 
 def not_finite(case: Case) -> Iterator[Finding]:
-    """Scores that are nan or infinite; the first of each file."""
+    """Scores that are nan or +inf, the first of each file, and lists without a hypothesis whose scores are finite. A
+    score of -inf alone only means that the hypothesis never wins."""
+    advice = "drop the hypothesis, or give -inf for one that must never win"
     for source in case.sources:
         bad = [
             (utterance, rank, name, score)
             for utterance, rank, hypothesis in source.hypotheses()
             for name, score in hypothesis.scores.items()
-            if not isfinite(score)
+            if not score < inf
         ]
         if bad:
             utterance, rank, name, score = bad[0]
-            what = f"the {name} score is {score} (and {len(bad) - 1} more are not finite)"
-            advice = "drop the hypothesis, or give a large negative number for the logarithm of 0"
+            what = f"the {name} score is {score} (and {len(bad) - 1} more are nan or inf)"
             yield Finding("error", what, source.where(utterance, rank), advice)
+        for utterance in source.lists:
+            if all(-inf in hypothesis.scores.values() for hypothesis in utterance.hypotheses):
+                what = "every hypothesis has a score of -inf, so none can win"
+                yield Finding("error", what, source.where(utterance), "give a finite score to one of them")
+                break
 
 
 def constant(case: Case) -> Iterator[Finding]:

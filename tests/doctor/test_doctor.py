@@ -166,12 +166,17 @@ def test_files_that_can_not_be_read_or_do_not_fit(lists: Lists, references: Text
     write_nbest(tmp_path / "lm.jsonl", with_scores(lists, lambda rank, scores: {"lm": scores["bigram"]})[:-1])
     nan = with_scores(lists[:1], lambda rank, scores: {"am": math.nan if rank == 1 else scores["am"]})
     write_nbest(tmp_path / "nan.py", [*nan, *am[1:]], allow_non_finite=True)
+    never = with_scores(lists[:1], lambda rank, scores: {"am": -math.inf})
+    write_nbest(tmp_path / "never.py", [*never, *am[1:]])
+    some = with_scores(lists, lambda rank, scores: {"am": -math.inf if rank == 2 else scores["am"]})
+    write_nbest(tmp_path / "some.py", some)
     (tmp_path / "half.jsonl").write_text('{"id": "a", "hyps": [')
     (tmp_path / "corpus.txt").write_text("".join(text + "\n" for text in references.values()))
     (tmp_path / "lists.txt").write_text((tmp_path / "am.py").read_text())
     assert checks("am.py") == []
     assert checks("am.py", "lm.jsonl") == ["files differ"]
-    assert checks("nan.py") == ["not finite"]
+    assert checks("nan.py") == checks("never.py") == ["not finite"]
+    assert checks("some.py") == []
     assert checks("half.jsonl") == ["unreadable"]
     assert checks("am.py", refs=str(tmp_path / "am.py")) == ["unreadable"]
     for name in ("corpus.txt", "lists.txt"):
