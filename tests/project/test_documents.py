@@ -104,3 +104,11 @@ def test_tables_have_every_entry_of_their_registry() -> None:
     for page, registry in (("estimators.md", ESTIMATORS), ("formats.md", FORMATS), ("formats.md", REFERENCE_FORMATS)):
         text = prose(ROOT / "docs" / page)
         assert not [name for name in registry if f"`{name}`" not in text], page
+
+
+def test_the_page_of_settings_is_what_the_program_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    from diffusion_lm.commands.train import train
+
+    train(explain=True)
+    page = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
+    assert capsys.readouterr().out == page, "expected: dlm train --explain > docs/configuration.md"

@@ -52,7 +52,7 @@ class AdaptiveFamily(MaskedFamily):
     """Masked family with a policy that chooses what is trained on."""
 
     policy: str = "losses"
-    """How scores are used: "losses", "curriculum" or "tilted" (see above)."""
+    """How scores are used: "losses", "curriculum" or "tilted" (policies.py)."""
     pi_min: float = 0.25
     """For "losses": smallest probability that the loss of a masked token is computed."""
     curriculum_steps: int = 0
