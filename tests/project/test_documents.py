@@ -78,6 +78,12 @@ def test_the_map_has_every_folder() -> None:
             assert f"| `{folder}/` |" in text, folder
 
 
+def test_the_site_has_every_page() -> None:
+    listed = re.findall(r"[\w/]+\.md$", (ROOT / "mkdocs.yml").read_text(), flags=re.MULTILINE)
+    assert len(listed) == len(set(listed))
+    assert {ROOT / name for name in listed} == {*PAGES, ROOT / "benchmarks/README.md", ROOT / "data/demo/README.md"}
+
+
 @pytest.mark.parametrize("number", range(6))
 def test_the_lists_of_the_page_of_formats_are_read(number: int, tmp_path: Path) -> None:
     from rescore.nbest import read_nbest
