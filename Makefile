@@ -41,7 +41,7 @@ lint: .venv/installed-dev
 docs: .venv/docs/installed
 	rm -rf runs/docs && mkdir -p runs/docs/pages
 	tar cf - README.md CHANGELOG.md docs/*.md docs/*.svg data/demo/README.md benchmarks/README.md | tar xf - -C runs/docs/pages
-	NO_MKDOCS_2_WARNING=1 .venv/docs/bin/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 .venv/docs/bin/mkdocs build
 	@echo "runs/docs/site/index.html"
 
 $(DEMO)/vocab/spm.model: | install
