@@ -72,7 +72,8 @@ def evaluate(
     `rows`: scales by name. `baseline`: the row that changes are measured against. `seconds`: time by row, measured by
     the caller. `groups`: the speaker of each utterance, for the block bootstrap. `table`: the error table of the lists,
     if it has been computed. Standard errors, passes and targets are taken from the details of the scores
-    (`standard_error`, `num_passes`, `target`). ValueError for a row with the name of the oracle, and for references
+    (`standard_error`, `num_passes`, `target`). With one utterance, or one group, there is nothing to draw from, so the
+    rows have neither standard errors nor changes. ValueError for a row with the name of the oracle, and for references
     without words.
     """
     for name in rows:
@@ -89,10 +90,16 @@ def evaluate(
     best = {name: winners(lists, scales) for name, scales in rows.items()}
     before = table.errors_of(best[baseline])
 
-    def change(after: IntArray) -> BootstrapResult:
+    several = len(set(table.seq_tags if groups is None else groups)) > 1
+
+    def change(after: IntArray) -> BootstrapResult | None:
+        if not several:
+            return None
         return paired_bootstrap(before, after, table.reference_words, seed=seed, groups=groups)
 
-    def deviation(errors: IntArray) -> float:
+    def deviation(errors: IntArray) -> float | None:
+        if not several:
+            return None
         return wer_interval(errors, table.reference_words, seed=seed, groups=groups).standard_error
 
     measured = []
@@ -187,6 +194,10 @@ class ResultTable:
             )
         if any(row.scales for row in rows):
             notes.append(f"Scales: {self.scales_from}.")
+        if any(row.scales and row.scales.posterior is not None for row in rows):
+            notes.append(
+                "A row with a posterior picks the hypothesis with the fewest expected word errors (minimum Bayes risk)."
+            )
         targets = dict.fromkeys(target for row in rows for target in row.targets)
         if any(target.is_bound for target in targets):
             notes.append(f"{BOUND_MARK} An LM score is an estimate of a lower bound on the log-probability.")
@@ -320,7 +331,8 @@ class Column:
 
 def format_scales(scales: Scales) -> str:
     """The scales as text, such as "am 1, masked 0.62, words -0.5"."""
-    return ", ".join(f"{name} {value:.3g}" for name, value in scales.named().items())
+    posterior = {} if scales.posterior is None else {"posterior": scales.posterior}
+    return ", ".join(f"{name} {value:.3g}" for name, value in {**scales.named(), **posterior}.items())
 
 
 def _columns(baseline: str) -> list[Column]:
