@@ -1,6 +1,8 @@
 """All settings of a training run as a page: every key with its default and the sentence below its field.
 
-print(settings_page())          # `dlm train --explain`, and docs/configuration.md
+    print(settings_page())          # `dlm train --explain`
+
+docs/configuration.md is this page.
 """
 
 from __future__ import annotations
@@ -65,7 +67,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def _sentences(kind: type) -> Iterator[tuple[str, str]]:
-    """(field, the string below it) of a class and its bases, those of the class itself last."""
+    """The fields of a class and its bases with the strings below them, those of the class itself last."""
     for owner in reversed(kind.__mro__):
         if not dataclasses.is_dataclass(owner):
             continue

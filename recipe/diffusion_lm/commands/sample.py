@@ -9,7 +9,7 @@ import typer
 
 from diffusion_lm.commands.options import Device, say_device
 from diffusion_lm.commands.services import Services
-from returnn_bridge.files import check_outputs, write_text
+from returnn_bridge.files import check_outputs, has_suffix, write_text
 
 
 def sample(
@@ -43,13 +43,19 @@ def sample(
     ] = "",
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 1,
     device: Device = "auto",
-    out: Annotated[Path | None, typer.Option(help="Also write the sentences to this file, one per line.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the sentences to this file, one per line; to a .py or .py.gz as "
+            "{tag: [(entropy, text)]}, which i6's GenerativePerplexityJob reads."
+        ),
+    ] = None,
     services: Services = Services(),  # noqa: B008  # frozen
 ) -> None:
     """Draw sentences from a model."""
     from diffusion_lm import sampling
     from diffusion_lm.model import LanguageModel
-    from diffusion_lm.sampling.samples import draw_lengths, one_line, sample_entropy
+    from diffusion_lm.sampling.samples import draw_lengths, entropy_literal, one_line, sample_entropy
     from returnn_bridge.vocab import read_lines
 
     if (length > 0) == (like is not None):
@@ -72,7 +78,8 @@ def sample(
         lines.append(f"self-correction changed {corrected.changed} tokens; agreement {corrected.agreement:.3f}")
     texts = [one_line(trained.vocab.decode(tokens)) for tokens in drawn.tokens]
     if out is not None:
-        write_text(out, "".join(f"{text}\n" for text in texts))
+        is_literal = has_suffix(out, ".py")
+        write_text(out, entropy_literal(drawn.tokens, texts) if is_literal else "".join(f"{text}\n" for text in texts))
     lines += texts
     lines.append(
         f"entropy {sample_entropy(drawn.tokens):.3f} nats a sentence, "
