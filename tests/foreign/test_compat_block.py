@@ -21,8 +21,8 @@ from diffusion_lm.foreign import translate as compat
 from diffusion_lm.foreign.bd3lm import KEYS, MOVED
 from diffusion_lm.foreign.rules import COMPARED, HONOURED, NO_EFFECT
 from diffusion_lm.model import LanguageModel
-from diffusion_lm.packing import Packing, pack
 from foreign_tree import callbacks, small_model
+from returnn_bridge.packing import Packing, pack
 from returnn_bridge.vocab import train_vocab
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "bd3lm_ppl_eval.yaml"
@@ -235,7 +235,10 @@ def test_an_autoregressive_tree(inside):
         (["block_size=1"], "training.eval_nll", HONOURED, "exact"),
         (["block_size=1", "training.eval_nll=false"], "training.eval_nll", NO_EFFECT, "exact"),
         (["block_size=1"], "noise.type", NO_EFFECT, "every token is masked"),
-        ([], "training.eval_nll", NO_EFFECT, "block_size 1"),
+        ([], "training.eval_nll", HONOURED, "beside the bound"),
+        (["training.eval_nll=false", "block_size=16"], "training.eval_nll", HONOURED, "the bound alone"),
+        (["mode=train"], "training.eval_nll", NO_EFFECT, "ppl_eval only"),
+        (MDLM, "training.eval_nll", NO_EFFECT, "by its bound"),
         ([], "training.coeff_clip", NO_EFFECT, "never reads"),
         ([*TRAIN, "training.resample=true"], "training.resample", NO_EFFECT, "nothing to redraw"),
         (["training.resample=true"], "training.resample", NO_EFFECT, "mode train only"),
@@ -268,7 +271,7 @@ def test_an_autoregressive_tree(inside):
         ([SAMPLES], "model.attn_backend", NO_EFFECT, "mode train"),
         ([SAMPLES, "sampling.kv_cache=true"], "sampling.kv_cache", NO_EFFECT, "always kept"),
         ([SAMPLES, "sampling.var_length=true"], "sampling.var_length", HONOURED, "EOS"),
-        ([SAMPLES], "sampling.var_length", NO_EFFECT, "EOS"),
+        ([SAMPLES], "sampling.var_length", HONOURED, "a sample has model.length tokens"),
         ([SAMPLES], "sampling.first_hitting", HONOURED, "every token"),
         ([SAMPLES, "sampling.nucleus_p=0.9"], "sampling.nucleus_p", HONOURED, "probab"),
         ([SAMPLES], "algo.T", NO_EFFECT, "first_hitting"),
@@ -282,7 +285,10 @@ def test_an_autoregressive_tree(inside):
         (["data.wrap=false"], "data.insert_valid_eos", NO_EFFECT, "packed"),
         ([], "data.insert_valid_eos", HONOURED, "EOS behind"),
         ([], "data.insert_valid_special", HONOURED, "no BOS"),
-        ([], "data.insert_train_special", NO_EFFECT, "packed"),
+        ([], "data.insert_train_special", NO_EFFECT, "no training rows"),
+        (["mode=train", "data.insert_train_special=false"], "data.insert_train_special", HONOURED, "no BOS"),
+        (["mode=train"], "data.wrap", HONOURED, "cut into rows"),
+        (TRAIN, "data.insert_train_special", NO_EFFECT, "packed rows"),
     ],
 )
 def test_allowed_values(inside, settings, key, verdict, text):
@@ -313,7 +319,7 @@ def test_allowed_values(inside, settings, key, verdict, text):
         ([SAMPLES, "algo.sampler=analytic"], r"algo\.sampler: got 'analytic'; expected 'semi_ar'"),
         ([*TRAIN, "algo.clip_search_widths=[2]"], "widths in"),
         ([*TRAIN, "algo.clip_search_widths=[0.5]", "algo.clip_search_delta=2"], "number in"),
-        (["mode=train"], r"data\.wrap: got True; .*expected data\.wrap=false"),
+        (["block_size=16"], r"eval_nll: got True; .*65,535 runs a row.*at most 8 tokens.*expected false"),
         ([SAMPLES, "sampling.first_hitting=false"], r"algo\.T: got 0; .*algo\.T=5000"),
         ([SAMPLES, *MDLM, "algo.T=10"], r"sampling\.first_hitting: got True; it is the sampler of blocks"),
         ([SAMPLES, "sampling.nucleus_p=0"], r"sampling\.nucleus_p: got 0"),
@@ -429,6 +435,15 @@ def trained(world):
     return "run/model"
 
 
+def test_training_on_packed_rows(inside, capsys):
+    """The tree as it stands, but for its data, on the rows that it says."""
+    run("tree.yaml", [*SMALL, "mode=train", "training.eval_nll=true", "trainer.max_steps=2"], out="rows")
+    config = json.loads(Path("rows/config.json").read_text())["data"]
+    assert config["wrap"] and config["insert_train_special"] and not config["insert_valid_special"]
+    assert config["train"]["seq_ordering"] == "random"
+    assert json.loads(Path("rows/model/config.json").read_text())["facts"]["tokens"] == 2 * 8 * 64
+
+
 def test_training_makes_a_block_model(inside, trained):
     model = LanguageModel.load(trained)
     assert (model.family_options["name"], model.family_options["block_size"]) == ("block", 4)
@@ -443,6 +458,9 @@ def test_perplexity_of_packed_rows_and_of_sentences(inside, trained, capsys):
     packed = json.loads(Path("packed/perplexity.json").read_text())["valid"]
     assert packed["tokens"] == 63 * packed["sentences"], "all but the first token of a row"
     assert packed["standard_error"] > 0
+    exact = json.loads(Path("packed/perplexity.json").read_text())["valid/exact"]
+    assert exact["exact"] and exact["tokens"] == packed["tokens"]
+    assert exact["nelbo"] < packed["nelbo"] + 3 * packed["standard_error"]
     run("tree.yaml", [*options, "data.wrap=false"], out="sentences")
     assert json.loads(Path("sentences/perplexity.json").read_text())["valid"]["sentences"] == 60
 
@@ -472,6 +490,10 @@ def test_samples(inside, trained, capsys):
     run("tree.yaml", options, out="hitting")
     first = Path("hitting/samples.txt").read_text().splitlines()
     assert len(first) == 6
+    run("tree.yaml", [*options, "sampling.var_length=true"], out="variable")
+    shorter = Path("variable/samples.txt").read_text().splitlines()
+    assert all(long.startswith(short) for long, short in zip(first, shorter))
+    assert sum(map(len, first)) > sum(map(len, shorter)), "they go on behind EOS"
     run(
         "tree.yaml",
         [*options, "sampling.kv_cache=true", "loader.eval_batch_size=6", "sampling.num_sample_batches=1"],

@@ -43,6 +43,8 @@ TREES = {
     "ar": (reference_tree, ["parameterization=ar", "backbone=ar"], ("train", "sample_eval")),
     "bd3lm": (block_tree, TEXT, ("ppl_eval", "sample_eval")),
     "bd3lm search": (block_tree, [*TEXT, *SEARCH], ("train",)),
+    "bd3lm packed": (block_tree, TEXT, ("train",)),
+    "packed": (reference_tree, ["data.wrap=true"], ("train",)),
     "bd3lm steps": (block_tree, [*TEXT, "sampling.first_hitting=false", "algo.T=9"], ("sample_eval",)),
     "bd3lm one": (block_tree, [*TEXT, "block_size=1"], ("ppl_eval",)),
     "bd3lm as mdlm": (
@@ -91,7 +93,7 @@ def other(key: str, value: Any) -> Any:
     if OTHER.get(key, value) != value:
         return OTHER[key]
     if key == "mode":
-        return "ppl_eval" if value == "train" else "train"
+        return "sample_eval" if value == "ppl_eval" else "ppl_eval"
     if isinstance(value, bool):
         return not value
     if isinstance(value, (int, float)):

@@ -36,8 +36,6 @@ def table(tree: dict[str, Any], modes: list[str]) -> list[str]:
     signs: dict[str, list[str]] = {}
     for mode in modes:
         put(tree, "mode", mode)
-        if "algo" in tree:  # training reads one sentence a row
-            put(tree, "data.wrap", mode != "train")
         for key, (verdict, _) in verdicts(translate(tree)).items():
             name = ".".join(key.split(".")[:2])
             of_key = signs.setdefault(name, ["-"] * len(modes))

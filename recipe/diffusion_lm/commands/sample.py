@@ -24,7 +24,8 @@ def sample(
     predictor: Annotated[
         str | None,
         typer.Option(
-            help="Sampler. For a masked model: ddpm_cache (default), ddpm, analytic, certain-first or uncertain-first. "
+            help="Sampler. For a masked model: ddpm_cache (default), ddpm, analytic, certain-first, uncertain-first or "
+            "important-first. "
             "Uniform or hybrid: ancestral (default) or greedy-tail. Block: first-hitting (default) or ancestral."
         ),
     ] = None,
@@ -32,6 +33,14 @@ def sample(
     nucleus: Annotated[
         float, typer.Option(help="Draw from the most probable pieces with this total probability; for a block model.")
     ] = 1.0,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Further option of the sampler, e.g. share=0.1 for certain-first or fixed_length=true for a block "
+            "model; can be repeated.",
+        ),
+    ] = None,
     self_correct: Annotated[
         int, typer.Option(help="Largest number of self-correction rounds; for a uniform or hybrid model.")
     ] = 0,
@@ -54,8 +63,9 @@ def sample(
 ) -> None:
     """Draw sentences from a model."""
     from diffusion_lm import sampling
+    from diffusion_lm.config import parse_value
     from diffusion_lm.model import LanguageModel
-    from diffusion_lm.sampling.samples import draw_lengths, entropy_literal, one_line, sample_entropy
+    from diffusion_lm.sampling.samples import draw_lengths, entropy_literal, sample_entropy, text_of
     from returnn_bridge.vocab import read_lines
 
     if (length > 0) == (like is not None):
@@ -68,7 +78,15 @@ def sample(
     if like is not None:
         known = [len(ids) for ids in trained.vocab.encode_batch(list(read_lines([like])))]
         lengths = draw_lengths(known, count, seed=seed)
-    drawn = sampling.sample(trained, lengths, predictor=predictor, steps=steps, nucleus_p=nucleus, seed=seed)
+    options = {}
+    for text in option or []:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--option {text!r}; expected NAME=VALUE")
+        options[name] = parse_value(value)
+    drawn = sampling.sample(
+        trained, lengths, predictor=predictor, steps=steps, nucleus_p=nucleus, seed=seed, options=options
+    )
     lines = []
     if self_correct:
         from diffusion_lm.sampling.self_correction import self_correct as correct
@@ -76,7 +94,7 @@ def sample(
         corrected = correct(trained, drawn.tokens, seed=seed, most_rounds=self_correct)
         drawn = sampling.Samples(corrected.tokens, drawn.passes + corrected.passes, drawn.unfinished)
         lines.append(f"self-correction changed {corrected.changed} tokens; agreement {corrected.agreement:.3f}")
-    texts = [one_line(trained.vocab.decode(tokens)) for tokens in drawn.tokens]
+    texts = [text_of(tokens, trained.vocab) for tokens in drawn.tokens]
     if out is not None:
         is_literal = has_suffix(out, ".py")
         write_text(out, entropy_literal(drawn.tokens, texts) if is_literal else "".join(f"{text}\n" for text in texts))

@@ -99,7 +99,12 @@ def ignore_bos(reading: Reading, key: str, value: Any) -> tuple[str, str]:
     if algo(reading) == "ar":
         return NO_EFFECT, "an autoregressive model never predicts BOS"
     if not value:
-        refuse(key, value, "BOS is seen and never scored; expected true")
+        refuse(
+            key,
+            value,
+            "BOS begins every row, so there is nothing to predict; every family here sees it and none scores it; "
+            "expected true",
+        )
     if FAMILIES[algo(reading)] == "masked":
         reading.put("family.score_eos", True, key)
         return HONOURED, "family.score_eos: all but BOS is masked and scored"

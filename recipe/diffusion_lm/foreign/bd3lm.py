@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from diffusion_lm.families.block_likelihood import LARGEST_BLOCK
 from diffusion_lm.foreign import algo as algo_rules
 from diffusion_lm.foreign import clip_search as clip
 from diffusion_lm.foreign.algo import FAMILIES, algo, is_exact
@@ -130,9 +131,21 @@ def _eval_nll(reading: Reading, key: str, value: Any) -> tuple[str, str]:
     typed(key, value, bool)
     if algo(reading) == "ar":
         return NO_EFFECT, "an autoregressive model is always measured exactly"
-    if not is_exact(reading):
-        return NO_EFFECT, "read with block_size 1 only"
-    return (HONOURED if value else NO_EFFECT), "with one token a block the bound is the exact value, and is computed so"
+    if algo(reading) != "bd3lm":
+        return NO_EFFECT, f"algo.name {algo(reading)} is measured by its bound"
+    if is_exact(reading):
+        text = "with one token a block the bound is the exact value, and is computed so"
+        return (HONOURED if value else NO_EFFECT), text
+    size = reading.leaves.get("block_size")
+    if value and type(size) is int and size > LARGEST_BLOCK:
+        refuse(
+            key,
+            value,
+            f"the exact value takes 2^block_size - 1 = {2**size - 1:,} runs a row, and blocks of at most "
+            f"{LARGEST_BLOCK} tokens are measured so; expected false, for the bound alone",
+        )
+    reading.put("run.likelihood", value, key)
+    return HONOURED, "the exact value beside the bound" if value else "the bound alone"
 
 
 def _first_hitting(reading: Reading, key: str, value: Any) -> tuple[str, str]:
@@ -164,11 +177,13 @@ def _kv_cache(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def _var_length(reading: Reading, key: str, value: Any) -> tuple[str, str]:
-    if typed(key, value, bool) and algo(reading) in ("bd3lm", "ar"):
-        return HONOURED, "a sample ends with its EOS"
-    if algo(reading) in ("bd3lm", "ar"):
-        return NO_EFFECT, "a sample always ends with its EOS, at model.length at the latest; none is drawn again"
-    return NO_EFFECT, "samples have the lengths of data.valid"
+    typed(key, value, bool)
+    if algo(reading) not in ("bd3lm", "ar"):
+        return NO_EFFECT, "samples have the lengths of data.valid"
+    reading.put("sampling.fixed_length", not value, key)
+    if value:
+        return HONOURED, "a sample ends with its EOS, at model.length at the latest"
+    return HONOURED, "a sample has model.length tokens, EOS between documents among them; none is drawn again"
 
 
 def _attention(reading: Reading, key: str, value: Any) -> tuple[str, str]:
@@ -219,7 +234,11 @@ KEYS: dict[str, Row] = {
     "training.sampling_eps_max": Row(_clipping("family.sampling_max", float, 1.0), TRAIN),
     "training.from_pretrained": Row(_from_pretrained, TRAIN),
     "training.eval_nll": Row(_eval_nll, PPL),
-    **{f"data.insert_{name}_{what}": Row(insert, PPL) for name in ("train", "valid") for what in ("eos", "special")},
+    **{
+        f"data.insert_{name}_{what}": Row(insert, (*TRAIN, *PPL))
+        for name in ("train", "valid")
+        for what in ("eos", "special")
+    },
     "model.adaln": Row(_adaln),
     "model.attn_backend": Row(_attention, TRAIN),
     "algo.name": Row(algo_rules.name, TRAIN, ("family.name", "family.parameterization")),

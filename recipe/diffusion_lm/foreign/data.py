@@ -40,7 +40,9 @@ def text_or_returnn(which: str, ordering: str) -> Rule:
         if reading.leaves.get(config):
             refuse(key, value, f"there is {config} too; expected 'returnn', or null for the other one")
         vocab = reading.leaves.get(_TOKENIZER)
-        opts = lm_dataset_dict(paths, str(vocab), seq_ordering=ordering)
+        packed = which == "train" and reading.leaves.get("data.wrap") is True
+        # The order by length would put texts of one length into a row.
+        opts = lm_dataset_dict(paths, str(vocab), seq_ordering="random" if packed else ordering)
         reading.put(key, opts if which == "train" else {"valid": opts}, key)
         return HONOURED, f"{key}: a sentence or document a line"
 
@@ -64,24 +66,30 @@ def tokenizer(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def wrap(reading: Reading, key: str, value: Any) -> tuple[str, str]:
-    """Rule for data.wrap: documents packed into rows, in mode ppl_eval only."""
+    """Rule for data.wrap: documents packed into rows."""
     if not typed(key, value, bool):
         return HONOURED, "one sentence a row"
-    if reading.mode == "train":
-        refuse(
-            key, value, "training reads one sentence a row, packed ones are evaluated only; expected data.wrap=false"
-        )
-    reading.put("run.wrap", True, key)
+    if reading.mode == "ppl_eval":
+        reading.put("run.wrap", True, key)
+    else:
+        reading.put("data.wrap", True, key)
+        if "algo.name" not in reading.leaves and reading.leaves.get("parameterization") != "ar":
+            reading.put("family.score_eos", True, key)  # rows hold ends of documents, as ignore_bos says with algo
     return HONOURED, "documents one behind the other, cut into rows of model.length tokens"
 
 
 def insert(reading: Reading, key: str, value: Any) -> tuple[str, str]:
     """Rule for data.insert_{train,valid}_{eos,special}: the symbols inserted into packed rows."""
     typed(key, value, bool)
-    if "valid" not in key or reading.leaves.get("data.wrap") is not True:
-        return NO_EFFECT, "read for packed rows (data.wrap in mode ppl_eval); a sentence stands between BOS and EOS"
     special = key.endswith("special")
-    reading.put("run.insert_special" if special else "run.insert_eos", value, key)
+    if reading.leaves.get("data.wrap") is not True:
+        return NO_EFFECT, "read for packed rows (data.wrap); a sentence stands between BOS and EOS"
+    if reading.mode == "train":
+        reading.put(key, value, key)
+    elif "valid" not in key:
+        return NO_EFFECT, "no training rows are read"
+    else:
+        reading.put("run.insert_special" if special else "run.insert_eos", value, key)
     where = "BOS and EOS around every row" if special else "EOS behind every document"
     return HONOURED, where if value else f"no {where}"
 

@@ -29,8 +29,8 @@ from diffusion_lm.foreign.bd3lm import not_missed
 from diffusion_lm.foreign.reading import read
 from diffusion_lm.foreign.rules import COMPARED, HONOURED, NO_EFFECT, Note
 from diffusion_lm.foreign.table import KEYS, OPTIONAL, SECTIONS
-from diffusion_lm.packing import Packing
 from returnn_bridge.files import read_yaml
+from returnn_bridge.packing import Packing
 
 FOREIGN = {
     "mode",
@@ -71,6 +71,8 @@ class SamplingSettings:
     """For block models: one network run per token, instead of `steps` per block."""
     nucleus_p: float = 1.0
     """For block models: draw from the most probable symbols with this total probability."""
+    fixed_length: bool = False
+    """For models that draw EOS: samples go on behind it, up to exactly model.length tokens, BOS counted."""
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("batch_size", 1), ("num_batches", 1), ("num_shown", 0), ("stride", 1)):
@@ -121,7 +123,9 @@ class Translation:
     resume: bool
     """Whether an existing run is continued."""
     packing: Packing | None
-    """How validation documents are packed into rows; None for one document per row."""
+    """How validation documents are packed into rows in mode ppl_eval; None for one document per row."""
+    likelihood: bool
+    """Whether mode ppl_eval also computes the exact likelihood."""
     origin: Mapping[str, str]
     """Our setting -> key of the tree that set it."""
 
@@ -177,6 +181,7 @@ def translate(tree: Mapping[str, Any]) -> Translation:
         judge_wanted=bool(reading.leaves.get("eval.compute_generative_perplexity")),
         resume=run_settings.get("resume", True),
         packing=_packing(config, run_settings),
+        likelihood=run_settings.get("likelihood", False),
         origin=reading.origin,
     )
 

@@ -36,6 +36,7 @@ from diffusion_lm.training.interruption import StopRequest
 from diffusion_lm.training.keeper import Keeper
 from diffusion_lm.training.lightning_module import TrainingModule
 from diffusion_lm.training.loggers import build_logger
+from diffusion_lm.training.packed_rows import packed_rows
 from diffusion_lm.training.preload import preload, start_from
 from diffusion_lm.training.process import prepare_process
 from diffusion_lm.training.progress import Progress
@@ -148,6 +149,8 @@ def build(config: TrainConfig) -> Parts:
         num_tokens=vocab.num_pieces,
         num_workers=config.data.num_workers,
         crop=config.seed if config.data.too_long == "crop" else None,
+        valid_crop=config.seed if config.data.valid_too_long == "crop" else None,
+        packed=packed_rows(config.data, model) if config.data.wrap else None,
         store=None if store is None else str(store.path),
     )
     clip = ClipTraining(options.clip_search, model.family, config.seed) if options.clip_search else None
