@@ -31,6 +31,7 @@ from returnn_bridge.files import PathLike, write_text
 
 TABLE_SUFFIXES = (".md", ".csv", ".json", ".tex")
 BOUND_MARK, OTHER_MARK = "†", "‡"
+_FEW_SPEAKERS = 10  # a bootstrap over a few groups finds too little variation
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +198,7 @@ class ResultTable:
         """Footnotes of one or two sentences that explain the numbers."""
         rows, words = self.rows, self.rows[0].errors.reference_words
         notes = [f"WER: all word errors (S, D, I) over all {words:,} reference words."]
-        drawn = "utterances" if self.speakers is None else f"speakers ({self.speakers}, with all their utterances)"
+        drawn = "utterances" if self.speakers is None else f"the {self.speakers} speakers, each with all utterances"
         if any(row.wer_standard_error is not None for row in rows):
             notes.append(f"±: standard error of the WER, in points, from the choice of {drawn} (bootstrap).")
         if any(row.change for row in rows):
@@ -206,6 +207,8 @@ class ResultTable:
                 f"The interval is about the choice of {drawn}; it does not cover the choice of scales or of the "
                 "training run."
             )
+        if self.speakers is not None and self.speakers < _FEW_SPEAKERS:
+            notes.append(f"With {self.speakers} speakers, ± and the intervals are too small.")
         if any(row.scales for row in rows):
             notes.append(f"Scales: {self.scales_from}.")
         if any(row.scales and row.scales.posterior is not None for row in rows):

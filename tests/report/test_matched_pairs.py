@@ -96,7 +96,8 @@ def test_speakers_reach_the_bootstrap_of_the_table(tmp_path, capsys) -> None:
     assert [row["wer_percent"] for row in plain] == [row["wer_percent"] for row in book]
     assert plain[1]["wer_standard_error"] != book[1]["wer_standard_error"]
     assert 0 <= book[-1]["change_probability_of_improvement"] <= 1 and plain[-1]["matched_pairs_p"] < 1e-6
-    assert any("the choice of speakers (" in note for note in found["book"]["footnotes"])
+    assert any("the choice of the 2 speakers" in note for note in found["book"]["footnotes"])
+    assert "With 2 speakers, ± and the intervals are too small." in found["book"]["footnotes"]
     assert not any("speakers" in note for note in found["plain"]["footnotes"])
 
 
