@@ -17,17 +17,8 @@ from rescore.nbest.references import read_references, write_transcripts
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-<<<<<<< HEAD
-PAGES = ["README.md", "docs/families.md", "docs/data.md", "docs/doctor.md"]
-BLOCKS = [
-    (page, kind, block)
-    for page in PAGES
-    for kind, block in re.findall(r"```(bash|python)\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
-]
-=======
 PAGES = ["README.md", "docs/families.md", "docs/data.md"]
-SHORT_PAGES = ["docs/rescoring.md", "docs/coming_from.md"]
->>>>>>> main
+SHORT_PAGES = ["docs/rescoring.md", "docs/coming_from.md", "docs/doctor.md"]
 SMALL = [
     "model.hidden_size=32",
     "model.num_blocks=1",
