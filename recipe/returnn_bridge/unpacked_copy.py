@@ -28,8 +28,8 @@ def unnamed_copies() -> Iterator[None]:
             return tempfile.TemporaryFile(*args, **options)
         return named(*args, **options)
 
-    tempfile.NamedTemporaryFile = unnamed  # type: ignore[assignment,misc]
+    tempfile.NamedTemporaryFile = unnamed
     try:
         yield
     finally:
-        tempfile.NamedTemporaryFile = named  # type: ignore[misc]
+        tempfile.NamedTemporaryFile = named

@@ -29,7 +29,7 @@ def score(
     model: Annotated[
         str,
         typer.Option(
-            help="Model folder of this package, ARPA or KenLM file, or Hugging Face folder. "
+            help="Model folder of this package, ARPA or KenLM file, Hugging Face folder, or RETURNN LM (.yaml). "
             "NAME=PATH sets the name of its score."
         ),
     ],
