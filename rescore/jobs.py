@@ -28,6 +28,38 @@ def _named(sources: dict[str, tk.Path]) -> list[str]:
     return [f"{name}={path.get_path()}" for name, path in sources.items()]
 
 
+def _sources(row: Any) -> list[str]:
+    """The names of the sources in a row of TuneScalesJob."""
+    if isinstance(row, dict):
+        return list(row)
+    terms = [term.strip() for term in row.split(",")]
+    heads = ["tokens:" if term.startswith("tokens:") else "" for term in terms]
+    return [head + term.removeprefix(head).partition(":")[0] for head, term in zip(heads, terms)]
+
+
+def _terms(row: Any) -> str:
+    """A row or its scales as the verbs take them, a file or SOURCE:NUMBER,... from a dict {source: number}.
+
+    Several numbers are a range to tune in, and None is the default range.
+    """
+    found = resolved(row)
+    if not isinstance(found, dict):
+        return str(found)
+    numbers = {name: value if isinstance(value, list) else [value] for name, value in found.items()}
+    return ",".join(
+        ":".join([name, *(str(number) for number in own if number is not None)]) for name, own in numbers.items()
+    )
+
+
+def _set_wer(variables: dict[str, tk.Variable], table: tk.Path) -> None:
+    """Set a Variable for each row of a WER table in JSON."""
+    with open(table.get_path()) as file:
+        rows = json.load(file)["rows"]
+    for row in rows:
+        if row["system"] in variables:
+            variables[row["system"]].set(row["wer_percent"])
+
+
 class NgramJob(Job):
     """Trains a Kneser-Ney n-gram (`dlm ngram`)."""
 
@@ -59,7 +91,7 @@ class PerplexityJob(Job):
 
     def __init__(self, model: tk.Path, text: list[tk.Path], *, passes: int = 8, seed: int = 1) -> None:
         """
-        :param model: model folder, or ARPA or KenLM file
+        :param model: model folder, ARPA or KenLM file, or `out_model` of a ReturnnLmJob
         :param text: text files, plain or .gz, one sentence per line
         :param passes: network passes per sentence, for models that only give a bound
         :param seed: seed of the random masks and noise
@@ -70,6 +102,7 @@ class PerplexityJob(Job):
         self.seed = seed
 
         self.out_results = self.output_path("perplexity.json")
+        self.out_perplexity_per_word = self.output_var("perplexity_per_word")
 
         self.rqmt = {"cpu": 2, "mem": 8, "time": 2}
 
@@ -85,11 +118,13 @@ class PerplexityJob(Job):
         perplexity(
             Path(self.model.get_path()),
             [Path(path) for path in resolved(self.text)],
-            passes=self.passes,
-            seed=self.seed,
+            passes=resolved(self.passes),
+            seed=resolved(self.seed),
             device="cuda" if self.rqmt.get("gpu") else "cpu",
             out=Path(self.out_results.get_path()),
         )
+        with open(self.out_results.get_path()) as file:
+            self.out_perplexity_per_word.set(json.load(file)["perplexity_per_word"])
 
 
 class ScoreNbestJob(Job):
@@ -116,7 +151,8 @@ class ScoreNbestJob(Job):
     ) -> None:
         """
         :param nbest: N-best file (.py, .jsonl, .json, each also .gz)
-        :param model: model folder of this package, ARPA or KenLM file, or Hugging Face folder
+        :param model: model folder of this package, ARPA or KenLM file, Hugging Face folder, or `out_model` of a
+            ReturnnLmJob
         :param name: name of the new score
         :param estimator: estimator for the scores of a diffusion model (`dlm estimators`)
         :param passes: network passes per hypothesis; None: the default of the estimator
@@ -158,7 +194,7 @@ class ScoreNbestJob(Job):
             [self.nbest.get_path()],
             f"{self.name}={self.model.get_path()}",
             Path(self._part(number)),
-            **self.options,
+            **resolved(self.options),
             device="cuda" if self.rqmt.get("gpu") else "cpu",
             new_only=True,
             shard=f"{number}/{self.num_shards}",
@@ -196,17 +232,19 @@ class ScoreNbestJob(Job):
 class TuneScalesJob(Job):
     """Tunes the scales of one row for the fewest word errors (`dlm tune`)."""
 
-    def __init__(self, nbest: dict[str, tk.Path], references: tk.Path, *, row: str) -> None:
+    def __init__(self, nbest: dict[str, tk.Path], references: tk.Path, *, row: str | dict[str, Any]) -> None:
         """
         :param nbest: aligned N-best files, keyed by the name of their score
         :param references: .py, Kaldi text, .trn or .json
-        :param row: terms joined by commas: SOURCE:SCALE for a fixed scale, SOURCE or SOURCE:LOW:HIGH for one to tune
+        :param row: terms joined by commas: SOURCE:SCALE for a fixed scale, SOURCE or SOURCE:LOW:HIGH for one to tune.
+            Or a dict {source: scale, None or (low, high)}, whose numbers may be Variables and delayed operations.
         """
         self.nbest = nbest
         self.references = references
         self.row = row
 
         self.out_scales = self.output_path("scales.json")
+        self.out_scale = {source: self.output_var(f"scale_{source.replace(':', '_')}") for source in _sources(row)}
 
         self.rqmt = {"cpu": 1, "mem": 8, "time": 1}
 
@@ -222,8 +260,14 @@ class TuneScalesJob(Job):
             _named(self.nbest),
             Path(self.references.get_path()),
             Path(self.out_scales.get_path()),
-            row=self.row,
+            row=_terms(self.row),
         )
+        with open(self.out_scales.get_path()) as file:
+            scales = json.load(file)
+        named = {**scales["scores"], "words": scales["words"]}
+        named |= {f"tokens:{source}": value for source, value in scales["tokens"].items()}
+        for source, variable in self.out_scale.items():
+            variable.set(named[source])
 
 
 class WerTableJob(Job):
@@ -233,7 +277,7 @@ class WerTableJob(Job):
         self,
         nbest: dict[str, tk.Path],
         references: tk.Path,
-        rows: dict[str, tk.Path | str],
+        rows: dict[str, Any],
         *,
         baseline: str = "",
         title: str = "WER",
@@ -242,7 +286,8 @@ class WerTableJob(Job):
         """
         :param nbest: aligned N-best files, keyed by the name of their score
         :param references: .py, Kaldi text, .trn or .json
-        :param rows: keyed by the name of the row: scales of a TuneScalesJob, or "SOURCE:SCALE,SOURCE:SCALE"
+        :param rows: keyed by the name of the row: `out_scales` of a TuneScalesJob, "SOURCE:SCALE,SOURCE:SCALE", or
+            {source: scale}; scales may be Variables and delayed operations
         :param baseline: row that the changes are measured against; "": the first hypotheses as listed
         :param title: title of the table
         :param seed: seed of the bootstrap
@@ -257,6 +302,7 @@ class WerTableJob(Job):
         self.out_tables = {suffix: self.output_path(f"wer{suffix}") for suffix in _TABLES}
         self.out_table = self.out_tables[".md"]
         self.out_json = self.out_tables[".json"]
+        self.out_wer = {row: self.output_var(f"wer_percent_{number}") for number, row in enumerate(rows)}
         self.out_ctm = self.output_path("best.ctm")
         self.out_transcripts = self.output_path("best.py.gz")
 
@@ -273,13 +319,14 @@ class WerTableJob(Job):
         wer(
             _named(self.nbest),
             Path(self.references.get_path()),
-            scales=[f"{name}={scales}" for name, scales in resolved(self.rows).items()],
+            scales=[f"{name}={_terms(scales)}" for name, scales in self.rows.items()],
             out=[Path(path.get_path()) for path in self.out_tables.values()],
             transcripts=[Path(self.out_ctm.get_path()), Path(self.out_transcripts.get_path())],
             baseline=self.baseline,
             title=self.title,
             seed=self.seed,
         )
+        _set_wer(self.out_wer, self.out_json)
 
 
 class RescoreJob(Job):
@@ -322,6 +369,7 @@ class RescoreJob(Job):
         self.out_table = self.out_tables[".md"]
         self.out_report = self.output_path("rescore/report.html")
         self.out_scales = self.output_path("rescore/scales")
+        self.out_wer = {row: self.output_var(f"wer_percent_{number}") for number, row in enumerate(rows)}
 
         self.rqmt = {"cpu": 1, "mem": 8, "time": 1}
 
@@ -344,6 +392,34 @@ class RescoreJob(Job):
             title=self.title,
             seed=self.seed,
         )
+        _set_wer(self.out_wer, self.out_tables[".json"])
+
+
+class CombineNbestJob(Job):
+    """Writes all hypotheses with their combined score (`dlm combine`), as a first pass for further rescoring."""
+
+    def __init__(self, nbest: dict[str, tk.Path], scales: Any) -> None:
+        """
+        :param nbest: aligned N-best files, keyed by the name of their score
+        :param scales: `out_scales` of a TuneScalesJob, "SOURCE:SCALE,SOURCE:SCALE", or {source: scale}; scales may be
+            Variables and delayed operations
+        """
+        self.nbest = nbest
+        self.scales = scales
+
+        self.out_nbest = self.output_path("nbest.py.gz")
+
+        self.rqmt = {"cpu": 1, "mem": 8, "time": 1}
+
+    def tasks(self) -> Iterator[Task]:
+        yield Task("run", resume="run", rqmt=self.rqmt)
+
+    def run(self) -> None:
+        from pathlib import Path
+
+        from rescore.commands.lists import combine
+
+        combine(_named(self.nbest), Path(self.out_nbest.get_path()), scales=_terms(self.scales))
 
 
 class ReportJob(Job):

@@ -33,7 +33,8 @@ class TrainLmJob(Job):
         """
         :param preset: NAME or NAME:SUFFIX:SUFFIX (`dlm train --list-presets`)
         :param changes: settings that override the preset, by dotted name, such as
-            {"optim.lr": 1e-3, "data.vocab": tk.Path}; values are plain data and paths, also nested
+            {"optim.lr": 1e-3, "data.vocab": tk.Path}; values are plain data, paths, Variables and delayed operations,
+            also nested
         """
         self.preset = preset
         self.changes = changes or {}

@@ -19,12 +19,15 @@ from sisyphus import Job, Task, tk
 
 
 def resolved(value: Any) -> Any:
-    """A copy of nested dicts and lists with the paths of the graph as strings. Only call this while a job runs."""
+    """A copy of nested dicts and lists with the values of the graph's paths, Variables and delayed operations.
+
+    The value of a path is its string. Only call this while a job runs.
+    """
     if isinstance(value, dict):
         return {key: resolved(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [resolved(item) for item in value]
-    return value.get_path() if hasattr(value, "get_path") else value
+    return value.get() if hasattr(value, "get") else value
 
 
 def prepare_process(cpus: int) -> None:

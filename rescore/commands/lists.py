@@ -1,4 +1,4 @@
-"""The verb `dlm convert`: N-best lists from one format to another."""
+"""The verbs that make lists of lists: `dlm convert` to another format, `dlm combine` to one combined score."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from rescore.commands.options import ListFormat
+from rescore.commands.options import ListFormat, Sources
+from rescore.commands.syntax import list_files, parse_scales, scales_file
 from returnn_bridge.files import check_outputs
 
 
@@ -39,3 +40,28 @@ def convert(
     lists = iterate_nbest(path, name=name, allow_non_finite=odd, format=list_format)
     write_nbest(target, lists, score=score, allow_non_finite=odd, format=to_format)
     print(f"{target}: written")
+
+
+def combine(
+    nbest: Sources,
+    out: Annotated[
+        Path, typer.Option(help="File to write: .py (the combined score) or .jsonl (all scores), each also .gz.")
+    ],
+    scales: Annotated[
+        str, typer.Option(help="Scales to combine with: a file of `dlm tune`, or SOURCE:SCALE,SOURCE:SCALE.")
+    ],
+    name: Annotated[str, typer.Option(help="Name of the combined score.")] = "combined",
+    list_format: ListFormat = None,
+) -> None:
+    """Write all hypotheses with the weighted sum of their scores, in their order."""
+    from rescore.combination.scales import with_combined_score
+    from rescore.nbest import read_sources, write_nbest
+    from rescore.nbest.formats import format_to_write
+
+    check_outputs([out], [*list_files(nbest), *filter(None, [scales_file(scales)])])
+    chosen_score = None if format_to_write(out, None).many_scores else name
+    item = scales if scales_file(scales) else f"{name}={scales}"
+    _, chosen = parse_scales(item)
+    lists = read_sources(nbest, format=list_format)
+    write_nbest(out, with_combined_score(lists, chosen, name), score=chosen_score)
+    print(f"{out}: {len(lists)} utterances")

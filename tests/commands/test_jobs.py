@@ -23,6 +23,7 @@ import returnn_bridge.jobs  # noqa: E402
 from conftest import DEMO  # noqa: E402
 from diffusion_lm.jobs import TrainLmJob  # noqa: E402
 from rescore.jobs import (  # noqa: E402
+    CombineNbestJob,
     NgramJob,
     PerplexityJob,
     ReportJob,
@@ -70,7 +71,7 @@ def digest(path) -> str:
 
 
 def test_jobs_keep_to_the_manners_of_i6_core():
-    assert len(JOBS) == 13
+    assert len(JOBS) == 14
     for kind in JOBS:
         tasks = [name for name in vars(kind) if name.startswith("run") or name == "merge"]
         assert tasks, kind
@@ -192,6 +193,52 @@ def test_from_scores_to_tables(graph, lists, model_folder, ar_folder):
     assert Path(whole.out_report.get_path()).stat().st_size > 10_000
     best = read_references(first.out_transcripts.get_path())
     assert list(best) == [utterance.seq_tag for utterance in read_nbest(nbest.get_path())]
+
+
+def test_results_are_variables_and_variables_are_settings(graph, lists, model_folder, text_file):
+    """A tuned scale and its double go into tables, a combination, another tuning and a training as they are."""
+    nbest, references = lists
+    masked = ScoreNbestJob(nbest, tk.Path(str(model_folder)), name="masked")
+    sources = {"am": nbest, "masked": masked.out_scores}
+    tuned = TuneScalesJob(sources, references, row="am:1,masked,words")
+    again = TuneScalesJob(sources, references, row={"am": 1, "masked": tuned.out_scale["masked"], "words": (-1, 1)})
+    same = {"am": 1, **{name: tuned.out_scale[name] for name in ("masked", "words")}}
+    rows = {"am": "am:1", "file": tuned.out_scales, "variables": same}
+    table = WerTableJob(sources, references, rows)
+    whole = RescoreJob(
+        tune=sources,
+        tune_references=references,
+        test=sources,
+        test_references=references,
+        rows={"am": "am:1", "masked": "am:1,masked,words"},
+    )
+    combined = CombineNbestJob(sources, same)
+    passes = ScoreNbestJob(combined.out_nbest, tk.Path(str(model_folder)), name="lm", passes=tuned.out_scale["am"])
+    perplexity = PerplexityJob(NgramJob([tk.Path(str(text_file))], order=2).out_arpa, [tk.Path(str(text_file))])
+    training = TrainLmJob("demo_ar", {"optim.lr": tuned.out_scale["am"]})
+    assert training.completed_fraction() == 0
+    for job in sis_standin.jobs():
+        if job not in (passes, training):
+            sis_standin.run_job(job)
+    scales = json.loads(Path(tuned.out_scales.get_path()).read_text())
+    assert {name: variable.get() for name, variable in tuned.out_scale.items()} == {
+        **scales["scores"],
+        "words": scales["words"],
+    }
+    assert again.out_scale["masked"].get() == tuned.out_scale["masked"].get()
+    assert -1 <= again.out_scale["words"].get() <= 1
+    percent = {
+        row["system"]: row["wer_percent"] for row in json.loads(Path(table.out_json.get_path()).read_text())["rows"]
+    }
+    assert {row: variable.get() for row, variable in table.out_wer.items()} == {row: percent[row] for row in rows}
+    assert table.out_wer["file"].get() == table.out_wer["variables"].get() == whole.out_wer["masked"].get()
+    assert perplexity.out_perplexity_per_word.get() > 1
+    assert training.overrides() == [f"optim.lr={tuned.out_scale['am'].get()}"]
+    best = {
+        utterance.seq_tag: max(utterance.hypotheses, key=lambda hypothesis: next(iter(hypothesis.scores.values()))).text
+        for utterance in read_nbest(combined.out_nbest.get_path())
+    }
+    assert best == read_references(table.out_transcripts.get_path()), "the winners of the last row"
 
 
 def test_ngram_bytes_are_those_of_the_verb(graph, text_file):
