@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import inspect
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ import diffusion_lm.jobs  # noqa: E402
 import rescore.jobs  # noqa: E402
 import returnn_bridge.jobs  # noqa: E402
 from conftest import DEMO  # noqa: E402
-from diffusion_lm.jobs import TrainLmJob  # noqa: E402
+from diffusion_lm.jobs import SampleJob, TrainLmJob  # noqa: E402
 from rescore.jobs import (  # noqa: E402
     CombineNbestJob,
     NgramJob,
@@ -71,7 +72,7 @@ def digest(path) -> str:
 
 
 def test_jobs_keep_to_the_manners_of_i6_core():
-    assert len(JOBS) == 14
+    assert len(JOBS) == 15
     for kind in JOBS:
         tasks = [name for name in vars(kind) if name.startswith("run") or name == "merge"]
         assert tasks, kind
@@ -111,9 +112,23 @@ def test_resources_are_no_part_of_the_id(graph):
     assert sis_standin.job_id(two) != sis_standin.job_id(TrainLmJob("demo_ar"))
 
 
-def test_a_job_is_on_one_node(graph):
-    with pytest.raises(ValueError, match="one node"):
-        TrainLmJob("demo_ar", {"trainer.num_nodes": 2})
+def test_nodes_and_devices_are_numbers_and_requested(graph):
+    job = TrainLmJob("demo_ar", {"trainer.num_nodes": 2, "trainer.devices": 4})
+    assert (job.rqmt["multi_node_slots"], job.rqmt["gpu"]) == (2, 4)
+    assert "multi_node_slots" not in TrainLmJob("demo_ar").rqmt
+    for name in ("num_nodes", "devices"):
+        with pytest.raises(ValueError, match=f"trainer.{name}: got str; expected a positive whole number"):
+            TrainLmJob("demo_ar", {f"trainer.{name}": "2"})
+
+
+def test_sampling(graph, model_folder):
+    job = SampleJob(tk.Path(str(model_folder)), count=3, length=5, steps=4, seed=2)
+    sis_standin.run_job(job)
+    texts = gzip.open(job.out_text.get_path(), "rt").read().splitlines()
+    pairs = ast.literal_eval(gzip.open(job.out_samples.get_path(), "rt").read())
+    assert [text for [(_, text)] in pairs.values()] == texts and len(texts) == 3
+    assert list(pairs) == ["sample-1", "sample-2", "sample-3"]
+    assert all(0 <= entropy <= math.log(5) + 1e-9 for [(entropy, _)] in pairs.values())
 
 
 def test_training_and_perplexity(graph, text_file):

@@ -9,7 +9,7 @@ import typer
 
 from diffusion_lm.commands.options import Device
 from diffusion_lm.commands.services import Services
-from returnn_bridge.files import check_outputs, write_text
+from returnn_bridge.files import check_outputs, has_suffix, write_text
 
 
 def sample(
@@ -43,7 +43,13 @@ def sample(
     ] = "",
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 1,
     device: Device = "cpu",
-    out: Annotated[Path | None, typer.Option(help="Also write the sentences to this file, one per line.")] = None,
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Also write the sentences to this file, one per line, or with their entropies as RETURNN's search "
+            "output {tag: [(entropy, text)]} if it is named .py or .py.gz. May be repeated."
+        ),
+    ] = None,
     services: Services = Services(),  # noqa: B008  # frozen
 ) -> None:
     """Draw sentences from a model."""
@@ -54,7 +60,7 @@ def sample(
 
     if (length > 0) == (like is not None):
         raise ValueError("give exactly one of --length NUMBER and --like TEXT")
-    check_outputs([] if out is None else [out], [model, *([like] if like else []), *([judge] if judge else [])])
+    check_outputs(out or [], [model, *([like] if like else []), *([judge] if judge else [])])
     trained = LanguageModel.load(model, device=device)
     judged = services.judge(judge, device=device) if judge else None
     lengths = [length] * count
@@ -70,8 +76,13 @@ def sample(
         drawn = sampling.Samples(corrected.tokens, drawn.passes + corrected.passes, drawn.unfinished)
         lines.append(f"self-correction changed {corrected.changed} tokens; agreement {corrected.agreement:.3f}")
     texts = [one_line(trained.vocab.decode(tokens)) for tokens in drawn.tokens]
-    if out is not None:
-        write_text(out, "".join(f"{text}\n" for text in texts))
+    for path in out or []:
+        if has_suffix(path, ".py"):
+            pairs = [(sample_entropy([tokens]), text) for tokens, text in zip(drawn.tokens, texts)]
+            items = [f"'sample-{number}': [\n{pair!r},\n],\n" for number, pair in enumerate(pairs, 1)]
+            write_text(path, "".join(["{\n", *items, "}\n"]))
+        else:
+            write_text(path, "".join(f"{text}\n" for text in texts))
     lines += texts
     lines.append(
         f"entropy {sample_entropy(drawn.tokens):.3f} nats a sentence, "
