@@ -73,7 +73,7 @@ def test_gpu_memory_chooses_a_type_or_is_refused(settings):
 def test_this_machine_refuses_what_it_does_not_have(settings):
     assert settings._why_not_here({"gpu": 0, "cpu": 3}, 0) == ""
     assert "this machine gives 0" in settings._why_not_here({"gpu": 1}, 0)
-    assert "asks for GPUs of 24 GB, they have 0 here" in settings._why_not_here({"gpu": 1, "gpu_mem": 24}, 1)
+    assert "asks for GPUs of 24 GB, here they have 0" in settings._why_not_here({"gpu": 1, "gpu_mem": 24}, 1)
     settings._why_not_here.__globals__["LOCAL_GPU_MEM"] = 24
     assert settings._why_not_here({"gpu": 1, "gpu_mem": 24}, 1) == ""
     assert "2 nodes" in settings._why_not_here({"multi_node_slots": 2}, 0)
