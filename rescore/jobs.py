@@ -4,10 +4,11 @@
     scales = TuneScalesJob({"am": nbest, "masked": scored.out_scores}, references, row="am:1,masked,words").out_scales
     table = WerTableJob({"am": test, "masked": test_scored.out_scores}, test_references, {"+ masked": scales})
 
-`out_nbest` of ScoreNbestJob has the tags, texts and order of its input with the new score. It is meant for i6_core's
-SearchCombineScoresJob and SearchTakeBestJob and for RETURNN's torch_scale_tuning.py. Requirements (time, memory, GPUs)
-are in the attribute `rqmt`, which is not hashed; a job that requires a GPU scores on it. Modules and classes must not
-be renamed, because their names are part of the hashes of finished jobs.
+`out_nbest` of ScoreNbestJob has the tags, texts and order of its input with the new score. It is meant for
+SearchCombineScoresJob of i6_experiments, i6_core's SearchTakeBestJob and RETURNN's torch_scale_tuning.py. Outputs that
+are numbers (`out_wer`, `out_scale`) are Variables. Requirements (time, memory, GPUs) are in the attribute `rqmt`, which
+is not hashed; a job that requires a GPU scores on it. Modules and classes must not be renamed, because their names are
+part of the hashes of finished jobs.
 """
 
 from __future__ import annotations
