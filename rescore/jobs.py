@@ -189,14 +189,14 @@ class ScoreNbestJob(Job):
         from pathlib import Path
 
         from rescore.commands.score import score
+        from rescore.lms.options import ScoringOptions
 
         prepare_process(self.rqmt["cpu"])
         score(
             [self.nbest.get_path()],
             f"{self.name}={self.model.get_path()}",
             Path(self._part(number)),
-            **resolved(self.options),
-            device="cuda" if self.rqmt.get("gpu") else "cpu",
+            ScoringOptions(**resolved(self.options), device="cuda" if self.rqmt.get("gpu") else "cpu"),
             new_only=True,
             shard=f"{number}/{self.num_shards}",
         )
@@ -352,7 +352,7 @@ class RescoreJob(Job):
         :param test: N-best files to report on, as for `tune`
         :param test_references: .py, Kaldi text, .trn or .json
         :param rows: keyed by the name of the row: SOURCE:SCALE, SOURCE or SOURCE:LOW:HIGH, joined by commas
-        :param baseline: row that the changes are measured against; "": the first
+        :param baseline: row that the changes are measured against; "": the recogniser's order, "first in list"
         :param title: title of the table
         :param seed: seed of the bootstrap
         """
@@ -381,6 +381,7 @@ class RescoreJob(Job):
         from pathlib import Path
 
         from rescore.commands.rescore import rescore
+        from rescore.lms.options import ScoringOptions
 
         rescore(
             tune=_named(self.tune),
@@ -391,7 +392,7 @@ class RescoreJob(Job):
             row=[f"{name}={row}" for name, row in self.rows.items()],
             baseline=self.baseline,
             title=self.title,
-            seed=self.seed,
+            scoring=ScoringOptions(seed=self.seed),
         )
         _set_wer(self.out_wer, self.out_tables[".json"])
 

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 
-from rescore.combination.rows import RowSpec, check_rows, default_rows
+from rescore.combination.rows import RowSpec, check_rows, default_rows, unused_scores, with_first
 from rescore.combination.scales import Scales, winners
 from rescore.combination.tuning import TuneResult, tune
 from rescore.lms.base import LanguageModelScorer
@@ -50,19 +50,24 @@ def rescore(
 ) -> RescoreResult:
     """Score both sets with every LM, tune every row on the first set and measure it on the second.
 
-    An interrupted run can be resumed, because scores in `out` are kept. `format`: the format of all lists; None: chosen
-    by their suffixes. ValueError for malformed files, rows with unknown sources, or a baseline that is not a row.
+    An interrupted run can be resumed, because scores in `out` are kept. `rows`: default: those of `default_rows`. The
+    row `FIRST` of the recogniser's order is always there, and is the default baseline. `format`: the format of all
+    lists; None: chosen by their suffixes. ValueError for malformed files, rows with unknown sources, or
+    a baseline that is not a row.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     tune_lists = attach_reference_file(read_sources(tune_sources, format=format), tune_references)
     test_lists = attach_reference_file(read_sources(test_sources, format=format), test_references)
-    acoustic = next(iter(tune_lists[0].hypotheses[0].scores))
-    rows = list(rows) or default_rows(acoustic, list(lms))
+    given = list(tune_lists[0].hypotheses[0].scores)
+    rows = with_first(rows or default_rows(given, list(lms)))
     baseline = baseline or rows[0].name
-    check_rows(rows, baseline, list(lms), list(tune_lists[0].hypotheses[0].scores))
+    check_rows(rows, baseline, list(lms), given)
     known = recorded(test_sources, format=format)  # scores that the lists already hold
     notes = [note for row in rows for note in row.notes()]
+    notes += [f"note: no row uses the score {name!r}" for name in unused_scores(rows, (*given, *lms))]
+    if remark := _tuned_on(tune_lists, test_lists):
+        notes.append(f"warning: {remark}")
     for name, scorer in lms.items():
         tune_run = score_file(tune_sources, scorer, folder / f"tune.{name}.jsonl", format=format)
         test_run = score_file(test_sources, scorer, folder / f"test.{name}.jsonl", format=format)
@@ -92,7 +97,7 @@ def rescore(
         title,
         measured,
         baseline=baseline,
-        scales_from=f"tuned on {', '.join(map(str, tune_sources))}",
+        scales_from="; ".join(filter(None, [f"tuned on {', '.join(map(str, tune_sources))}", remark])),
         metadata={
             "tune": list(map(str, tune_sources)),
             "test": list(map(str, test_sources)),
@@ -104,6 +109,18 @@ def rescore(
         unknown=unknown_in(known),
     )
     return RescoreResult(table, tuned, scales, tune_lists, test_lists, tuple(notes))
+
+
+def _tuned_on(tune_lists: Sequence[NBestList], test_lists: Sequence[NBestList]) -> str:
+    """A remark if scales are tuned on utterances of the test set (those of the same name and reference), else ""."""
+    tuned = {(utterance.seq_tag, utterance.reference) for utterance in tune_lists}
+    both = sum((utterance.seq_tag, utterance.reference) in tuned for utterance in test_lists)
+    if not both:
+        return ""
+    return (
+        f"{both} of the {len(test_lists)} utterances of this table are also in the tuning set, so the WER of tuned "
+        "rows is better here than on other speech"
+    )
 
 
 def output_files(folder: Path, lms: Sequence[str]) -> list[Path]:

@@ -45,8 +45,11 @@ class ScoreRun:
     """The scored lists and what the scoring cost."""
 
     out: Path
+    """Score file."""
     lists: list[NBestList]
+    """Its lists, with the new score."""
     seconds: float
+    """Time that the scoring took, over all its runs."""
     passes: float
     """Network passes run for all hypotheses; equal inputs are run once."""
     unknown: UnknownCounts | None = None
@@ -56,6 +59,7 @@ class ScoreRun:
 
     @property
     def hypotheses(self) -> int:
+        """Number of hypotheses in all lists."""
         return sum(len(utterance.hypotheses) for utterance in self.lists)
 
     def note(self) -> str:
@@ -71,6 +75,7 @@ class Recorded(NamedTuple):
     seconds: float | None
     """Time it took to score the file, if known."""
     unknown: UnknownCounts | None = None
+    """How much of the texts the model did not know, if recorded."""
 
 
 def score_file(

@@ -33,9 +33,13 @@ class ErrorCounts:
     """Word errors of an utterance or a corpus. Counts can be added."""
 
     substitutions: int
+    """Number of words that were replaced."""
     deletions: int
+    """Number of reference words that are missing."""
     insertions: int
+    """Number of extra words."""
     reference_words: int
+    """Number of words in the reference."""
 
     def __post_init__(self) -> None:
         counts = (self.substitutions, self.deletions, self.insertions, self.reference_words)
@@ -75,6 +79,7 @@ class ErrorTable:
     """
 
     seq_tags: tuple[str, ...]
+    """Utterances."""
     offsets: IntArray
     """[utterances + 1]: the hypotheses of utterance u are offsets[u] ... offsets[u + 1] - 1."""
     errors: IntArray
@@ -170,6 +175,7 @@ class WerInterval:
     """The WER of a system and its variation with the choice of utterances."""
 
     wer_percent: float
+    """WER on all utterances."""
     low: float
     high: float
     """Percentile interval of the bootstrap, at the given confidence."""
@@ -182,6 +188,7 @@ class BootstrapResult:
     """The change of WER from system a to system b, in points of percent; negative where b is better."""
 
     difference_percent: float
+    """The change on all utterances."""
     low: float
     high: float
     """Percentile interval of the bootstrap, at the given confidence."""

@@ -76,15 +76,21 @@ class OptimConfig:
     """AdamW on all parameters, and the learning-rate schedule."""
 
     lr: float = 3e-4
+    """Learning rate after the warm-up."""
     weight_decay: float = 0.0
+    """Decoupled weight decay of AdamW."""
     beta1: float = 0.9
+    """Decay of AdamW's first moment."""
     beta2: float = 0.999
+    """Decay of AdamW's second moment."""
     eps: float = 1e-8
+    """Term that AdamW adds to the denominator."""
     schedule: str = "constant"
     """Learning rate after the warm-up: "constant" or "cosine" (to lr * final_factor at trainer.max_steps)."""
     warmup_steps: int = 2500
     """Number of optimizer steps over which the learning rate rises linearly from 0."""
     final_factor: float = 0.0
+    """Learning rate at the end of the cosine, as a share of `lr`."""
 
     def __post_init__(self) -> None:
         if self.schedule not in ("constant", "cosine"):
@@ -100,6 +106,7 @@ class TrainerConfig:
     """Length of the training, devices, precision, validation and saving."""
 
     max_steps: int = 1000
+    """Length of the training in optimizer steps."""
     val_check_interval: int = 1000
     """Optimizer steps between validations."""
     limit_val_batches: int | float = 1.0
@@ -107,6 +114,7 @@ class TrainerConfig:
     save_every: int = 500
     """Optimizer steps between resume checkpoints."""
     accumulate_grad_batches: int = 1
+    """Number of batches in an optimizer step, on each device."""
     gradient_clip: float = 1.0
     """Largest global norm of the gradients; 0 = no clipping."""
     precision: str = "32"
@@ -114,8 +122,11 @@ class TrainerConfig:
     ema: float = 0.9999
     """Decay of the weight average; 0 = off."""
     accelerator: str = "auto"
+    """"cpu", "cuda", or "auto" for a GPU where there is one."""
     devices: int = 1
+    """Number of devices on each node."""
     num_nodes: int = 1
+    """Number of nodes."""
     strategy: str = "auto"
     """One of "auto", "ddp" (a copy of the network in every process) and "fsdp" (weights sharded over processes)."""
     activation_checkpointing: bool = False
@@ -170,10 +181,15 @@ class TrainConfig:
     """The configuration of a training run."""
 
     data: DataConfig = DataConfig()
+    """Data, vocabulary and batches."""
     model: NetworkConfig = DiTConfig()
+    """Network; its key `network` selects the kind."""
     family: dict[str, Any] = field(default_factory=lambda: {"name": "masked"})
+    """Family with its options: `name` and the fields of that class."""
     optim: OptimConfig = OptimConfig()
+    """Optimiser and learning rate."""
     trainer: TrainerConfig = TrainerConfig()
+    """Length, validation, checkpoints, devices."""
     init_from: str = ""
     """Model folder to take initial weights from; weights it lacks (adaLN, for example) are initialised as usual."""
     preload_from_files: dict[str, Any] = field(default_factory=dict)

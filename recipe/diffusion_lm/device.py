@@ -1,5 +1,6 @@
-"""Copies between host and device without waiting for the work that is queued on the device.
+"""The device of a network, and copies to and from it that do not wait for the work queued there.
 
+    device = usable_device("auto")  # the first GPU if there is one, else the CPU
     ids = to_device(ids, device)  # queues the copy and returns
     loss = AsyncScalar(tensor)    # queues the copy back and returns
     ...                           # queue the next step
@@ -12,6 +13,16 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+
+def usable_device(name: torch.device | str) -> torch.device:
+    """The device of that name; "auto": the first GPU if there is one, else the CPU. ValueError if it is unusable."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {str(name)!r} can not be used here ({str(error).splitlines()[0]})") from None
 
 
 def to_device(value: Tensor, device: torch.device | str) -> Tensor:

@@ -69,6 +69,7 @@ class Perplexity:
         )
 
     def to_dict(self) -> dict[str, float | int | bool]:
+        """All values and the perplexities, for JSON."""
         return {**self.__dict__, "perplexity_per_piece": self.per_token, "perplexity_per_word": self.per_word}
 
 

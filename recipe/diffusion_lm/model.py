@@ -24,8 +24,10 @@ from torch.overrides import TorchFunctionMode
 
 from diffusion_lm.backbones import Backbone, NetworkConfig, build_network, config_class
 from diffusion_lm.backbones.base import DEFAULT
+from diffusion_lm.device import usable_device
 from diffusion_lm.families import Family, SpecialIds, build_family
 from diffusion_lm.layout import Sentences
+from diffusion_lm.locate import locate
 from diffusion_lm.model_folder import (
     CONFIG,
     FORMAT,
@@ -80,6 +82,7 @@ class LanguageModel:
 
     @property
     def num_parameters(self) -> int:
+        """Number of weights of the network."""
         return sum(parameter.numel() for parameter in self.network.parameters())
 
     def sentences(self, texts: Sequence[str]) -> Sentences:
@@ -133,12 +136,12 @@ class LanguageModel:
         return target
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> LanguageModel:
-        """Read a folder that `save` wrote: weights in float32, the network in evaluation mode.
+    def load(cls, folder: str | os.PathLike[str], *, device: torch.device | str = "auto") -> LanguageModel:
+        """Read a folder that `save` wrote, or `model/` of a run folder: weights in float32, in evaluation mode.
 
         ValueError for a folder that is incomplete, damaged or inconsistent, and for an unusable device.
         """
-        path = Path(folder)
+        path = locate(folder)
         device = usable_device(device)
         config = read_config(path)
         vocab = load_vocab(path)
@@ -204,14 +207,6 @@ class _NoInitialValues(TorchFunctionMode):
         if getattr(func, "__name__", "") in ("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_"):
             return args[0] if args else (kwargs or {})["tensor"]
         return func(*args, **(kwargs or {}))
-
-
-def usable_device(name: torch.device | str) -> torch.device:
-    """The device of that name. ValueError if it cannot be used here."""
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {str(name)!r} can not be used here ({str(error).splitlines()[0]})") from None
 
 
 def special_ids(vocab: Vocabulary) -> SpecialIds:

@@ -61,6 +61,7 @@ class LogLinear(Schedule):
     """alpha = 1 - (1 - eps) t, with mask probability (1 - eps) t and weight 1/t for every eps."""
 
     eps: float = 1e-3
+    """Share of tokens that are kept at t = 1, so that sigma stays finite."""
 
     def sigma(self, t: Tensor) -> Tensor:
         return -torch.log1p(-(1 - self.eps) * t)
@@ -83,7 +84,9 @@ class Linear(Schedule):
     """sigma linear in t between sigma_min and sigma_max."""
 
     sigma_min: float = 1e-3
+    """Noise level at t = 0."""
     sigma_max: float = 7.0
+    """Noise level at t = 1."""
 
     def sigma(self, t: Tensor) -> Tensor:
         return self.sigma_min + t * (self.sigma_max - self.sigma_min)
@@ -101,7 +104,9 @@ class Geometric(Schedule):
     """sigma geometric in t between sigma_min and sigma_max."""
 
     sigma_min: float = 1e-4
+    """Noise level at t = 0."""
     sigma_max: float = 20.0
+    """Noise level at t = 1."""
 
     def sigma(self, t: Tensor) -> Tensor:
         return self.sigma_min ** (1 - t) * self.sigma_max**t
@@ -115,6 +120,7 @@ class Cosine(Schedule):
     """alpha = eps + (1 - eps) cos(pi t / 2)."""
 
     eps: float = 1e-3
+    """Lower limit of alpha, which keeps sigma finite."""
 
     def sigma(self, t: Tensor) -> Tensor:
         return -torch.log(self.eps + (1 - self.eps) * torch.cos(math.pi / 2 * t))
@@ -129,6 +135,7 @@ class CosineSquared(Schedule):
     """alpha = eps + (1 - eps) cos^2(pi t / 2)."""
 
     eps: float = 1e-3
+    """Lower limit of alpha, which keeps sigma finite."""
 
     def sigma(self, t: Tensor) -> Tensor:
         return -torch.log(self.eps + (1 - self.eps) * torch.cos(math.pi / 2 * t) ** 2)

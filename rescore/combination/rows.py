@@ -23,6 +23,9 @@ PRIOR, PRIOR_RANGE = "prior", (-2.0, 0.0)
 ORACLE = "oracle"
 """Name of the oracle row, which every table has."""
 
+FIRST = "first in list"
+"""Name of the row that keeps the recogniser's order: with no scale at all, the first hypothesis wins."""
+
 
 @dataclass(frozen=True)
 class RowSpec:
@@ -81,15 +84,37 @@ def usual_range(source: str) -> Range:
     return PRIOR_RANGE if source == PRIOR else LM_RANGE
 
 
-def default_rows(acoustic: str, lms: Sequence[str]) -> list[RowSpec]:
-    """Rows of the acoustic score alone, with each LM, and with each pair of LMs. Rows with LMs also tune a word
-    term."""
+def with_first(rows: Sequence[RowSpec]) -> list[RowSpec]:
+    """The rows, preceded by the row `FIRST` unless one of them has its name."""
+    return [*([] if any(row.name == FIRST for row in rows) else [RowSpec(FIRST, {}, {})]), *rows]
+
+
+def default_rows(given: Sequence[str], lms: Sequence[str]) -> list[RowSpec]:
+    """Rows of the first score of the lists alone, of all their scores, and of these with each LM and each pair of LMs.
+
+    `given`: the scores that the lists have, the acoustic one first. An LM is added to all of them, because a gain over
+    the acoustic score alone says nothing about a recogniser that has used the others already. All scales but the
+    acoustic one are tuned, with a word term.
+    """
+    acoustic, *others = given
     rows = [RowSpec(f"{acoustic} only", {acoustic: 1.0}, {})]
+
+    def add(name: str, sources: Sequence[str]) -> None:
+        free = {source: usual_range(source) for source in (*sources, WORDS)}
+        rows.append(RowSpec(name, {acoustic: 1.0}, free))
+
+    if others:
+        add("all given scores", others)
     for size in (1, 2):
         for names in itertools.combinations(lms, size):
-            free = dict.fromkeys(names, LM_RANGE) | {WORDS: COUNT_RANGE}
-            rows.append(RowSpec("+ " + " and ".join(names), {acoustic: 1.0}, free))
+            add("+ " + " and ".join(names), (*others, *names))
     return rows
+
+
+def unused_scores(rows: Sequence[RowSpec], names: Sequence[str]) -> list[str]:
+    """The scores among `names` that no row uses, not even by their number of tokens."""
+    used = {source.removeprefix(TOKENS) for row in rows for source in (*row.fixed, *row.free)}
+    return [name for name in names if name not in used]
 
 
 def check_row_name(name: str) -> None:

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from diffusion_lm.commands import models
-from rescore.commands.options import BatchTokens, Device, Seed
+from diffusion_lm.commands.options import say_device
+from rescore.lms.options import BatchTokens, Device, Seed
 from returnn_bridge.files import check_outputs, write_text
 
 
@@ -25,7 +26,7 @@ def perplexity(
         int, typer.Option(help="Number of network passes per sentence (at least 2), for models that only give a bound.")
     ] = 8,
     seed: Seed = 1,
-    device: Device = "cpu",
+    device: Device = "auto",
     batch_tokens: BatchTokens = None,
     out: Annotated[Path | None, typer.Option(help="JSON file to write the result to as well.")] = None,
 ) -> None:
@@ -33,11 +34,15 @@ def perplexity(
 
     The bound is estimated and printed with its standard error.
     """
+    from diffusion_lm.device import usable_device
+
     if model.is_file() and model.suffix in (".yaml", ".yml"):
         from rescore.lms.returnn import returnn_perplexity
 
         check_outputs([] if out is None else [out], [model, *text])
-        exact = returnn_perplexity(model, text, device=device, batch_tokens=batch_tokens)
+        used = usable_device(device)
+        say_device(str(used))
+        exact = returnn_perplexity(model, text, device=str(used), batch_tokens=batch_tokens)
         if out is not None:
             write_text(out, json.dumps(exact.to_dict(), indent=1) + "\n")
         print(exact.summary())
@@ -54,5 +59,7 @@ def perplexity(
         return
     from rescore.lms.network import usual_batch_tokens
 
-    budget = usual_batch_tokens(device) if batch_tokens is None else batch_tokens
-    models.perplexity(model, text, passes=passes, seed=seed, device=device, batch_tokens=budget, out=out)
+    used = usable_device(device)
+    say_device(str(used))
+    budget = usual_batch_tokens(used.type) if batch_tokens is None else batch_tokens
+    models.perplexity(model, text, passes=passes, seed=seed, device=str(used), batch_tokens=budget, out=out)

@@ -7,18 +7,9 @@ from typing import Annotated
 
 import typer
 
-from rescore.commands.options import (
-    BatchTokens,
-    Device,
-    Estimator,
-    ListFormat,
-    Passes,
-    Pieces,
-    Precision,
-    Replicates,
-    Seed,
-    Sources,
-)
+from diffusion_lm.commands.options import say_device
+from rescore.commands.options import ListFormat, Sources
+from rescore.lms.options import ScoringOptions
 
 LADDER = "strided:2,strided:3"
 
@@ -48,14 +39,7 @@ def race(
     ladder: Annotated[
         str, typer.Option(help="Cheaper measurements to run first, in this order: ESTIMATOR:PASSES,...")
     ] = LADDER,
-    estimator: Estimator = "auto",
-    passes: Passes = None,
-    replicates: Replicates = 4,
-    seed: Seed = 1,
-    device: Device = "cpu",
-    precision: Precision = "32",
-    batch_tokens: BatchTokens = None,
-    pieces: Pieces = False,
+    scoring: ScoringOptions = ScoringOptions(),
     list_format: ListFormat = None,
 ) -> None:
     """Find the winners with few network passes. Hypotheses that are unlikely to win are dropped after each
@@ -77,18 +61,9 @@ def race(
     learned = out.with_name(f"{out.name}.race.json")
     inputs = [split_source(source)[1] for source in (*nbest, *(calibrate or []), model)]
     check_outputs([out, *([learned] if calibrate else [])], [*inputs, *filter(None, (scales, calibration))])
-    opened = open_scorer(
-        model,
-        estimator=estimator,
-        passes=passes,
-        replicates=replicates,
-        pieces=pieces,
-        seed=seed,
-        device=device,
-        precision=precision,
-        batch_tokens=batch_tokens,
-    )
-    scorer, stages = build_stages(opened, ladder, replicates=replicates)
+    opened = open_scorer(model, scoring)
+    say_device(opened.device)
+    scorer, stages = build_stages(opened, ladder, replicates=scoring.replicates)
     if calibration is not None:
         how = Race.load(calibration)
         if (how.name, how.confidence) != (scorer.name, confidence):

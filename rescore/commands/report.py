@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from rescore.commands.options import ListFormat, Seed, Sources
+from rescore.commands.options import ListFormat, Sources
 from rescore.commands.syntax import list_files, parse_scales, scales_file
+from rescore.lms.options import Seed
 from returnn_bridge.files import check_outputs
 
 
@@ -40,7 +41,7 @@ def wer(
     list_format: ListFormat = None,
 ) -> None:
     """Print a table of word error rates with S/D/I, the oracle and paired bootstrap intervals against the baseline."""
-    from rescore.combination.rows import check_row_name
+    from rescore.combination.rows import FIRST, check_row_name
     from rescore.combination.scales import Scales, best_texts
     from rescore.nbest import check_no_lists, read_sources
     from rescore.nbest.reference_formats import transcript_format
@@ -57,7 +58,7 @@ def wer(
     check_outputs(outputs, [*list_files(nbest), refs, *filter(None, map(scales_file, scales or []))])
     check_no_lists(outputs)
     lists = attach_reference_file(read_sources(nbest, format=list_format), refs)
-    rows = {"first in list": Scales({next(iter(lists[0].hypotheses[0].scores)): 0.0})}
+    rows = {FIRST: Scales({})}
     for item in scales or []:
         name, row_scales = parse_scales(item)
         check_row_name(name)
@@ -65,11 +66,11 @@ def wer(
             raise ValueError(f"--scales {item}: a row named {name!r} is there already; expected different names")
         rows[name] = row_scales
     known = recorded(nbest, format=list_format)
-    measured = evaluate(lists, rows, baseline=baseline or "first in list", seed=seed, seconds=seconds_of(rows, known))
+    measured = evaluate(lists, rows, baseline=baseline or FIRST, seed=seed, seconds=seconds_of(rows, known))
     table = ResultTable(
         title,
         measured,
-        baseline=baseline or "first in list",
+        baseline=baseline or FIRST,
         scales_from="as given",
         metadata={
             "nbest": nbest,

@@ -5,24 +5,17 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rescore.commands.options import (
-    BatchTokens,
-    Device,
-    Estimator,
-    ListFormat,
-    Passes,
-    Pieces,
-    Precision,
-    Replicates,
-    Seed,
-)
+from diffusion_lm.commands.options import say_device
+from rescore.commands.options import ListFormat
 from rescore.commands.syntax import list_files, parse_passes
 from rescore.lms.open import open_scorer
+from rescore.lms.options import ScoringOptions
 from returnn_bridge.files import check_outputs, lock
 
 
@@ -44,21 +37,18 @@ def rescore(
     row: Annotated[
         list[str] | None,
         typer.Option(
-            help="Row of the table: NAME=SOURCE:SCALE,SOURCE,SOURCE:LOW:HIGH,... (default: a row for each LM and "
-            "each pair). A source without a scale is tuned between LOW and HIGH. The default range is -10 ... 10 for "
-            "words and tokens:SOURCE, -2 ... 0 for a score named prior, and 0 ... 3 for all others."
+            help="Row of the table: NAME=SOURCE:SCALE,SOURCE,SOURCE:LOW:HIGH,... (default: the first score of the "
+            "lists alone, all their scores, and these with each LM and each pair of LMs; the row 'first in list', the "
+            "recogniser's order, is always there). A source without a scale is tuned between LOW and HIGH. The "
+            "default range is -10 ... 10 for words and tokens:SOURCE, -2 ... 0 for a score named prior, and 0 ... 3 "
+            "for all others."
         ),
     ] = None,
-    baseline: Annotated[str, typer.Option(help="Row that the changes are measured against (default: the first).")] = "",
+    baseline: Annotated[
+        str, typer.Option(help="Row that the changes are measured against (default: 'first in list').")
+    ] = "",
     title: Annotated[str, typer.Option(help="Title of the table and the report.")] = "WER",
-    estimator: Estimator = "auto",
-    passes: Passes = None,
-    replicates: Replicates = 4,
-    seed: Seed = 1,
-    device: Device = "cpu",
-    precision: Precision = "32",
-    batch_tokens: BatchTokens = None,
-    pieces: Pieces = False,
+    scoring: ScoringOptions = ScoringOptions(),
     list_format: ListFormat = None,
 ) -> None:
     """Score N-best lists with language models, tune the scales, and write a WER table and an HTML report."""
@@ -73,23 +63,17 @@ def rescore(
     inputs: list[str | Path] = [*list_files([*tune, *test]), tune_refs, test_refs]
     for item in lm or []:
         path, at, how = ("", "", "") if os.path.exists(split_source(item)[1]) else item.rpartition("@")
-        lm_estimator, _, count = how.partition(":")
+        estimator, _, count = how.partition(":")
         inputs += list_files([path if at else item])
-        scorer = open_scorer(
-            path if at else item,
-            estimator=lm_estimator if at else estimator,
-            passes=parse_passes(item, count) if at else passes,
-            replicates=replicates,
-            seed=seed,
-            device=device,
-            precision=precision,
-            batch_tokens=batch_tokens,
-            pieces=pieces,
-            chosen=bool(at),
+        scorer = (
+            open_scorer(path, replace(scoring, estimator=estimator, passes=parse_passes(item, count)))
+            if at
+            else open_scorer(item, scoring, chosen=False)
         )
         if scorer.name in scorers:
             raise ValueError(f"--lm {item}: the name {scorer.name!r} is taken; expected NAME=PATH with different names")
         scorers[scorer.name] = scorer
+    say_device(*(scorer.device for scorer in scorers.values()))
     check_outputs(pipeline.output_files(out, list(scorers)), inputs)
     with lock(out / "report.html"):  # because two runs at once would mix files of different tables in one folder
         result = pipeline.rescore(
@@ -101,14 +85,15 @@ def rescore(
             out=out,
             rows=rows,
             baseline=baseline,
-            seed=seed,
+            seed=scoring.seed,
             title=title,
             command=shlex.join(["dlm", *sys.argv[1:]]),
             format=list_format,
         )
         (out / "scales").mkdir(exist_ok=True)
         for name, scales in result.scales.items():
-            scales.save(out / "scales" / f"{file_name(name)}.json")
+            if scales.scores:  # the recogniser's order has none
+                scales.save(out / "scales" / f"{file_name(name)}.json")
         for suffix in TABLE_SUFFIXES:
             result.table.save(out / f"wer{suffix}")
         write_report(out / "report.html", result)

@@ -7,20 +7,11 @@ from typing import Annotated
 
 import typer
 
-from rescore.commands.options import (
-    BatchTokens,
-    Device,
-    Estimator,
-    ListFormat,
-    Passes,
-    Pieces,
-    Precision,
-    Replicates,
-    Seed,
-    Sources,
-)
+from diffusion_lm.commands.options import say_device
+from rescore.commands.options import ListFormat, Sources
 from rescore.commands.syntax import list_files, parse_shard
 from rescore.lms.open import describe_short, open_scorer
+from rescore.lms.options import ScoringOptions
 from returnn_bridge.files import check_outputs
 
 
@@ -36,14 +27,7 @@ def score(
     out: Annotated[
         Path, typer.Option(help="Score file to write: .jsonl (all scores) or .py (only the new score), each also .gz.")
     ],
-    estimator: Estimator = "auto",
-    passes: Passes = None,
-    replicates: Replicates = 4,
-    seed: Seed = 1,
-    device: Device = "cpu",
-    precision: Precision = "32",
-    batch_tokens: BatchTokens = None,
-    pieces: Pieces = False,
+    scoring: ScoringOptions = ScoringOptions(),
     new_only: Annotated[
         bool,
         typer.Option(
@@ -64,17 +48,8 @@ def score(
     from rescore.score_file import score_file
 
     check_outputs([out], [*list_files(nbest), *list_files([model])])
-    scorer = open_scorer(
-        model,
-        estimator=estimator,
-        passes=passes,
-        replicates=replicates,
-        seed=seed,
-        device=device,
-        precision=precision,
-        batch_tokens=batch_tokens,
-        pieces=pieces,
-    )
+    scorer = open_scorer(model, scoring)
+    say_device(scorer.device)
     run = score_file(nbest, scorer, out, shard=parse_shard(shard), new_only=new_only, format=list_format)
     unknown = "" if run.unknown is None else f", unknown to the model: {run.unknown}"
     print(

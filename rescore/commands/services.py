@@ -14,6 +14,7 @@ def rescore_mode(
 ) -> None:
     """Mode `rescore` of an MDLM configuration: score a RETURNN N-best file and write the result in its format."""
     from rescore.lms.open import describe_short, open_scorer
+    from rescore.lms.options import ScoringOptions
     from rescore.nbest import iterate_nbest
     from rescore.score_file import score_file
 
@@ -21,16 +22,8 @@ def rescore_mode(
     pieces = any(
         "▁" in hypothesis.text for utterance in iterate_nbest(hypothesis_file) for hypothesis in utterance.hypotheses
     )
-    scorer = open_scorer(
-        model_folder,
-        estimator=estimator,
-        passes=passes,
-        replicates=1,
-        pieces=pieces,
-        seed=seed,
-        chosen=False,
-        device=device,
-    )
+    scoring = ScoringOptions(estimator=estimator, passes=passes, replicates=1, seed=seed, device=device, pieces=pieces)
+    scorer = open_scorer(model_folder, scoring, chosen=False)
     run = score_file([hypothesis_file], scorer, output)
     print(
         f"{run.out}: {len(run.lists)} utterances, {run.hypotheses} hypotheses, {run.seconds:.1f} s, "

@@ -44,6 +44,9 @@ class LanguageModelScorer(ABC):
     name: str
     """Name of the score that is added to every hypothesis."""
 
+    device: str = ""
+    """The device of the network; "" for models that are not networks."""
+
     @property
     def passes_run(self) -> int:
         """Network passes so far, with equal inputs counted once; 0 for models that are not networks."""

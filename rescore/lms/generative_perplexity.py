@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from rescore.lms.base import LanguageModelScorer
 from rescore.lms.open import open_scorer
+from rescore.lms.options import ScoringOptions
 from rescore.scores import LOG_P, NotFinite
 
 
@@ -51,7 +52,4 @@ class GenerativePerplexity:
 
 def open_judge(model: str, *, device: str) -> GenerativePerplexity:
     """The judge for a model path. ValueError for a model without exact log-probabilities."""
-    scorer = open_scorer(
-        model, estimator="auto", passes=None, replicates=4, pieces=False, seed=1, chosen=False, device=device
-    )
-    return GenerativePerplexity(model, scorer)
+    return GenerativePerplexity(model, open_scorer(model, ScoringOptions(device=device), chosen=False))

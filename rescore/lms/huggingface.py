@@ -68,7 +68,7 @@ class _HuggingFaceScorer(LanguageModelScorer):
         folder: str | os.PathLike[str],
         *,
         name: str = "",
-        device: str = "cpu",
+        device: str = "auto",
         precision: str = "32",
         batch_tokens: int | None = None,
     ):
@@ -90,9 +90,10 @@ class _HuggingFaceScorer(LanguageModelScorer):
                 f"{self.folder / 'config.json'}: architecture {self.architecture}; "
                 f"expected a {self.kind} one (...{' or ...'.join(self.endings)})"
             )
-        from diffusion_lm.model import usable_device
+        from diffusion_lm.device import usable_device
 
         self.model, self.tokenizer = load_folder(self.folder, self.kind, usable_device(device), precision)
+        self.device = str(self.model.device)
         self.model.config.use_cache = False  # because every text is run once, so a cache would only use memory
         self.vocabulary_size = int(self.model.get_input_embeddings().weight.shape[0])
         self.longest = _longest_input(self.model, self.tokenizer)

@@ -139,6 +139,7 @@ def load_folder(folder: Path, kind: str, device: torch.device, precision: str) -
 
 
 def shorten(text: str, most: int = 60) -> str:
+    """The text, cut to `most` characters."""
     return text if len(text) <= most else text[: most - 3] + "..."
 
 

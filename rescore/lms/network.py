@@ -15,7 +15,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
+from diffusion_lm.device import usable_device
 from diffusion_lm.families.base import Family, Scoring
+from diffusion_lm.locate import locate
 from diffusion_lm.model import LanguageModel, fingerprint
 from rescore.estimators import build_estimator
 from rescore.estimators.alignment import Tokens
@@ -63,12 +65,12 @@ class NetworkScorer(EstimatingScorer):
         name: str = "",
         estimator: Estimator | None = None,
         seed: int = 1,
-        device: str = "cpu",
+        device: str = "auto",
         precision: str = "32",
         batch_tokens: int | None = None,
         pieces: bool = False,
     ):
-        """Reads the model folder.
+        """Reads the model folder, or `model/` of a run folder.
 
         name: name of the score (default: the name of the run folder, which holds the model folder). estimator: default:
         that of the family; not used if scores are exact. seed: seed of its random numbers. precision: precision of the
@@ -79,12 +81,14 @@ class NetworkScorer(EstimatingScorer):
         """
         if precision not in PRECISIONS:
             raise ValueError(f"precision {precision!r}; expected '32' or 'bf16'")
-        batch_tokens = usual_batch_tokens(device) if batch_tokens is None else batch_tokens
+        network_device = usable_device(device)
+        self.device = str(network_device)
+        batch_tokens = usual_batch_tokens(network_device.type) if batch_tokens is None else batch_tokens
         if batch_tokens < 1:
             raise ValueError(f"batch tokens {batch_tokens}: expected at least 1")
-        self.folder, self.seed, self.pieces = os.fspath(folder), seed, pieces
-        self.name = name or Path(folder).resolve().parent.name
-        self.model = LanguageModel.load(folder, device=device)
+        self.folder, self.seed, self.pieces = os.fspath(locate(folder)), seed, pieces
+        self.name = name or Path(self.folder).resolve().parent.name
+        self.model = LanguageModel.load(self.folder, device=network_device)
         self.runner = NetworkRunner(self.model, precision=precision, batch_tokens=batch_tokens)
         self._measure(estimator)
 

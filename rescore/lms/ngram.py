@@ -140,12 +140,15 @@ class NgramPerplexity:
     tokens: int
     """Number of known words and sentence ends."""
     unknown_words: int
+    """Number of words that the n-gram does not know."""
 
     @property
     def per_word(self) -> float:
+        """Perplexity per known word, with sentence ends counted as words."""
         return math.exp(-self.log_prob / self.tokens)
 
     def summary(self) -> str:
+        """The result in one line."""
         left_out = f"{self.unknown_words} unknown words left out"
         return f"perplexity {self.per_word:.2f} per word (exact, sentence ends count); {self.tokens} tokens, {left_out}"
 

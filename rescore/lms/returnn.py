@@ -16,8 +16,8 @@ from typing import Unpack
 
 import torch
 
+from diffusion_lm.device import usable_device
 from diffusion_lm.evaluate import Perplexity
-from diffusion_lm.model import usable_device
 from rescore.lms.base import LanguageModelScorer, NetworkOptions, texts_of
 from rescore.nbest.types import NBestList
 from rescore.scores import LOG_P, SequenceScore, UnknownCounts
@@ -42,7 +42,7 @@ class ReturnnScorer(LanguageModelScorer):
         *,
         name: str = "",
         pieces: bool = False,
-        device: str = "cpu",
+        device: str = "auto",
         precision: str = "32",
         batch_tokens: int | None = None,
     ):
@@ -59,6 +59,7 @@ class ReturnnScorer(LanguageModelScorer):
         self.path, self.precision, self.pieces = Path(path), precision, pieces
         self.name = name or self.path.stem
         self.lm = TransformerLm(read_description(path), device=usable_device(device))
+        self.device = str(self.lm.device)
         self._unknown = UnknownCounts(0, 0, "pieces")
         self._digest = ""
 

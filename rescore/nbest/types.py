@@ -39,8 +39,11 @@ class NBestList:
     """All hypotheses of one utterance in the order of the file, which is the ranking of the first pass."""
 
     seq_tag: str
+    """Name of the utterance."""
     hypotheses: tuple[Hypothesis, ...]
+    """At least one."""
     reference: str | None = None
+    """What was said, if known."""
 
     def __post_init__(self) -> None:
         if not self.hypotheses:

@@ -54,6 +54,7 @@ class Rung:
 
     @classmethod
     def of(cls, beta: FloatArray, errors: FloatArray) -> Rung:
+        """The rung with these coefficients and these observed errors e, both arrays of one dimension."""
         start = float(np.quantile(errors, 1 - TAIL))
         above = errors[errors > start]
         excess = float((above - start).mean()) if len(above) else 0.0
@@ -69,6 +70,7 @@ class Rung:
 
     @property
     def spread(self) -> float:
+        """Standard deviation of e."""
         return float(np.std(self.errors))
 
 
@@ -81,7 +83,9 @@ class Race:
     given: tuple[str, ...]
     """Names of the scores that the lists already have, in the order of beta."""
     scales: Scales
+    """Scales of the row whose winners are found."""
     confidence: float
+    """Probability that the winner of an utterance is the same as with full scoring."""
     rungs: tuple[Rung, ...]
     """One rung before any measurement, one after the first measurement, and so on."""
 

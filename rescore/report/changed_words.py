@@ -23,7 +23,9 @@ class Change:
     """An utterance whose winners in two rows have different words."""
 
     seq_tag: str
+    """Utterance."""
     reference: str
+    """Its reference text."""
     before: str
     """Text of the winner in the baseline."""
     after: str
@@ -48,6 +50,7 @@ class MarkedWord:
     """A word of a hypothesis, or a word of the reference that the hypothesis lacks."""
 
     text: str
+    """The word."""
     right: bool
     """Whether it is aligned with the same word of the reference."""
     changed: bool

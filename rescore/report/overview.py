@@ -28,6 +28,7 @@ class Overview:
     """WER in percent by row and set."""
 
     title: str
+    """Heading of the table."""
     tables: Mapping[str, Mapping[str, Any]]
     """The tables, as read from JSON, by set."""
     tuned_on: str = ""

@@ -16,6 +16,7 @@ class RescoreResult:
     """The table, and the scales and lists that it was made from."""
 
     table: ResultTable
+    """WER of all rows on the lists to test on."""
     tuned: Mapping[str, TuneResult]
     """Result of the tuning of each row; rows with fixed scales have none."""
     scales: Mapping[str, Scales]

@@ -37,7 +37,9 @@ class Row:
     """The results of one set of scales on one set of lists. Numbers that do not exist are None."""
 
     name: str
+    """Name that is printed."""
     errors: ErrorCounts
+    """Word errors of its winners."""
     scales: Scales | None = None
     """Scales of the row; None for the oracle, which does not use scales."""
     wer_standard_error: float | None = None
@@ -140,7 +142,9 @@ class ResultTable:
     """Rows on the same lists, with the information that is needed to understand and reproduce them."""
 
     title: str
+    """Heading of the table."""
     rows: Sequence[Row]
+    """Rows in the order in which they are printed."""
     baseline: str = ""
     """The row that changes are measured against."""
     scales_from: str = "as given"
@@ -302,9 +306,11 @@ class Column:
     """A column of the printed table."""
 
     title: str
+    """Heading of the column."""
     text: Callable[[Row], str]
     """Returns the cell of a row; "" if the row has no such number."""
     kind: ColumnKind = ColumnKind.NUMBER
+    """What its cells are."""
 
     @property
     def is_number(self) -> bool:

@@ -13,8 +13,10 @@ import torch
 from safetensors.torch import load_file, save, save_file
 
 from conftest import DEMO, random_model
+from diffusion_lm.locate import locate
 from diffusion_lm.model import LanguageModel
 from diffusion_lm.model_folder import made_by
+from rescore.lms import NetworkScorer
 from returnn_bridge.vocab import train_vocab
 
 
@@ -165,3 +167,16 @@ def test_a_folder_is_replaced_only_by_what_made_it(vocab, tmp_path):
     (tmp_path / "model trained" / "notes.txt").unlink()
     model.save(tmp_path / "link", facts={"steps": 4}, replaces=made_by("trained"))
     assert LanguageModel.load(tmp_path / "model trained").facts == {"steps": 4} and (tmp_path / "link").is_symlink()
+
+
+def test_a_run_folder_stands_for_its_model(vocab, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text('{"family": {}, "trainer": {}}')
+    with pytest.raises(ValueError, match="a training run that has no model/ yet; expected a finished run$"):
+        LanguageModel.load(run)
+    model = random_model(vocab)
+    model.save(run / "model")
+    assert locate(run) == locate(run / "model") == run / "model"
+    assert torch.equal(next(LanguageModel.load(run).network.parameters()), next(model.network.parameters()))
+    assert NetworkScorer(run).name == NetworkScorer(run / "model").name == "run"

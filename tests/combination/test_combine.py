@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rescore.combination.line_search import Space
+from rescore.combination.rows import FIRST, RowSpec, default_rows, unused_scores, with_first
 from rescore.combination.scales import Scales, best_texts, combined_scores, feature_matrix, winners
 from rescore.combination.tuning import tune
 from rescore.nbest.types import Hypothesis, NBestList
@@ -338,3 +339,14 @@ def test_two_scales_are_tuned_quickly() -> None:
     start = perf_counter()
     tune(lists, free={"lm": (0.0, 2.0), "words": (-2.0, 2.0)})
     assert perf_counter() - start < 5.0
+
+
+def test_default_rows_add_an_lm_to_everything_the_recogniser_has_used() -> None:
+    rows = {row.name: row for row in with_first(default_rows(["am", "bigram"], ["x", "y"]))}
+    assert list(rows) == [FIRST, "am only", "all given scores", "+ x", "+ y", "+ x and y"]
+    assert not rows[FIRST].fixed and not rows[FIRST].free
+    assert set(rows["all given scores"].free) == {"bigram", "words"}
+    assert set(rows["+ x and y"].free) == {"bigram", "x", "y", "words"}
+    assert all(row.fixed == {"am": 1.0} for name, row in rows.items() if name != FIRST)
+    assert unused_scores(list(rows.values()), ["am", "bigram", "x", "y"]) == []
+    assert unused_scores([RowSpec.parse("r=am:1,tokens:x")], ["am", "bigram", "x"]) == ["bigram"]

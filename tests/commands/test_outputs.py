@@ -251,6 +251,20 @@ def test_rescore_says_what_the_models_did_not_know(files, capsys):
     assert "does not know most" not in capsys.readouterr().out
 
 
+def test_the_recognisers_order_is_the_baseline_and_what_misleads_is_said(files, capsys):
+    """A gain over the first score alone can be a loss against the recogniser, which has used the other scores too."""
+    assert run("rescore", *SETS, "--lm", "ng=lm.arpa", "--row", "x=am:1", "--out", "new") == 0
+    shown = capsys.readouterr().out
+    table = json.loads(Path("new/wer.json").read_text())
+    assert (table["baseline"], [row["system"] for row in table["rows"]]) == (
+        "first in list",
+        ["first in list", "x", "oracle"],
+    )
+    assert "note: no row uses the score 'ng'" in shown
+    for text in (shown, Path("new/wer.md").read_text(), Path("new/report.html").read_text()):
+        assert "2 of the 2 utterances of this table are also in the tuning set" in text
+
+
 def test_references_without_words_name_their_file(files, capsys):
     Path("empty.py").write_text("{'u1': '', 'u2': ' '}")
     for command in (

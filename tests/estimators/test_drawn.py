@@ -14,6 +14,7 @@ from rescore.commands.race import race
 from rescore.estimators import build_estimator
 from rescore.lms.network import NetworkScorer
 from rescore.lms.open import open_scorer
+from rescore.lms.options import ScoringOptions
 
 TEXTS = ["the king said", "the king went", "the old king said", "a king", "", "the king said"]
 FAMILIES = [{"name": "uniform"}, {"name": "hybrid"}, {"name": "hybrid", "p_uniform": 0.0, "shift": True}]
@@ -90,10 +91,9 @@ def test_what_does_not_fit_is_refused(folder, model_folder, family, vocab, tmp_p
         scorer_of(folder).with_estimator(build_estimator("pll")).score_texts("utt", TEXTS)
     with pytest.raises(ValueError, match="noise is no mask"):
         scorer_of(model_folder).score_texts("utt", TEXTS)
-    options = {"passes": None, "replicates": 4, "pieces": False, "seed": 1, "device": "cpu"}
-    assert open_scorer(str(folder), estimator="auto", **options).estimator.name == "one-pass"
+    assert open_scorer(str(folder), ScoringOptions()).estimator.name == "one-pass"
     blind = random_model(vocab, FAMILIES[2]).save(tmp_path / "blind")
-    assert open_scorer(str(blind), estimator="auto", **options).estimator.name == "draws"
+    assert open_scorer(str(blind), ScoringOptions()).estimator.name == "draws"
     with pytest.raises(ValueError, match="see errors"):
         scorer_of(blind, "one-pass").score_texts("utt", TEXTS)
     assert json.dumps(scorer_of(folder).describe())
@@ -104,4 +104,4 @@ def test_a_race_of_what_is_no_ladder_is_refused_before_anything_is_scored(folder
     options = {"calibrate": ["none.jsonl"], "scales": tmp_path / "none.json", "out": tmp_path / "out.jsonl"}
     for estimator, ladder in (("auto", "draws:2"), ("draws", "strided:2")):
         with pytest.raises(ValueError, match="draws:2,draws:4"):
-            race(["none.jsonl"], model=str(folder), estimator=estimator, ladder=ladder, **options)
+            race(["none.jsonl"], model=str(folder), scoring=ScoringOptions(estimator), ladder=ladder, **options)

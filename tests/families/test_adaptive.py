@@ -12,7 +12,7 @@ from scipy.integrate import quad
 
 from diffusion_lm.draws import NoiseDraw, draw_noise
 from diffusion_lm.families import SpecialIds, build_family
-from diffusion_lm.families.adaptive import tilt_penalty, tilted_rate, tilted_weight
+from diffusion_lm.families.policies import tilt_penalty, tilted_rate, tilted_weight
 from diffusion_lm.layout import Sentences
 from tiny_world import TableNetwork, conditionals, inconsistent, random_joint
 
@@ -45,6 +45,10 @@ def random_network(seed=0):
 
 def random_scores(sentences, seed=1):
     return torch.rand(len(sentences.ids), generator=torch.Generator().manual_seed(seed))
+
+
+def tilt_of(family, scores, sentences):
+    return family.policy_object.tilt(scores, family.scored(sentences), sentences.layout)
 
 
 def network_of(log_probs, size, special):
@@ -129,7 +133,7 @@ def test_tilts_move_masking_between_tokens_and_not_its_amount():
     """Mean log-odds are those of t; the mean rate is that of t up to Var(a)/2 t (1 - t)(1 - 2 t), whose integral is 0."""
     family = adaptive({"policy": "tilted", "beta": 2.0})
     rows = frame(tuple([0] * 40), (1, 1), ())
-    tilt = family.tilt(random_scores(rows), rows)
+    tilt = tilt_of(family, random_scores(rows), rows)
     first = tilt[1:41].double()
     assert abs(float(first.mean())) < 1e-6 and float(tilt.abs().max()) <= 2
     t = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
@@ -143,13 +147,13 @@ def test_tilts_move_masking_between_tokens_and_not_its_amount():
 def expected_bound(family, network, sentence, scores, special, nodes=60):
     """(weighted cross-entropy, penalty) of a sentence under the tilted policy: quadrature over t, all masks. Nats."""
     rows, length = frame(sentence, special=special), len(sentence)
-    tilt = family.tilt(scores, rows)[1:-1].double()
+    tilt = tilt_of(family, scores, rows)[1:-1].double()
     points, weights = np.polynomial.legendre.leggauss(nodes)
     main = penalty = 0.0
     # t = y^3: the rates change fast where t is small.
     for y, weight in zip((points + 1) / 2, weights / 2):
         u = torch.tensor([y**3], dtype=torch.float64)
-        rate = tilted_rate(family._training_time(u)[0], tilt)
+        rate = tilted_rate(family.times.at(u).rho, tilt)
         for mask in itertools.product((False, True), repeat=length):
             probability = float(torch.where(torch.tensor(mask), rate, 1 - rate).prod())
             keep = torch.tensor([1.0, *[0.0 if hidden else 1.0 for hidden in mask], 1.0]).double()
@@ -169,7 +173,7 @@ def test_tilted_bound_is_the_log_probability_plus_the_penalty_for_an_exact_netwo
         scores = random_scores(frame(sentence), seed=sum(sentence)).double()
         main, penalty = expected_bound(family, network, sentence, scores, SPECIAL)
         assert main == pytest.approx(-math.log(joint[sentence]), rel=2e-3)
-        tilt = family.tilt(scores, frame(sentence))[1:-1]
+        tilt = tilt_of(family, scores, frame(sentence))[1:-1]
         assert penalty == pytest.approx(float((tilt / torch.tanh(tilt / 2) - 2).sum()), rel=1e-6)
 
 
@@ -206,13 +210,13 @@ def test_tilted_bound_adds_up_to_at_most_one_and_without_the_penalty_it_does_not
 
 def test_curriculum_stages_and_weights():
     family = adaptive({"policy": "curriculum", "curriculum_steps": 1000})
-    stages = [family.stage(step) for step in (0, 299, 300, 699, 700, 1000, 10**6)]
+    stages = [family.policy_object.stage(step) for step in (0, 299, 300, 699, 700, 1000, 10**6)]
     assert stages == ["easy", "easy", "medium", "medium", "hard", "hard", "hard"]
     early = adaptive({"policy": "curriculum", "curriculum_steps": 1000, "easy_until": 0.2, "medium_until": 0.6})
-    assert [early.stage(step) for step in (199, 200, 599, 600)] == ["easy", "medium", "medium", "hard"]
+    assert [early.policy_object.stage(step) for step in (199, 200, 599, 600)] == ["easy", "medium", "medium", "hard"]
     scores = torch.tensor([0.1, 0.2, 0.5, 0.9])
     for step, hot in ((0, [0, 1]), (500, [2]), (900, [3])):
-        weight = family.emphasis(scores, step)
+        weight = family.policy_object.emphasis(scores, step)
         assert float(weight.mean()) == pytest.approx(1)
         assert (weight == weight.max()).nonzero()[:, 0].tolist() == hot
         assert float(weight.max() / weight.min()) == pytest.approx(2)
@@ -254,8 +258,11 @@ def test_no_gradient_goes_from_the_loss_into_the_policy_or_back(policy):
         ({"policy": "proportional"}, "'proportional'; expected one of losses, curriculum, tilted"),
         ({"pi_min": 0.0}, "family.pi_min 0.0"),
         ({"pi_min": 1.5}, "family.pi_min 1.5"),
-        ({"beta": 2.0}, "family.beta belongs to family.policy 'tilted'"),
-        ({"policy": "tilted", "pi_min": 0.5}, "family.pi_min belongs to family.policy 'losses'"),
+        (
+            {"beta": 2.0},
+            "family.beta 2.0 with family.policy 'losses': expected 1.0, because it belongs to family.policy 'tilted'",
+        ),
+        ({"policy": "tilted", "pi_min": 0.5}, "family.pi_min 0.5 with family.policy 'tilted': expected 0.25"),
         ({"policy": "tilted", "beta": -1.0}, "family.beta -1.0"),
         ({"policy": "tilted", "weighting": "masked_mean"}, "a bound in continuous time"),
         ({"policy": "tilted", "T": 1000}, "a bound in continuous time"),

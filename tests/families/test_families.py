@@ -104,7 +104,7 @@ def expected_training_loss(family, sentence, log_probs, nodes=120):
     points, weights = np.polynomial.legendre.leggauss(nodes)
     total, length = 0.0, len(sentence)
     for u, weight in zip((points + 1) / 2, weights / 2):
-        rho = float(family._training_time(torch.tensor([u], dtype=torch.float64))[0])
+        rho = float(family.times.at(torch.tensor([u], dtype=torch.float64)).rho)
         for mask in itertools.product((False, True), repeat=length):
             probability = rho ** sum(mask) * (1 - rho) ** (length - sum(mask))
             keep = torch.tensor([1.0, *[0.0 if hidden else 1.0 for hidden in mask], 1.0], dtype=torch.float64)

@@ -260,13 +260,19 @@ def test_sedd_needs_no_time_conditioning():
     [
         ({"parameterization": "x0"}, "expected one of subs, d3pm, sedd"),
         ({"parameterization": "d3pm"}, "expected family.T > 0"),
-        ({"parameterization": "sedd", "T": 1000}, "expected family.T 0, got 1000"),
-        ({"parameterization": "sedd", "importance_sampling": True}, "excludes family.importance_sampling"),
-        ({"parameterization": "sedd", "change_of_variables": True, "time_conditioning": True}, "excludes"),
+        ({"parameterization": "sedd", "T": 1000}, "expected family.T 0, without"),
+        ({"parameterization": "sedd", "importance_sampling": True}, "without family.importance_sampling"),
+        (
+            {"parameterization": "sedd", "change_of_variables": True, "time_conditioning": True},
+            "or family.change_of_variables",
+        ),
         ({"parameterization": "d3pm", "T": 1000, "importance_sampling": True}, "family.T 0"),
-        ({"parameterization": "sedd", "weighting": "masked_mean"}, "'masked_mean' with family.parameterization 'sedd'"),
-        ({"subs_masking": True}, "expected 'd3pm'"),
-        ({"parameterization": "sedd", "subs_masking": True}, "expected 'd3pm'"),
+        (
+            {"parameterization": "sedd", "weighting": "masked_mean"},
+            "'masked_mean' with family.parameterization 'sedd': expected 'nelbo'",
+        ),
+        ({"subs_masking": True}, "because it belongs to family.parameterization 'd3pm'"),
+        ({"parameterization": "sedd", "subs_masking": True}, "subs_masking True .*expected False"),
         ({"T": -1}, "expected 0 .*or a number of steps"),
     ],
 )

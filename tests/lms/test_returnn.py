@@ -21,6 +21,7 @@ from returnn.util.basic import BehaviorVersion
 from conftest import random_text
 from rescore.cli import main
 from rescore.lms.open import open_scorer
+from rescore.lms.options import ScoringOptions
 from rescore.lms.returnn import ReturnnScorer, returnn_perplexity
 from rescore.nbest import read_nbest
 from returnn_bridge.transformer_lm import TransformerLm, read_description, write_description
@@ -203,9 +204,8 @@ def test_a_pickle_in_the_checkpoint_does_not_run(lm, tmp_path, vocab_folder):
 
 
 def test_a_checkpoint_alone_says_what_is_missing(lm):
-    how = {"estimator": "auto", "passes": None, "replicates": 4, "pieces": False, "seed": 1}
     with pytest.raises(ValueError, match="expected the description of its LM, which `dlm returnnlm` writes"):
-        open_scorer(str(read_description(lm).checkpoint), **how)
+        open_scorer(str(read_description(lm).checkpoint), ScoringOptions())
 
 
 def test_no_text_is_an_error(lm, tmp_path):

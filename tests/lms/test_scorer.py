@@ -57,7 +57,7 @@ def enumerated_bound(model, text):
             masked = torch.tensor([False, *mask, *tail])
             level = family.level_of_count(torch.tensor([k]), torch.tensor([length]))
             with torch.no_grad():
-                log_probs = family.token_log_probs(model.network, framed, masked, level)
+                log_probs = family.token_log_probs(model.network, framed, masked, level=level)
             total += float(log_probs.double().sum()) / (k * math.comb(length, k))
     return total
 
@@ -138,7 +138,7 @@ def test_time_of_a_draw_reaches_the_network_as_in_training(vocab, tmp_path):
     model = random_model(vocab, family)
     scorer = scorer_of(model.save(tmp_path / "model"), "plain")
     uniform = torch.tensor([0.25, 0.75])
-    rho, _, level = model.family._training_time(uniform)
+    rho, _, level = model.family.times.at(uniform)
     row = np.array([vocab.mask_id, 3], dtype=np.int32)
     assert scorer.measurement._levels([row, row], rho.tolist()).tolist() == pytest.approx(level.tolist(), abs=1e-3)
 

@@ -157,7 +157,7 @@ def test_autoregressive_samples_follow_the_model(vocab):
     drawn = sample(model, [1] * 4000, batch_size=4000)
     sentences = model.frame([[token] for token in range(vocab.num_pieces)])
     with torch.no_grad():
-        log_probs = model.family.token_log_probs(model.network, sentences).view(-1, 2)
+        log_probs = model.family.clean_log_probs(model.network, sentences).view(-1, 2)
     allowed = [token for token in range(vocab.num_pieces) if token not in (vocab.bos_id, vocab.eos_id)]
     first = log_probs[allowed, 0].exp().double().numpy()
     counts = np.bincount([row[0] for row in drawn.tokens if row], minlength=vocab.num_pieces)[allowed]

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from conftest import random_model, random_text
-from diffusion_lm.config import to_dict
+from diffusion_lm.config import apply_overrides, to_dict
 from diffusion_lm.training.run import dataset_dicts, train
 from diffusion_lm.training.run_folder import RESULTS, claim, describe_inputs, only_writer
 from returnn_bridge.digests import Digests
 from returnn_bridge.files import lock
 from returnn_bridge.vocab import Vocab, train_vocab
-from training_runs import config_of
+from training_runs import config_of, same, weights
 
 
 def content(folder: Path) -> dict[Path, bytes]:
@@ -210,3 +210,17 @@ def test_of_several_processes_the_first_one_writes(config, tmp_path, monkeypatch
             assert not second
     with only_writer(tmp_path / "run", config.trainer) as alone:
         assert alone, "one process: the variable is of something else"
+
+
+def test_a_finished_run_can_be_trained_longer(config, tmp_path):
+    """With a constant learning rate that gives the weights of one long run; fewer steps are another configuration."""
+
+    def steps(number: int):
+        return apply_overrides(config, [f"trainer.max_steps={number}", "optim.schedule=constant"])
+
+    train(steps(14), tmp_path / "run")
+    refused(tmp_path / "run", steps(7), r"trainer\.max_steps differ.*trainer\.max_steps may be raised")
+    assert train(steps(21), tmp_path / "run").steps == 21
+    train(steps(21), tmp_path / "straight")
+    assert same(weights(tmp_path / "run" / "model"), weights(tmp_path / "straight" / "model"))
+    assert (tmp_path / "run" / "scores.tsv").read_text() == (tmp_path / "straight" / "scores.tsv").read_text()

@@ -140,4 +140,6 @@ class Network(NamedTuple):
     """An entry of `NETWORKS`: the configuration class of a network and the network's class."""
 
     config: type[NetworkConfig]
+    """Dataclass of its options, section `model` of a configuration."""
     backbone: type[Backbone]
+    """Class that is built from them."""

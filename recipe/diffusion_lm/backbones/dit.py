@@ -45,8 +45,11 @@ class DiTConfig(NetworkConfig):
     """Size of the network: the section `model` for `network: dit`."""
 
     hidden_size: int = 768
+    """Width of the residual stream."""
     num_blocks: int = 12
+    """Number of transformer blocks."""
     num_heads: int = 12
+    """Number of attention heads; it divides the width."""
     cond_dim: int = 128
     """Width of the noise embedding."""
     dropout: float = 0.1
@@ -54,6 +57,7 @@ class DiTConfig(NetworkConfig):
     adaln: bool = True
     """Whether the noise level sets scale, shift and gate of each block; a causal network never has adaLN."""
     network: str = field(default=DEFAULT, kw_only=True)
+    """Name of this kind of network, see backbones/__init__.py."""
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "num_blocks", "num_heads", "cond_dim"):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from diffusion_lm.commands.options import Device
+from diffusion_lm.commands.options import Device, say_device
 from returnn_bridge.bar import progress_bar
 
 
@@ -20,7 +20,7 @@ def clip(
     delta: Annotated[float, typer.Option(help="Distance between the starts of neighbouring intervals.")] = 0.05,
     sentences: Annotated[int, typer.Option(help="Number of lines to use, from the first.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the masks and of the times.")] = 1,
-    device: Device = "cpu",
+    device: Device = "auto",
     show: Annotated[int, typer.Option(help="Number of intervals to print, the best first.")] = 10,
 ) -> None:
     """Search the interval of times whose training loss has the lowest variance.
@@ -37,6 +37,7 @@ def clip(
     from returnn_bridge.vocab import read_lines
 
     trained = LanguageModel.load(model, device=device)
+    say_device(str(trained.device))
     family = trained.family.clippable
     if family is None:
         raise ValueError(f"{model}: no block model; only those are trained on an interval of times")

@@ -88,7 +88,7 @@ def perplexity(
         int, typer.Option(help="Network passes per sentence, if the result is a bound (at least 2).")
     ] = 8,
     seed: Annotated[int, typer.Option(help="Seed of the masks.")] = 1,
-    device: Device = "cpu",
+    device: Device = "auto",
     batch_tokens: Annotated[int, typer.Option(help="Largest number of tokens in a forward pass.")] = 2048,
     out: Annotated[Path | None, typer.Option(help="Also write the result as JSON here.")] = None,
 ) -> None:

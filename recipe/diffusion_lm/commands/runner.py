@@ -8,12 +8,13 @@ traceback.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any, TextIO, get_origin, get_type_hints
 
 import typer
 
@@ -33,9 +34,50 @@ def with_given(command: Command, **values: Any) -> Command:
     def run(*args: Any, **options: Any) -> Any:
         return command(*args, **options, **values)
 
-    kept = [parameter for name, parameter in signature.parameters.items() if name not in values]
-    run.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in kept}
+    return _with_parameters(run, [item for name, item in signature.parameters.items() if name not in values])
+
+
+def with_options(command: Command) -> Command:
+    """The command as typer takes it.
+
+    A parameter whose type is a dataclass becomes one option for each field. The text in an annotation such as
+    Annotated[int, "Number of ..."] becomes the help of the option.
+    """
+    groups: dict[str, tuple[Any, list[str]]] = {}
+    parameters = []
+    for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
+        kind = parameter.annotation
+        options = {name: (kind, parameter.default)}
+        if dataclasses.is_dataclass(kind):
+            hints = get_type_hints(kind, include_extras=True)
+            options = {item.name: (hints[item.name], item.default) for item in dataclasses.fields(kind)}
+            groups[name] = (kind, list(options))
+        parameters += [
+            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=_option(key, hint))
+            for key, (hint, default) in options.items()
+        ]
+
+    @functools.wraps(command)
+    def run(**options: Any) -> Any:
+        for name, (kind, keys) in groups.items():
+            options[name] = kind(**{key: options.pop(key) for key in keys})
+        return command(**options)
+
+    return _with_parameters(run, parameters)
+
+
+def _option(name: str, hint: Any) -> Any:
+    """The annotation for typer; an option for a bool can only be set, not unset."""
+    text = hint.__metadata__[0] if get_origin(hint) is Annotated else None
+    if not isinstance(text, str):
+        return hint
+    names = [f"--{name.replace('_', '-')}"] if hint.__origin__ is bool else []
+    return Annotated[hint.__origin__, typer.Option(*names, help=text)]
+
+
+def _with_parameters(run: Command, parameters: list[inspect.Parameter]) -> Command:
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
 
 
@@ -62,7 +104,8 @@ def application(name: str, commands: Sequence[Command], help_text: str) -> typer
         has_required = any(
             parameter.default is parameter.empty for parameter in inspect.signature(command).parameters.values()
         )
-        app.command(name=command.__name__.rstrip("_").replace("_", "-"), no_args_is_help=has_required)(command)
+        verb = command.__name__.rstrip("_").replace("_", "-")
+        app.command(name=verb, no_args_is_help=has_required)(with_options(command))
     return app
 
 

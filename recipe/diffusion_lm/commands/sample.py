@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from diffusion_lm.commands.options import Device
+from diffusion_lm.commands.options import Device, say_device
 from diffusion_lm.commands.services import Services
 from returnn_bridge.files import check_outputs, has_suffix, write_text
 
@@ -42,7 +42,7 @@ def sample(
         ),
     ] = "",
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 1,
-    device: Device = "cpu",
+    device: Device = "auto",
     out: Annotated[
         list[Path] | None,
         typer.Option(
@@ -62,6 +62,7 @@ def sample(
         raise ValueError("give exactly one of --length NUMBER and --like TEXT")
     check_outputs(out or [], [model, *([like] if like else []), *([judge] if judge else [])])
     trained = LanguageModel.load(model, device=device)
+    say_device(str(trained.device))
     judged = services.judge(judge, device=device) if judge else None
     lengths = [length] * count
     if like is not None:

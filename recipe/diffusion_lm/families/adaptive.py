@@ -32,25 +32,19 @@ looser by the penalty.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import cached_property
 
-import torch
 from torch import Tensor, nn
 
 from diffusion_lm.draws import NoiseDraw
-from diffusion_lm.families.base import Denoiser, PolicyLoss, TokenLoss, sum_over_rows
+from diffusion_lm.families.base import Denoiser, PolicyLoss, TokenLoss
 from diffusion_lm.families.importance import ImportanceNetwork, rank_error
 from diffusion_lm.families.masked import MaskedFamily
+from diffusion_lm.families.objectives import WEIGHTINGS
+from diffusion_lm.families.parts import build_part
+from diffusion_lm.families.policies import POLICIES, Policy
 from diffusion_lm.layout import Sentences
-
-# Options of each policy; the options of the other policies must keep their defaults.
-OPTIONS = {
-    "losses": ("pi_min",),
-    "curriculum": ("curriculum_steps", "easy_until", "medium_until", "focus"),
-    "tilted": ("beta",),
-}
-# Interval of scores of each stage of the curriculum.
-BANDS = {"easy": (0.0, 0.3), "medium": (0.3, 0.7), "hard": (0.7, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -78,31 +72,11 @@ class AdaptiveFamily(MaskedFamily):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.policy not in OPTIONS:
-            raise ValueError(f"family.policy {self.policy!r}; expected one of {', '.join(OPTIONS)}")
-        defaults = {item.name: item.default for item in fields(self)}
-        for owner, names in OPTIONS.items():
-            for name in names:
-                if owner != self.policy and getattr(self, name) != defaults[name]:
-                    raise ValueError(
-                        f"family.{name} belongs to family.policy {owner!r}; expected it unset with {self.policy!r}"
-                    )
         if self.parameterization != "subs":
             raise ValueError(f"family.parameterization {self.parameterization!r}: expected 'subs' for an adaptive one")
-        if not 0 < self.pi_min <= 1:
-            raise ValueError(f"family.pi_min {self.pi_min}: expected a probability above 0")
-        if self.policy == "curriculum" and self.curriculum_steps < 1:
-            raise ValueError(f"family.curriculum_steps {self.curriculum_steps}: expected a number of optimizer steps")
-        if not 0 <= self.easy_until <= self.medium_until <= 1 or self.focus < 1:
+        if self.policy_object.is_bound and (self.T or self.sampling_max < 1 or self.weighting != "nelbo"):
             raise ValueError(
-                f"family.easy_until {self.easy_until}, family.medium_until {self.medium_until}, "
-                f"family.focus {self.focus}: expected 0 <= easy <= medium <= 1 and focus >= 1"
-            )
-        if not 0 <= self.beta <= 10:
-            raise ValueError(f"family.beta {self.beta}: expected 0 to 10 nats")
-        if self.policy == "tilted" and (self.T or self.sampling_max < 1 or self.weighting != "nelbo"):
-            raise ValueError(
-                "family.policy 'tilted' is a bound in continuous time; "
+                f"family.policy {self.policy!r} is a bound in continuous time; "
                 "expected family.T 0, family.sampling_max 1 and family.weighting 'nelbo'"
             )
         unit = 64 if self.policy_width >= 128 else 2
@@ -111,6 +85,11 @@ class AdaptiveFamily(MaskedFamily):
                 f"family.policy_width {self.policy_width}, family.policy_layers {self.policy_layers}: "
                 "expected an even width (from 128 on a multiple of 64) and at least one layer"
             )
+
+    @cached_property
+    def policy_object(self) -> Policy:
+        """The policy with its options."""
+        return build_part(self, "policy", POLICIES)
 
     @property
     def has_policy(self) -> bool:
@@ -127,72 +106,16 @@ class AdaptiveFamily(MaskedFamily):
 
         The policy learns from the ranks of the token losses only: no gradient flows through its choices.
         """
-        rho, weight, level = self._training_time(draw.time)
-        row, free = sentences.layout.row, self.scored(sentences)
-        score = importance(sentences)
-        known = score.detach()
-        penalty = torch.zeros((), device=known.device)
-        scored = self.num_scored(sentences.layout).sum().clamp(min=1)
-        rate = rho[row]
-        if self.policy == "tilted":
-            tilt = self.tilt(known, sentences)
-            rate = tilted_rate(rate, tilt)
-            penalty = tilt_penalty(tilt[free]).sum() / scored
-        masked = (draw.keep < rate) & free
-        chosen, inclusion = masked, torch.ones_like(known)
-        if self.policy == "losses":
-            inclusion = self.pi_min + (1 - self.pi_min) * known
-            chosen = masked & (draw.category < inclusion)
-        select = chosen.nonzero()[:, 0]
-        factor = 1 / inclusion[select]
-        represented = factor  # number of masked tokens that each prediction represents
-        if self.policy == "tilted":
-            factor = tilted_weight(rho[row[select]], tilt[select])
-        if self.policy == "curriculum":
-            factor = self.emphasis(known[select], draw.step)
-        cross_entropy = -self.token_log_probs(network, sentences, masked, level, select)
-        if self.weighting == "masked_mean":
-            loss = TokenLoss(cross_entropy * factor, masked.sum().clamp(min=1))
-        else:
-            loss = TokenLoss(weight[row[select]] * cross_entropy * factor, scored)
-        return PolicyLoss(loss, penalty, rank_error(score[select], cross_entropy, represented))
-
-    def tilt(self, score: Tensor, sentences: Sentences) -> Tensor:
-        """[N] beta times (score minus its mean over the scored tokens of the row), between -beta and beta."""
-        layout, free = sentences.layout, self.scored(sentences)
-        total = sum_over_rows(score[free], layout.row[free], len(layout.lengths))
-        mean = total / self.num_scored(layout).clamp(min=1)
-        return self.beta * (score - mean.to(score)[layout.row])
-
-    def stage(self, step: int) -> str:
-        """Name of the curriculum's stage at an optimizer step."""
-        done = step / self.curriculum_steps
-        return "easy" if done < self.easy_until else "medium" if done < self.medium_until else "hard"
-
-    def emphasis(self, score: Tensor, step: int) -> Tensor:
-        """[M] weights with mean 1; tokens in the band of the stage weigh `focus` times as much as the others."""
-        low, high = BANDS[self.stage(step)]
-        weight = torch.where((score >= low) & (score <= high), self.focus, 1.0)
-        return weight / weight.mean()
-
-
-def tilted_rate(rho: Tensor, tilt: Tensor) -> Tensor:
-    """Probability of being masked if the odds of rho are multiplied by e^tilt; exactly rho where the tilt is 0."""
-    return rho * torch.exp(tilt) / (1 + rho * torch.expm1(tilt))
-
-
-def tilted_weight(rho: Tensor, tilt: Tensor) -> Tensor:
-    """Reverse rate m'/m of a tilted token divided by the untilted rate rho'/rho."""
-    return 1 / (1 + rho * torch.expm1(tilt))
-
-
-def tilt_penalty(tilt: Tensor) -> Tensor:
-    """a coth(a/2) - 2 nats, >= 0 and even in a.
-
-    It is the integral of m (1/t - r + r log(r t)) dt with r = m'/m and the model's rate 1/t.
-    """
-    a = tilt.double()
-    # For small a the closed form is a difference of nearly equal numbers, so the series is used there.
-    series = a**2 / 6 - a**4 / 360
-    near = a.abs() < 0.03
-    return torch.where(near, series, a / torch.tanh(a.masked_fill(near, 1.0) / 2) - 2).to(tilt)
+        rho, weight, level = self.times.at(draw.time)
+        layout, score = sentences.layout, importance(sentences)
+        choice = self.policy_object.choose(score.detach(), rho[layout.row], self.scored(sentences), layout, draw)
+        cross_entropy = -self.token_log_probs(network, sentences, choice.masked, level=level, select=choice.select)
+        num_scored = self.num_scored(layout).sum()
+        terms, divisor = WEIGHTINGS[self.weighting](
+            cross_entropy, weight[layout.row[choice.select]], choice.masked.sum(), num_scored
+        )
+        return PolicyLoss(
+            TokenLoss(terms * choice.factor, divisor),
+            choice.penalty / num_scored.clamp(min=1),
+            rank_error(score[choice.select], cross_entropy, choice.represented),
+        )

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from diffusion_lm.draws import NoiseDraw
 from diffusion_lm.families.base import Denoiser, Family, TokenLoss, sum_over_rows
-from diffusion_lm.families.log_probs import target_log_probs
 from diffusion_lm.layout import Sentences
 
 
@@ -26,19 +26,17 @@ class AutoregressiveFamily(Family):
     shift: ClassVar[bool] = True
     visibility: ClassVar[Literal["bidirectional", "causal"]] = "causal"
 
-    def token_log_probs(self, network: Denoiser, sentences: Sentences) -> Tensor:
+    def clean_log_probs(self, network: Denoiser, sentences: Sentences) -> Tensor:
         """[N - B] log p of the token at every position except BOS, in flat order, nats."""
-        select = self.scored(sentences).nonzero()[:, 0]
-        logits = self.logits(network, sentences.ids, sentences.layout, select=select)
-        kept, never = self.answers
-        return target_log_probs(logits, sentences.ids[select], kept=kept, never=never)
+        nothing = torch.zeros_like(sentences.is_bos)
+        return self.token_log_probs(network, sentences, nothing, select=self.scored(sentences).nonzero()[:, 0])
 
     def training_loss(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> TokenLoss:
         """Cross-entropy of each token, nats; the draw is not used."""
-        loss = -self.token_log_probs(network, sentences)
+        loss = -self.clean_log_probs(network, sentences)
         return TokenLoss(loss, len(loss))
 
     def nelbo(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> Tensor:
         """[B] exact -log p, nats; the draw is not used."""
-        log_probs = self.token_log_probs(network, sentences)
+        log_probs = self.clean_log_probs(network, sentences)
         return -sum_over_rows(log_probs, sentences.layout.row[self.scored(sentences)], len(sentences.layout.lengths))

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from diffusion_lm.device import to_device
 from diffusion_lm.draws import NoiseDraw
-from diffusion_lm.families.log_probs import at_least_float32
+from diffusion_lm.families.log_probs import at_least_float32, target_log_probs
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.process import ForwardProcess
 from diffusion_lm.schedule import Schedule, build_schedule
@@ -44,10 +44,15 @@ class SpecialIds(NamedTuple):
     """The token ids that a family needs. Pieces that can be predicted are 0 .. num_pieces - 1."""
 
     num_pieces: int
+    """Number of pieces that can be predicted; their ids come first."""
     mask_id: int
+    """Id of the mask."""
     bos_id: int
+    """Id of the beginning of a sentence."""
     eos_id: int
+    """Id of the end of a sentence."""
     num_inputs: int
+    """Number of ids that the network can read."""
 
     def never(self, *, scores_end: bool) -> list[int]:
         """The ids that are never predicted: mask, BOS, and EOS unless it is scored.
@@ -149,6 +154,7 @@ class Family(ABC):
     """Everything that differs between families of language models."""
 
     special: SpecialIds
+    """Ids of the vocabulary."""
 
     # Members that every family must define ----------------------------------------------------------------------------
 
@@ -346,6 +352,25 @@ class Family(ABC):
         if self.block_size is None:
             return network(z, layout, level, select)
         return network(z, layout, level, select, context=z if context is None else context)
+
+    def token_log_probs(
+        self,
+        network: Denoiser,
+        sentences: Sentences,
+        masked: Tensor,
+        *,
+        level: Tensor | None = None,
+        select: Tensor | None = None,
+    ) -> Tensor:
+        """[M] log p of the clean tokens, nats, where the network reads the mask at the positions in masked [N].
+
+        select [M]: flat positions (default: all masked ones). level [B]: as in `predict`.
+        """
+        z = sentences.ids.masked_fill(masked, self.special.mask_id)
+        select = masked.nonzero()[:, 0] if select is None else select
+        logits = self.logits(network, z, sentences.layout, level=level, context=sentences.ids, select=select)
+        kept, never = self.answers
+        return target_log_probs(logits, sentences.ids[select], kept=kept, never=never)
 
     def log_probs(self, logits: Tensor) -> Tensor:
         """Logits [M, outputs] normalised over the symbols: [M, symbols] nats."""

@@ -40,7 +40,6 @@ from diffusion_lm.families.base import (
     on_device_of,
     sum_over_rows,
 )
-from diffusion_lm.families.log_probs import target_log_probs
 from diffusion_lm.families.masked import smallest_keys
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.visibility import Blocks
@@ -175,14 +174,6 @@ class BlockFamily(ScheduledNoise, Family):
         rank = rank - (torch.cumsum(count, 0) - count)[row]
         uniform = (rank + draw.time[row]) / count[row]
         return uniform.clamp(max=1 - 2**-24)  # (n - 1 + u) / n can round up to 1 in float32
-
-    def token_log_probs(self, network: Denoiser, sentences: Sentences, masked: Tensor) -> Tensor:
-        """[M] log p(x_i | visible tokens of its block, clean blocks before) at the positions in masked [N], nats."""
-        z = sentences.ids.masked_fill(masked, self.special.mask_id)
-        select = masked.nonzero()[:, 0]
-        logits = self.logits(network, z, sentences.layout, context=sentences.ids, select=select)
-        kept, never = self.answers
-        return target_log_probs(logits, sentences.ids[select], kept=kept, never=never)
 
     def training_loss(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> TokenLoss:
         terms = self.training_terms(network, sentences, draw)

@@ -12,6 +12,7 @@ and a right one (B/N) sqrt(t/(1 - t)). The bound itself is never reweighted.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,12 @@ from torch import Tensor
 
 from diffusion_lm.families.mixture import Mixture, MixtureFamily
 
-WEIGHTINGS = ("nelbo", "clip", "dynamic")
+# Training weights, from the weights [M] in the bound and the times [M].
+WEIGHTINGS: dict[str, Callable[[HybridFamily, Tensor, Tensor], Tensor]] = {
+    "nelbo": lambda family, weight, t: weight,
+    "clip": lambda family, weight, t: family.clamped(weight),
+    "dynamic": lambda family, weight, t: family.clamped(2 * t * (1 - t) * weight),
+}
 LEAST = math.exp(-20)  # lower limit of p_uniform and B, which keeps logarithms finite without uniform noise
 
 
@@ -79,8 +85,8 @@ class HybridFamily(MixtureFamily):
         )
 
     def training_weight(self, weight: Tensor, t: Tensor) -> Tensor:
-        if self.weighting == "nelbo":
-            return weight
-        if self.weighting == "dynamic":
-            weight = 2 * t * (1 - t) * weight
+        return WEIGHTINGS[self.weighting](self, weight, t)
+
+    def clamped(self, weight: Tensor) -> Tensor:
+        """The weights within [min_weight, max_weight]."""
         return torch.clamp(weight, self.min_weight, self.max_weight)

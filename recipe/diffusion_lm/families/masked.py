@@ -25,21 +25,19 @@ et al., arXiv 2410.17891).
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from diffusion_lm.draws import NoiseDraw
-from diffusion_lm.families.base import Denoiser, Family, ScheduledNoise, Scoring, TokenLoss, on_device_of, sum_over_rows
-from diffusion_lm.families.log_probs import at_least_float32, target_log_probs
-from diffusion_lm.families.objectives import Step, d3pm_loss, sedd_loss
+from diffusion_lm.families.base import Denoiser, Family, ScheduledNoise, Scoring, TokenLoss, sum_over_rows
+from diffusion_lm.families.objectives import OBJECTIVES, Objective
+from diffusion_lm.families.parts import build_part
+from diffusion_lm.families.times import ContinuousTimes, DiscreteTimes, ImportanceTimes, Times, VariateTimes
 from diffusion_lm.layout import Layout, Sentences
-
-PARAMETERIZATIONS = ("subs", "d3pm", "sedd")
-WEIGHTINGS = ("nelbo", "masked_mean")
 
 
 @dataclass(frozen=True)
@@ -83,13 +81,10 @@ class MaskedFamily(ScheduledNoise, Family):
                 f"family.sampling_eps {self.sampling_eps}, family.sampling_max {self.sampling_max}: "
                 "expected 0 < eps < max <= 1"
             )
-        if self.weighting not in WEIGHTINGS:
-            raise ValueError(f"family.weighting {self.weighting!r}; expected one of {', '.join(WEIGHTINGS)}")
         # MDLM needs T >= 1/sampling_eps, because its step to s = 0 computes 0 times infinity. We use the limit, so any
         # T works.
         if self.T < 0:
             raise ValueError(f"family.T {self.T}: expected 0 (continuous time) or a number of steps")
-        self._check_parameterization()
         if self.importance_sampling and self.change_of_variables:
             raise ValueError("family.importance_sampling and family.change_of_variables exclude each other")
         if (self.importance_sampling or self.change_of_variables) and (self.T or self.sampling_max < 1):
@@ -100,30 +95,25 @@ class MaskedFamily(ScheduledNoise, Family):
             raise ValueError(
                 "family.change_of_variables without family.time_conditioning is importance_sampling: use that"
             )
-        if self.importance_sampling or self.change_of_variables:
-            self.noise.time_of_log_mask_probability(torch.zeros(1))
+        assert self.objective  # built here, so that an impossible one is refused at once
 
-    def _check_parameterization(self) -> None:
-        kind = self.parameterization
-        if kind not in PARAMETERIZATIONS:
-            raise ValueError(f"family.parameterization {kind!r}; expected one of {', '.join(PARAMETERIZATIONS)}")
-        if kind == "d3pm" and not self.T:
-            raise ValueError("family.parameterization 'd3pm' is in discrete time; expected family.T > 0, e.g. 1000")
-        if kind == "sedd" and self.T:
-            raise ValueError(f"family.parameterization 'sedd' is in continuous time; expected family.T 0, got {self.T}")
-        if kind == "sedd" and (self.importance_sampling or self.change_of_variables):
-            raise ValueError(
-                "family.parameterization 'sedd' excludes family.importance_sampling and family.change_of_variables"
-            )
-        if kind != "subs" and self.weighting != "nelbo":
-            raise ValueError(
-                f"family.weighting {self.weighting!r} with family.parameterization {kind!r}: expected 'nelbo'"
-            )
-        if self.subs_masking and kind != "d3pm":
-            raise ValueError(
-                f"family.subs_masking with family.parameterization {kind!r}: expected 'd3pm', "
-                "the others never predict the mask"
-            )
+    @cached_property
+    def times(self) -> Times:
+        """How training times are drawn."""
+        kind = (
+            VariateTimes
+            if self.change_of_variables
+            else ImportanceTimes
+            if self.importance_sampling
+            else ContinuousTimes
+        )
+        ends = (self.noise, self.sampling_eps, self.sampling_max)
+        return DiscreteTimes(*ends, self.T) if self.T else kind(*ends)
+
+    @cached_property
+    def objective(self) -> Objective:
+        """What the network is trained on."""
+        return build_part(self, "parameterization", OBJECTIVES, times=self.times)
 
     @property
     def scores_end(self) -> bool:
@@ -133,129 +123,19 @@ class MaskedFamily(ScheduledNoise, Family):
     def trained_on_light_masks(self) -> bool:
         return self.sampling_max < 1
 
-    def token_log_probs(
-        self,
-        network: Denoiser,
-        sentences: Sentences,
-        masked: Tensor,
-        level: Tensor | None,
-        wanted: Tensor | None = None,
-    ) -> Tensor:
-        """[M] log p(x_i | visible tokens) at the positions in `wanted`, nats.
-
-        masked [N]: True where a token is masked. level [B]: noise level of each row (None unless time_conditioning).
-        wanted [M]: flat positions, all of them masked (default: all masked positions).
-        """
-        z = sentences.ids.masked_fill(masked, self.special.mask_id)
-        select = masked.nonzero()[:, 0] if wanted is None else wanted
-        logits = self.logits(network, z, sentences.layout, level=level, select=select)
-        kept, never = self.answers
-        return target_log_probs(logits, sentences.ids[select], kept=kept, never=never)
-
     def training_loss(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> TokenLoss:
-        if self.parameterization == "d3pm":
-            return self._d3pm_training_loss(network, sentences, draw)
-        if self.parameterization == "sedd":
-            return self._sedd_training_loss(network, sentences, draw)
-        rho, weight, level = self._training_time(draw.time)
-        row = sentences.layout.row
-        masked = (draw.keep < rho[row]) & self.scored(sentences)
-        cross_entropy = -self.token_log_probs(network, sentences, masked, level)
-        if self.weighting == "masked_mean":
-            return TokenLoss(cross_entropy, max(1, len(cross_entropy)))
-        scored = self.num_scored(sentences.layout).sum().clamp(min=1)
-        return TokenLoss(on_device_of(weight[row[masked]], cross_entropy) * cross_entropy, scored)
-
-    def _d3pm_training_loss(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> TokenLoss:
-        """The step at masked positions, and from a second network run the reconstruction -log p(x | z = x, t = 0) at
-        all scored positions.
-        """
-        noise, row = self.noise, sentences.layout.row
-        number = (self._discrete_time(draw.time) * self.T).round().double()  # index of the step, 1 .. T
-        s, t = (number - 1) / self.T, number / self.T
-        step = Step(noise.alpha(s), noise.mask_probability(s), noise.alpha(t), noise.mask_probability(t))
-        level = noise.sigma(t).to(draw.time)
-        free = self.scored(sentences)
-        masked = (draw.keep < step.rho_t.to(draw.keep)[row]) & free
-        log_prob, log_mask = self._with_mask(network, sentences, masked, level, masked)
-        steps = Step(*(on_device_of(part, log_prob) for part in step.at(row[masked])))
-        diffusion = d3pm_loss(log_prob, log_mask, steps, self.T)
-        clean = noise.sigma(torch.zeros_like(draw.time))
-        reconstruction = -self._with_mask(network, sentences, torch.zeros_like(free), clean, free)[0]
-        return TokenLoss(torch.cat([diffusion, reconstruction]), self.num_scored(sentences.layout).sum().clamp(min=1))
-
-    def _with_mask(
-        self, network: Denoiser, sentences: Sentences, masked: Tensor, level: Tensor, wanted: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """([M] log p of the clean token, [M] log p of the mask), normalised together, where `wanted` [N] is True."""
-        z = sentences.ids.masked_fill(masked, self.special.mask_id)
-        select = wanted.nonzero()[:, 0]
-        logits = self.logits(network, z, sentences.layout, level=level, select=select)
-        symbols = self.possible(logits)
-        mask = at_least_float32(logits[:, self.special.mask_id])
-        if self.subs_masking:
-            mask = torch.full_like(mask, -torch.inf)
-        total = torch.logaddexp(symbols.logsumexp(-1), mask)
-        clean = symbols.gather(1, on_device_of(sentences.ids[select], symbols)[:, None])[:, 0]
-        return clean - total, mask - total
-
-    def _sedd_training_loss(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> TokenLoss:
-        """Score entropy with log s = logits + log(alpha/(1 - alpha)) - log(number of symbols).
-
-        The scale alpha/(1 - alpha) comes from the schedule. MDLM takes it from the network's noise level, which is 0
-        without time conditioning, and therefore needs time conditioning here.
-        """
-        rho, weight, level = self._training_time(draw.time)
-        row = sentences.layout.row
-        masked = (draw.keep < rho[row]) & self.scored(sentences)
-        z, select = sentences.ids.masked_fill(masked, self.special.mask_id), masked.nonzero()[:, 0]
-        answers = self.possible(self.logits(network, z, sentences.layout, level=level, select=select))
-        total = answers.logsumexp(-1)
-        log_prob = answers.gather(1, on_device_of(sentences.ids[select], answers)[:, None])[:, 0] - total
-        kept, never = self.answers
-        loss = sedd_loss(log_prob, total - math.log(kept - len(never)), on_device_of(weight[row[masked]], log_prob))
-        return TokenLoss(loss, self.num_scored(sentences.layout).sum().clamp(min=1))
-
-    def _training_time(self, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(mask probability, loss weight, noise level) of each row, [B] each, from its uniform variate [B]."""
-        noise = self.noise
-        if self.importance_sampling or self.change_of_variables:
-            # ln rho is uniform between its values at the ends, and the weight is the width of that interval.
-            ends = noise.mask_probability(torch.tensor([self.sampling_eps, 1.0], dtype=torch.float64)).log().tolist()
-            log_rho = ends[0] + (ends[1] - ends[0]) * uniform
-            level = uniform if self.change_of_variables else noise.sigma(noise.time_of_log_mask_probability(log_rho))
-            return log_rho.exp(), torch.full_like(uniform, ends[1] - ends[0]), level
-        if self.T:
-            # float64, because alpha(s) and alpha(t) differ by about 1/T only: float32 would leave three digits.
-            t = self._discrete_time(uniform)
-            kept_before = noise.alpha((t - 1 / self.T).clamp(min=0))
-            rho = noise.mask_probability(t)
-            weight = self.T * (kept_before - noise.alpha(t)) / rho
-            return rho.to(uniform.dtype), weight.to(uniform.dtype), noise.sigma(t).to(uniform.dtype)
-        t = self._continuous_time(uniform)
-        return noise.mask_probability(t), noise.weight(t), noise.sigma(t)
-
-    def _continuous_time(self, uniform: Tensor) -> Tensor:
-        return self.sampling_eps + (self.sampling_max - self.sampling_eps) * uniform
-
-    def _discrete_time(self, uniform: Tensor) -> Tensor:
-        """[B] times in 1/T, 2/T .. 1; with T >= 1/sampling_eps, 1/T is never drawn."""
-        return ((self._continuous_time(uniform) * self.T).floor() + 1).clamp(max=self.T).double() / self.T
+        return self.objective.loss(self, network, sentences, draw)
 
     def level_of_time(self, t: Tensor) -> Tensor:
         """Noise level for the network at time t [B], clamped to the trained times. Returns [B]."""
-        t = t.clamp(self.sampling_eps, self.sampling_max)
-        if self.change_of_variables:
-            ends = self.noise.mask_probability(torch.tensor([self.sampling_eps, 1.0])).log().to(t)
-            return (self.noise.mask_probability(t).log() - ends[0]) / (ends[1] - ends[0])
-        return self.noise.sigma(t)
+        return self.times.level(t.clamp(self.sampling_eps, self.sampling_max))
 
     def nelbo(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> Tensor:
         layout = sentences.layout
         scored = self.num_scored(layout)
         count = (draw.time * scored).floor().long() + 1  # uniform on 1 .. L
         masked = smallest_keys(draw.keep, count, self.scored(sentences), layout)
-        log_probs = self.token_log_probs(network, sentences, masked, self.level_of_count(count, scored))
+        log_probs = self.token_log_probs(network, sentences, masked, level=self.level_of_count(count, scored))
         total = sum_over_rows(log_probs, layout.row[masked], len(scored))
         return -total * scored / count.clamp(min=1)
 

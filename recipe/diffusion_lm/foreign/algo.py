@@ -30,6 +30,7 @@ def is_exact(reading: Reading) -> bool:
 
 
 def name(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    """Rule for algo.name, which selects the family."""
     reading.put("family.name", FAMILIES[value], key)
     if value == "sedd":
         reading.put("family.parameterization", "sedd", key)
@@ -38,6 +39,7 @@ def name(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def backbone(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    """Rule for algo.backbone: all are the reference transformer, and no code of a published model is run."""
     if value == "dimamba":
         refuse(key, value, "the Mamba network is not in this version; possible: 'dit', 'hf_dit'")
     if value == "ar" and algo(reading) != "ar":
@@ -50,6 +52,7 @@ def backbone(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def parameterization(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    """Rule for algo.parameterization, which must agree with algo.name."""
     wanted = _PARAMETERIZATIONS[algo(reading)]
     if value != wanted:
         refuse(key, value, f"expected {wanted!r} with algo.name {algo(reading)}")
@@ -57,6 +60,7 @@ def parameterization(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def time_conditioning(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    """Rule for algo.time_conditioning, which is free for mdlm only."""
     typed(key, value, bool)
     wanted = {"sedd": True, "ar": False, "bd3lm": False}.get(algo(reading), value)
     if value != wanted:
@@ -66,6 +70,7 @@ def time_conditioning(reading: Reading, key: str, value: Any) -> tuple[str, str]
 
 
 def steps(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    """Rule for algo.T, the number of reverse steps when sampling."""
     steps = typed(key, value, int)
     if reading.mode != "sample_eval":
         return NO_EFFECT, "training and bound are those of continuous time; read in mode sample_eval only"
@@ -93,6 +98,7 @@ def flag(wanted: dict[str, bool], reason: str) -> Rule:
 
 
 def ignore_bos(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    """Rule for algo.ignore_bos: BOS is never scored, and a masked family then scores EOS."""
     typed(key, value, bool)
     if algo(reading) == "ar":
         return NO_EFFECT, "an autoregressive model never predicts BOS"
@@ -118,6 +124,7 @@ def widths(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def sampler(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    """Rule for algo.sampler, with the samplers that algo.name allows."""
     possible = _SAMPLERS[algo(reading)]
     if value not in possible:
         refuse(key, value, f"expected {' or '.join(map(repr, possible))} with algo.name {algo(reading)}")
@@ -129,6 +136,7 @@ def sampler(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def loss_scale(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    """Rule for algo.mdlm_loss_scale: whether the loglinear schedule keeps MDLM's epsilon."""
     typed(key, value, bool)
     if algo(reading) in ("sedd", "ar"):
         return NO_EFFECT, f"the loss of algo.name {algo(reading)} has one form"

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from diffusion_lm.backbones.dit import DiTConfig
+from diffusion_lm.device import usable_device
 from diffusion_lm.foreign.mdlm_weights import FREQUENCIES, network_weights, read_checkpoint
-from diffusion_lm.model import LanguageModel, usable_device
+from diffusion_lm.model import LanguageModel
 from diffusion_lm.model_folder import CONFIG, WEIGHTS, check_finite, made_by
 from returnn_bridge.files import check_replaceable, read_json
 from returnn_bridge.vocab.open import load_vocab

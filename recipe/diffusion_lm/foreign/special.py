@@ -17,6 +17,7 @@ from returnn_bridge.datasets import plain_opts
 
 
 def noise_bound(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    """Rule for noise.sigma_min and noise.sigma_max, which only two schedules have."""
     number = typed(key, value, float)
     schedule = reading.leaves.get("noise.type")
     if schedule not in ("linear", "geometric"):
@@ -28,6 +29,7 @@ def noise_bound(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def backbone(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    """Rule for backbone: the one reference transformer, causal for parameterization ar."""
     other = {"dimamba": "the Mamba network is not in this version", "hf_dit": "code from a model hub is never run"}
     wanted = "ar" if reading.leaves.get("parameterization") == "ar" else "dit"
     if value != wanted:
@@ -38,6 +40,7 @@ def backbone(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def parameterization(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    """Rule for parameterization, which selects the family and its training loss."""
     names = {"subs": "masked", "d3pm": "masked", "sedd": "masked", "ar": "autoregressive"}
     if not isinstance(value, str) or value not in names:
         refuse(key, value, f"expected one of {', '.join(names)}")
@@ -60,6 +63,7 @@ def subs_masking(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def length(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    """Rule for model.length, which counts BOS and EOS; our largest length does not."""
     length = typed(key, value, int)
     if length < 3:
         refuse(key, value, "expected at least 3, BOS and EOS count in it")
@@ -68,6 +72,7 @@ def length(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def precision(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    """Rule for trainer.precision, with Lightning's names for the two precisions."""
     names = {"bf16": "bf16", "bf16-mixed": "bf16", "32": "32", "32-true": "32"}
     if str(value) not in names:
         refuse(key, value, "expected 'bf16' or 32")
@@ -76,6 +81,7 @@ def precision(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def accelerator(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    """Rule for trainer.accelerator, with both names of a GPU."""
     names = {"cuda": "cuda", "gpu": "cuda", "cpu": "cpu"}
     if not isinstance(value, str) or value not in names:
         refuse(key, value, "expected 'cuda' or 'cpu'")
@@ -84,6 +90,7 @@ def accelerator(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def clip(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    """Rule for trainer.gradient_clip_val; null is no clipping."""
     reading.put("trainer.gradient_clip", 0.0 if value is None else typed(key, value, float), key)
     return HONOURED, "trainer.gradient_clip (global norm)"
 
@@ -98,6 +105,7 @@ def interval(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def limit(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    """Rule for trainer.limit_val_batches: a number of batches, or a share as a float."""
     if type(value) not in (int, float) or value < 0 or (type(value) is float and value > 1):
         refuse(key, value, "expected a number of batches or a share in [0, 1]")
     reading.put("trainer.limit_val_batches", value, key)
@@ -105,6 +113,7 @@ def limit(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def strategy(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    """Rule for strategy._target_: two known class names, neither of which is imported."""
     prefix = "lightning.pytorch.strategies."
     if value == prefix + "FSDPStrategy":
         refuse(key, value, f"averaging and clipping need whole weights; possible: {prefix}DDPStrategy")
@@ -116,6 +125,7 @@ def strategy(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def training_steps(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    """Rule for the length of the cosine schedule, which is always that of the training."""
     if value != reading.leaves.get("trainer.max_steps"):
         refuse(key, value, "expected the value of trainer.max_steps, where the cosine ends")
     return HONOURED, "the cosine ends at trainer.max_steps"
@@ -137,6 +147,7 @@ def batching(rule: Rule, *, enabled: bool) -> Rule:
 
 
 def batch_size(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    """Rule for loader.batch_size in sequences, where ours is in tokens."""
     rows = typed(key, value, int)
     reading.put("data.max_seqs", rows, key)
     reading.put("data.batch_size", rows * typed("model.length", reading.leaves.get("model.length", 1024), int), key)
@@ -144,6 +155,7 @@ def batch_size(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def global_batch_size(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    """Rule for loader.global_batch_size, which must agree with the keys that it follows from."""
     names = ("loader.batch_size", "trainer.devices", "trainer.num_nodes", "trainer.accumulate_grad_batches")
     product = 1
     for name in names:
@@ -161,11 +173,13 @@ def eval_rows(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def workers(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    """Rule for loader.num_workers: at most one, because each would load the whole corpus index."""
     reading.put("data.num_workers", min(1, typed(key, value, int)), key)
     return HONOURED, f"data.num_workers {min(1, value)} (more would each load the whole corpus index)"
 
 
 def judge(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    """Rule for the model that measures generative perplexity: a local path, or nothing is measured."""
     wanted = typed(
         "eval.compute_generative_perplexity", reading.leaves.get("eval.compute_generative_perplexity", False), bool
     )
@@ -185,12 +199,14 @@ def judge(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def generative(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    """Rule for eval.compute_generative_perplexity, which needs samples."""
     if typed(key, value, bool) and reading.mode != "sample_eval":
         refuse(key, value, "it is measured in mode sample_eval only; expected false")
     return HONOURED, "asks for generative perplexity" if value else "none asked for"
 
 
 def resume_path(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    """Rule for checkpointing.resume_ckpt_path: a run only continues from its own last checkpoint."""
     own = Path(str(reading.leaves.get("checkpointing.save_dir") or ".")) / "checkpoints" / "last.ckpt"
     if not value or Path(typed(key, value, str)) == own:
         return HONOURED, "the run's own last checkpoint"
@@ -200,6 +216,7 @@ def resume_path(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def monitor(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    """Rule for callbacks.checkpoint_monitor.monitor: SET/METRIC with the name of a validation set."""
     section, _, metric = typed(key, value, str).partition("/")
     sets = reading.leaves.get("data.returnn_valid_config")
     names = [f"val_{name}" for name in sets] if isinstance(sets, dict) else []
@@ -254,6 +271,7 @@ def files_of(opts: Any, where: str) -> Iterator[tuple[str, str]]:
 
 
 def wandb(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+    """Rule for section wandb and its keys, of which we only take that Weights & Biases logs the training."""
     if value is None:
         return (HONOURED, "trainer.logger tensorboard") if key == "wandb" else (NO_EFFECT, "empty")
     if importlib.util.find_spec("wandb") is None:

@@ -49,13 +49,21 @@ class SamplingSettings:
     predictor: str | None = None
     """Name of the sampler; None for the default of the family."""
     steps: int = 128
+    """Number of reverse steps, of each block in a block model."""
     noise_removal: bool = True
+    """Whether masks that remain after the last step are filled."""
     batch_size: int = 64
+    """Number of sentences that are sampled at a time."""
     num_batches: int = 2
+    """Number of such batches."""
     num_shown: int = 2
+    """Number of samples that are printed."""
     semi_autoregressive: bool = False
+    """Whether texts are sampled in windows, each given the end of the text before it."""
     stride: int = 1
+    """Number of new pieces in each window after the first."""
     num_strides: int = 1
+    """Number of windows after the first."""
     first_hitting: bool = True
     """For block models: one network run per token, instead of `steps` per block."""
     nucleus_p: float = 1.0
@@ -72,8 +80,11 @@ class RescoreSettings:
     """Section `rescore` of the tree."""
 
     hypothesis_file: str = ""
+    """N-best file in RETURNN's format."""
     output_dir: str = ""
+    """Folder for the result."""
     passes: int = 1
+    """Number of network passes per hypothesis."""
 
     def __post_init__(self) -> None:
         if self.passes < 1:
@@ -85,9 +96,13 @@ class Translation:
     """The meaning of a tree in terms of our settings."""
 
     mode: str
+    """What to do: train, ppl_eval, sample_eval or rescore."""
     config: TrainConfig
+    """Configuration of the run."""
     sampling: SamplingSettings
+    """Settings for mode sample_eval."""
     rescore: RescoreSettings
+    """Settings for mode rescore."""
     notes: tuple[Note, ...]
     """Verdict on each key, in the order of the tree."""
     absent: tuple[str, ...]

@@ -36,10 +36,12 @@ class ExponentialMovingAverage:
         self.shadow = [parameter.detach().clone() for parameter in network.parameters()]
 
     def to(self, device: torch.device) -> None:
+        """Move the average to a device."""
         self.shadow = [value.to(device) for value in self.shadow]
 
     @torch.no_grad()
     def update(self, network: torch.nn.Module) -> None:
+        """Take in the network's weights after an optimizer step; the decay is lower in the first steps."""
         self.num_updates += 1
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         torch._foreach_lerp_(self.shadow, [parameter.detach() for parameter in network.parameters()], 1 - decay)
@@ -61,6 +63,7 @@ class ExponentialMovingAverage:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue with a state, sharded as the network is."""
         self.num_updates = state["num_updates"]
         self.shadow = [shard_like(value, old) for value, old in zip(state["shadow"], self.shadow, strict=True)]
 

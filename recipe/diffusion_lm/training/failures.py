@@ -21,6 +21,7 @@ class Current(NamedTuple):
     """The batch that is being processed."""
 
     batch: TokenBatch
+    """Its tokens."""
     step: int
     """Optimizer step."""
     seed: int

@@ -96,10 +96,15 @@ class Parts:
     """The objects of a training, built and checked before its folder is touched."""
 
     vocab: Vocab
+    """Vocabulary of the data and the model."""
     model: LanguageModel
+    """Family and network, with their initial weights."""
     data: ReturnnDataModule
+    """Batches for training and validation."""
     store: TokenStore | None
+    """Token store that the training text is read from, if there is one."""
     clip: ClipTraining | None
+    """Search of training times, if the configuration asks for it."""
 
 
 def build(config: TrainConfig) -> Parts:
@@ -143,8 +148,11 @@ class Fitted:
     """A training that has reached its last step."""
 
     trainer: lightning.Trainer
+    """Lightning's trainer."""
     module: TrainingModule
+    """Network with its optimiser and weight average."""
     keeper: Keeper
+    """Callback that has saved models and scores."""
     start: float
     """`time.monotonic()` before the first step."""
 
@@ -165,9 +173,6 @@ def fit(
     module = TrainingModule(model, config, parts.data, folder=folder, validation_end=steps)
     if checkpoint is not None:
         check_checkpoint(checkpoint, module.state_dict())
-    print_once(
-        f"{config.family['name']}: {model.num_parameters / 1e6:.1f} M parameters, {parts.vocab.num_pieces} pieces"
-    )
     if store is not None:
         print_once(f"token store {store.path}: {len(store)} sentences, {len(store.ids)} tokens")
     validates = bool(parts.data.valid_opts)
@@ -200,6 +205,10 @@ def fit(
             *([RichProgressBar(leave=True)] if terminal else []),
         ],
         use_distributed_sampler=False,
+    )
+    print_once(
+        f"{config.family['name']}: {model.num_parameters / 1e6:.1f} M parameters, {parts.vocab.num_pieces} pieces, "
+        f"on {trainer.strategy.root_device}"
     )
     start = time.monotonic()
     try:

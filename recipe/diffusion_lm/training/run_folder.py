@@ -4,9 +4,9 @@
     with only_writer(folder, config.trainer) as first:                  # ValueError while another training holds it
         checkpoint = claim(folder, config, vocab, inputs, write=first)  # None: a new run; ValueError for a conflict
 
-A folder without results is used for a new run. A folder with results accepts no other configuration, and a run
-continues from a checkpoint only with the vocabulary and text it was started with, compared by content and not by file
-name.
+A folder without results is used for a new run. A folder with results accepts no other configuration, except for a
+larger `trainer.max_steps`, and a run continues from a checkpoint only with the vocabulary and text it was started with,
+compared by content and not by file name.
 """
 
 from __future__ import annotations
@@ -75,13 +75,14 @@ def claim(folder: Path, config: TrainConfig, vocab: Vocab, inputs: Mapping[str, 
     changed = _changed(folder / CONFIG, config)
     if changed is None and held:
         raise ValueError(f"{folder}: holds {', '.join(held)} but no {CONFIG} of a run; expected a new folder")
-    if changed and held:
-        raise ValueError(
-            f"{folder} holds a run of another configuration ({', '.join(changed[:5])} differ; "
-            f"it has {', '.join(held)}); expected the same one, or a new folder"
-        )
     checkpoint = folder / "checkpoints" / "last.ckpt"
     resumes = checkpoint.is_file()
+    longer = resumes and changed == ["trainer.max_steps"] and config.trainer.max_steps > _steps_begun(folder)
+    if changed and held and not longer:
+        raise ValueError(
+            f"{folder} holds a run of another configuration ({', '.join(changed[:5])} differ; "
+            f"it has {', '.join(held)}); expected the same one (trainer.max_steps may be raised), or a new folder"
+        )
     if held and not resumes and not _ended_before_its_first_checkpoint(folder, held):
         raise ValueError(
             f"{folder}: holds {', '.join(held)} of a run, but not its checkpoint {checkpoint.relative_to(folder)}; "
@@ -105,7 +106,7 @@ def claim(folder: Path, config: TrainConfig, vocab: Vocab, inputs: Mapping[str, 
         check_replaceable(model, made_by("trained"))
     if write:
         folder.mkdir(parents=True, exist_ok=True)
-        if not resumes:
+        if not resumes or longer:
             write_text(folder / CONFIG, json.dumps(to_dict(config), indent=1) + "\n")
         if not resumes or not (folder / INPUTS).is_file():  # earlier versions did not write inputs.json
             write_text(folder / INPUTS, json.dumps(inputs, indent=1) + "\n")
@@ -134,6 +135,11 @@ def _changed(path: Path, config: TrainConfig) -> list[str] | None:
         raise ValueError(f"{path}: not the configuration of a run ({error}); expected a new folder") from None
     new = _settings_of_run(to_dict(config))
     return [key for key in sorted({**old, **new}) if old.get(key) != new.get(key)]
+
+
+def _steps_begun(folder: Path) -> int:
+    """`trainer.max_steps` that the run in a folder was started with."""
+    return from_dict(read_json_object(folder / CONFIG)).trainer.max_steps
 
 
 def _settings_of_run(tree: dict[str, Any]) -> dict[str, Any]:
