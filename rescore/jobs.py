@@ -230,6 +230,47 @@ class ScoreNbestJob(Job):
         return super().hash({key: value for key, value in parsed_args.items() if key != "num_shards"})
 
 
+class LabelPriorJob(Job):
+    """Scores every hypothesis with the prior of the recogniser's labels (`dlm prior`)."""
+
+    def __init__(
+        self, nbest: tk.Path, prior: tk.Path, vocab: tk.Path, *, probabilities: bool = False, pieces: bool = False
+    ) -> None:
+        """
+        :param nbest: N-best file (.py, .jsonl, .json, each also .gz)
+        :param prior: text file with the log-prior of each piece, in the order of the vocabulary
+        :param vocab: SentencePiece model of the recogniser's labels
+        :param probabilities: the file has probabilities instead of their logarithms
+        :param pieces: the texts are space-separated pieces
+        """
+        self.nbest = nbest
+        self.prior = prior
+        self.vocab = vocab
+        self.probabilities = probabilities
+        self.pieces = pieces
+
+        self.out_nbest = self.output_path("nbest.py.gz")
+
+        self.rqmt = {"cpu": 1, "mem": 4, "time": 1}
+
+    def tasks(self) -> Iterator[Task]:
+        yield Task("run", resume="run", rqmt=self.rqmt)
+
+    def run(self) -> None:
+        from pathlib import Path
+
+        from rescore.commands.score import prior
+
+        prior(
+            [self.nbest.get_path()],
+            Path(self.prior.get_path()),
+            Path(self.vocab.get_path()),
+            Path(self.out_nbest.get_path()),
+            probabilities=self.probabilities,
+            pieces=self.pieces,
+        )
+
+
 class TuneScalesJob(Job):
     """Tunes the scales of one row for the fewest word errors (`dlm tune`)."""
 

@@ -25,6 +25,7 @@ from conftest import DEMO  # noqa: E402
 from diffusion_lm.jobs import SampleJob, TrainLmJob  # noqa: E402
 from rescore.jobs import (  # noqa: E402
     CombineNbestJob,
+    LabelPriorJob,
     NgramJob,
     PerplexityJob,
     ReportJob,
@@ -72,7 +73,7 @@ def digest(path) -> str:
 
 
 def test_jobs_keep_to_the_manners_of_i6_core():
-    assert len(JOBS) == 15
+    assert len(JOBS) == 16
     for kind in JOBS:
         tasks = [name for name in vars(kind) if name.startswith("run") or name == "merge"]
         assert tasks, kind
@@ -254,6 +255,17 @@ def test_results_are_variables_and_variables_are_settings(graph, lists, model_fo
         for utterance in read_nbest(combined.out_nbest.get_path())
     }
     assert best == read_references(table.out_transcripts.get_path()), "the winners of the last row"
+
+
+def test_a_label_prior_is_one_more_source(graph, lists, vocab, vocab_folder):
+    (graph / "prior.txt").write_text("-2.5e+00\n" * vocab.num_pieces)
+    job = LabelPriorJob(lists[0], tk.Path(str(graph / "prior.txt")), tk.Path(str(vocab_folder / "spm.model")))
+    tuned = TuneScalesJob({"am": lists[0], "prior": job.out_nbest}, lists[1], row="am:1,prior")
+    assert sis_standin.run_all() == 2
+    for utterance in read_nbest(job.out_nbest.get_path(), name="prior"):
+        for hypothesis in utterance.hypotheses:
+            assert hypothesis.scores["prior"] == pytest.approx(-2.5 * len(vocab.encode(hypothesis.text)))
+    assert -2 <= tuned.out_scale["prior"].get() <= 0
 
 
 def test_ngram_bytes_are_those_of_the_verb(graph, text_file):
