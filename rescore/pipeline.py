@@ -23,8 +23,7 @@ from rescore.combination.rows import RowSpec, check_rows, default_rows, unused_s
 from rescore.combination.scales import Scales, winners
 from rescore.combination.tuning import TuneResult, tune
 from rescore.lms.base import LanguageModelScorer
-from rescore.nbest import read_sources
-from rescore.nbest.references import attach_reference_file
+from rescore.nbest.references import read_with_references
 from rescore.nbest.types import NBestList
 from rescore.report.result import RescoreResult
 from rescore.report.table import TABLE_SUFFIXES, ResultTable, evaluate
@@ -57,8 +56,8 @@ def rescore(
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    tune_lists = attach_reference_file(read_sources(tune_sources, format=format), tune_references)
-    test_lists = attach_reference_file(read_sources(test_sources, format=format), test_references)
+    tune_lists = read_with_references(tune_sources, tune_references, format=format)
+    test_lists = read_with_references(test_sources, test_references, format=format)
     given = list(tune_lists[0].hypotheses[0].scores)
     rows = with_first(rows or default_rows(given, list(lms)))
     baseline = baseline or rows[0].name

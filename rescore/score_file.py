@@ -10,7 +10,7 @@ Results are appended to a hidden file beside `out`, a few utterances at a time, 
 only when complete. The header holds everything the scores depend on (a digest of the lists, the model, the estimator,
 the seed), so that results of different settings are never mixed. `out` is locked: a second process that wants to write
 it fails at once. The cost of a run and the counts of unknown words are not part of the result; they are in
-`out`.cost.json.
+`out`.cost.json (cost.py).
 """
 
 from __future__ import annotations
@@ -25,16 +25,18 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rescore.cost import Cost
 from rescore.lms.base import LanguageModelScorer
 from rescore.nbest import read_metadata, read_nbest, read_sources, split_source, write_nbest
 from rescore.nbest.formats.json_lines import FORMAT, format_json_lines, iterate_json_lines, write_json_lines
 from rescore.nbest.types import Hypothesis, NBestList
 from rescore.scores import NotFinite, SequenceScore, UnknownCounts
 from returnn_bridge.bar import progress_bar
-from returnn_bridge.files import check_outputs, has_suffix, lock, read_json_object, write_text
+from returnn_bridge.files import check_outputs, has_suffix, lock, quoted
 
 SHARD = "shard"  # key in the header of a part: [its number, counted from 1, number of parts]
 GROUP = 8  # utterances scored together; a constant, because an interruption must not change what shares a batch
@@ -47,9 +49,7 @@ class ScoreRun:
     out: Path
     """Score file."""
     lists: list[NBestList]
-    """Its lists, with the new score."""
     seconds: float
-    """Time that the scoring took, over all its runs."""
     passes: float
     """Network passes run for all hypotheses; equal inputs are run once."""
     unknown: UnknownCounts | None = None
@@ -104,7 +104,7 @@ def score_file(
         lists = read_sources(sources, format=format)
         if scorer.name in lists[0].hypotheses[0].scores:
             raise ValueError(
-                f"{sources[0]}: score {scorer.name!r} is there already; expected a new name (NAME=PATH for the model)"
+                f"{sources[0]}: its lists have a score {scorer.name!r}; expected another name (NAME=PATH for the model)"
             )
         header: dict[str, Any] = {"lists": digest(lists), "scores": {scorer.name: scorer.describe()}}
         if new_only:
@@ -125,7 +125,8 @@ def _score_rest(
     """Score the utterances that the hidden file does not hold yet, and write the complete result to `target`."""
     partial = _partial_of(target)
     done = _resume(partial, header, lists, scorer.name)
-    cost = {"seconds": 0.0, "passes": 0, **(_read_cost(target) if done else {})}
+    # A process that was killed behind its first group has recorded nothing: the cost is that of what is left.
+    cost = Cost.read(target, missing=0) if done else Cost(0.0, 0, scorer.unknown() - scorer.unknown())
     with progress_bar() as progress:
         bar = progress.add_task(f"scoring with {scorer.name}", total=len(lists), completed=done)
         for start in range(done, len(lists), GROUP):
@@ -134,19 +135,14 @@ def _score_rest(
                 with_score(utterance, scorer.name, found, alone=new_only)
                 for utterance, found in _score(scorer, lists[start : start + GROUP])
             ]
-            cost["seconds"] += time.monotonic() - began
-            cost["passes"] += scorer.passes_run - passes_before
-            cost["done"] = (start + len(group)) / len(lists)
-            new, old = scorer.unknown() - unknown_before, _unknown_in(cost)
-            # If the counts of the first groups were not recorded, the total is unknown.
-            if old is not None or start == 0:
-                cost["unknown"] = list(dataclasses.astuple(new if old is None else old + new))
+            cost += Cost(time.monotonic() - began, scorer.passes_run - passes_before, scorer.unknown() - unknown_before)
+            cost = dataclasses.replace(cost, done=(start + len(group)) / len(lists))
             lines = [line.encode() for line in list(format_json_lines(group))[1:]]
             _append(partial, b"".join(lines if start else [_head(header), *lines]))
-            _write_cost(target, cost)
+            cost.write(target)
             progress.advance(bar, len(group))
     if not lists:  # an empty shard
-        _write_cost(target, {**cost, "done": 1.0})
+        dataclasses.replace(cost, done=1.0).write(target)
     scored = list(iterate_json_lines(partial)) if lists else []
     if [utterance.seq_tag for utterance in scored] != [utterance.seq_tag for utterance in lists]:
         raise ValueError(
@@ -154,7 +150,7 @@ def _score_rest(
         )
     _publish(target, scored, header, scorer.name)
     partial.unlink(missing_ok=True)
-    return ScoreRun(target, scored, cost["seconds"], cost["passes"], _unknown_in(cost))
+    return ScoreRun(target, scored, cost.seconds, cost.passes, cost.unknown)
 
 
 def merge_parts(parts: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> ScoreRun:
@@ -171,33 +167,40 @@ def merge_parts(parts: Sequence[str | os.PathLike[str]], out: str | os.PathLike[
     first: dict[str, Any] = {}
     for part in map(Path, parts):
         header = read_metadata(part)
-        index, count = header.pop(SHARD, (0, 0))
+        index, count = _shard_of(header.pop(SHARD, None), part)
         if (found and (header, count) != (first["header"], first["count"])) or count != len(parts) or index in found:
             got = f"shard {index} of {count}" if count else "no shard"
             raise ValueError(f"{part}: {got}; expected the {len(parts)} shards of one run, each once")
         found[index], first = part, {"header": header, "count": count}
     header = first["header"]
-    name = next(iter(header["scores"]))
+    if not isinstance(header.get("scores"), dict) or len(header["scores"]) != 1:
+        raise ValueError(f"{parts[0]}:1: scores is {quoted(header.get('scores'))}; expected the part of a scoring")
+    (name,) = header["scores"]
     with lock(target):
         scored: list[NBestList] = []
-        cost: dict[str, Any] = {"seconds": 0.0, "passes": 0}
-        unknown: list[UnknownCounts | None] = []
+        costs: list[Cost] = []
         for _, part in sorted(found.items()):
             lists = list(iterate_json_lines(part, may_be_empty=True))
-            spent = _read_cost(part)
-            cost |= {key: cost[key] + spent.get(key, 0) for key in cost}
-            unknown += [_unknown_in(spent)] if lists else []
+            costs += [Cost.read(part)] if lists else []
             scored += lists
-        known = [entry for entry in unknown if entry is not None]
-        if known and len(known) == len(unknown):
-            cost["unknown"] = list(dataclasses.astuple(functools.reduce(operator.add, known)))
+        cost = functools.reduce(operator.add, costs, *([] if costs else [Cost(0.0, 0)]))
         there = target.exists()
         if there and not _holds(target, scored, header, name):
             raise ValueError(f"{target}: exists and holds something else; expected a new name (or remove it)")
         if not there:
-            _write_cost(target, cost)
+            cost.write(target)
             _publish(target, scored, header, name)
-    return ScoreRun(target, scored, cost["seconds"], cost["passes"], _unknown_in(cost), there)
+    return ScoreRun(target, scored, cost.seconds, cost.passes, cost.unknown, there)
+
+
+def _shard_of(value: Any, part: Path) -> tuple[int, int]:
+    """(its number, number of parts) in the header of a part; (0, 0) if there is none. ValueError for anything else."""
+    if value is None:
+        return 0, 0
+    whole = isinstance(value, list) and len(value) == 2 and all(type(item) is int for item in value)
+    if not whole or not 1 <= value[0] <= value[1]:
+        raise ValueError(f"{part}:1: {SHARD} is {quoted(value)}; expected [number, number of parts], counted from 1")
+    return value[0], value[1]
 
 
 def recorded(sources: Sequence[str], *, format: str | None = None) -> dict[str, Recorded]:
@@ -207,9 +210,9 @@ def recorded(sources: Sequence[str], *, format: str | None = None) -> dict[str, 
         name, path = split_source(source)
         scores = read_metadata(path, format=format).get("scores", {})
         if isinstance(scores, dict) and len(scores) == 1:
-            cost = _read_cost(Path(path))
+            cost = Cost.read(Path(path))
             ((recorded_name, facts),) = scores.items()
-            found[name or recorded_name] = Recorded(facts, cost.get("seconds"), _unknown_in(cost))
+            found[name or recorded_name] = Recorded(facts, None if isnan(cost.seconds) else cost.seconds, cost.unknown)
     return found
 
 
@@ -242,24 +245,6 @@ def score_target(out: str | os.PathLike[str]) -> Path:
             f"{target}: unknown format for scores; expected a name ending in .jsonl or .py, with or without .gz"
         )
     return target
-
-
-def _cost_file(target: Path) -> Path:
-    return target.with_name(target.name + ".cost.json")
-
-
-def _read_cost(target: Path) -> dict[str, Any]:
-    """The recorded cost of a scoring; {} if there is no record."""
-    file = _cost_file(target)
-    return read_json_object(file, "what a scoring cost") if file.is_file() else {}
-
-
-def _write_cost(target: Path, cost: dict[str, Any]) -> None:
-    write_text(_cost_file(target), json.dumps(cost) + "\n")
-
-
-def _unknown_in(cost: dict[str, Any]) -> UnknownCounts | None:
-    return UnknownCounts(*cost["unknown"]) if "unknown" in cost else None
 
 
 def _partial_of(target: Path) -> Path:
@@ -393,5 +378,5 @@ def _finished(target: Path, header: dict[str, Any], lists: Sequence[NBestList], 
             )
     if ours:
         partial.unlink(missing_ok=True)
-    cost = {"seconds": float("nan"), "passes": float("nan"), **_read_cost(target)}
-    return ScoreRun(target, scored, cost["seconds"], cost["passes"], _unknown_in(cost), True)
+    cost = Cost.read(target)
+    return ScoreRun(target, scored, cost.seconds, cost.passes, cost.unknown, True)

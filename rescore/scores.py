@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import hypot, isfinite, isnan, nan, sqrt
+from math import isfinite, isnan, nan, sqrt
 from statistics import stdev
 from typing import Any
 
@@ -59,6 +59,10 @@ def standard_error(replicates: Sequence[float] | None) -> float:
     if replicates is None:
         return 0.0
     return stdev(replicates) / sqrt(len(replicates)) if len(replicates) > 1 else nan
+
+
+UNITS = ("words", "tokens", "pieces")
+"""What `UnknownCounts` may count."""
 
 
 class NotFinite(ValueError):
@@ -126,15 +130,6 @@ class SequenceScore:
     def exact(self) -> bool:
         """Whether `log_prob` is the model's log-probability of the text."""
         return Target(self.target).is_exact
-
-    def paired_error(self, other: SequenceScore) -> float:
-        """Standard error in nats of the difference to another hypothesis of the utterance, from paired replicates; nan
-        if unknown."""
-        if self.replicates is None and other.replicates is None:
-            return hypot(self.standard_error, other.standard_error)
-        if self.replicates is None or other.replicates is None or len(self.replicates) != len(other.replicates):
-            return nan
-        return standard_error([here - there for here, there in zip(self.replicates, other.replicates)])
 
     def details(self) -> dict[str, Any]:
         """The score as a dict for JSON. An unknown standard error is left out, because JSON has no nan."""

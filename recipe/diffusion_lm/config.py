@@ -21,6 +21,9 @@ from diffusion_lm.backbones.base import DEFAULT
 from diffusion_lm.backbones.dit import DiTConfig
 from diffusion_lm.backbones.flex import ATTENTIONS
 from diffusion_lm.strict import build, plain, unknown_key
+from returnn_bridge.files import quoted
+
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class DataConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"data.{name} {getattr(self, name)}: expected at least 1")
         if self.too_long not in ("drop", "crop"):
-            raise ValueError(f"data.too_long {self.too_long!r}; expected 'drop' or 'crop'")
+            raise ValueError(f"data.too_long {quoted(self.too_long)}; expected 'drop' or 'crop'")
         if self.num_workers not in (0, 1):
             raise ValueError(
                 f"data.num_workers {self.num_workers}: expected 0 or 1 (more would each load the whole corpus index)"
@@ -94,7 +97,7 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         if self.schedule not in ("constant", "cosine"):
-            raise ValueError(f"optim.schedule {self.schedule!r}; expected 'constant' or 'cosine'")
+            raise ValueError(f"optim.schedule {quoted(self.schedule)}; expected 'constant' or 'cosine'")
         if self.lr <= 0 or self.warmup_steps < 0:
             raise ValueError(
                 f"optim.lr {self.lr}, optim.warmup_steps {self.warmup_steps}: expected lr > 0 and warmup_steps >= 0"
@@ -122,7 +125,7 @@ class TrainerConfig:
     ema: float = 0.9999
     """Decay of the weight average; 0 = off."""
     accelerator: str = "auto"
-    """"cpu", "cuda", or "auto" for a GPU where there is one."""
+    """One of `ACCELERATORS`; "auto" takes a GPU where there is one."""
     devices: int = 1
     """Number of devices on each node."""
     num_nodes: int = 1
@@ -149,14 +152,18 @@ class TrainerConfig:
     """One of "tensorboard", "wandb" and "none"."""
 
     def __post_init__(self) -> None:
+        if self.accelerator not in ACCELERATORS:
+            raise ValueError(
+                f"trainer.accelerator {quoted(self.accelerator)}; expected one of {', '.join(ACCELERATORS)}"
+            )
         if self.precision not in ("32", "bf16"):
-            raise ValueError(f"trainer.precision {self.precision!r}; expected '32' or 'bf16'")
+            raise ValueError(f"trainer.precision {quoted(self.precision)}; expected '32' or 'bf16'")
         if self.logger not in ("tensorboard", "wandb", "none"):
-            raise ValueError(f"trainer.logger {self.logger!r}; expected 'tensorboard', 'wandb' or 'none'")
+            raise ValueError(f"trainer.logger {quoted(self.logger)}; expected 'tensorboard', 'wandb' or 'none'")
         if self.attention not in ATTENTIONS:
-            raise ValueError(f"trainer.attention {self.attention!r}; expected 'sdpa' or 'flex'")
+            raise ValueError(f"trainer.attention {quoted(self.attention)}; expected 'sdpa' or 'flex'")
         if self.strategy not in ("auto", "ddp", "fsdp"):
-            raise ValueError(f"trainer.strategy {self.strategy!r}; expected 'auto', 'ddp' or 'fsdp'")
+            raise ValueError(f"trainer.strategy {quoted(self.strategy)}; expected 'auto', 'ddp' or 'fsdp'")
         if self.keep_last < 0 or self.keep_best < 0:
             raise ValueError(
                 f"trainer.keep_last {self.keep_last}, trainer.keep_best {self.keep_best}: expected numbers of models"

@@ -87,7 +87,7 @@ def evaluate_text(
     """
     lines = list(read_lines(texts))
     if not lines:
-        raise ValueError(f"{', '.join(map(str, texts))}: no non-empty line")
+        raise ValueError(f"{', '.join(map(str, texts))}: no line with text; expected at least one sentence")
     words = sum(len(line.split()) for line in lines)
     encoded = model.vocab.encode_batch(lines)
     return evaluate_tokens(model, encoded, words=words, passes=passes, seed=seed, batch_tokens=batch_tokens)

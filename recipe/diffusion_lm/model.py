@@ -39,7 +39,7 @@ from diffusion_lm.model_folder import (
     read_config,
     read_weights,
 )
-from returnn_bridge.files import whole_folder
+from returnn_bridge.files import named, one_line, quoted, whole_folder
 from returnn_bridge.vocab import Vocabulary
 from returnn_bridge.vocab.open import load_vocab, vocab_file
 
@@ -146,11 +146,13 @@ class LanguageModel:
         config = read_config(path)
         vocab = load_vocab(path)
         check_vocab(path, config, vocab)
-        for section in ("family", "model"):
-            if not isinstance(config.get(section), dict):
+        for section in ("family", "model", "facts"):
+            if not isinstance(config.get(section, {} if section == "facts" else None), dict):
                 raise ValueError(f"{path / CONFIG}: no section {section!r}; expected the file that training wrote")
         backbone = _backbone(config["model"], path / CONFIG)
-        _check_size(path, backbone, build_family(config["family"], special_ids(vocab)), vocab)
+        with named(path / CONFIG):
+            family = build_family(config["family"], special_ids(vocab))
+        _check_size(path, backbone, family, vocab)
         weights = read_weights(path, config)
         with torch.random.fork_rng(devices=[]):  # loading must not change the caller's random state
             model = cls.build(config["family"], backbone, vocab)
@@ -174,11 +176,11 @@ def _backbone(section: Mapping[str, Any], file: Path) -> NetworkConfig:
     for field in dataclasses.fields(kind):
         value, usual = section.get(field.name, field.default), type(field.default)
         if type(value) is not usual and not (usual is float and type(value) is int):
-            raise ValueError(f"{file}: model.{field.name} {value!r}; expected {usual.__name__}")
+            raise ValueError(f"{file}: model.{field.name} {quoted(value)}; expected {usual.__name__}")
     try:
         return kind(**section)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{file}: section 'model' does not fit ({error})") from None
+        raise ValueError(f"{file}: section 'model' does not fit ({one_line(error)})") from None
 
 
 def _check_size(path: Path, backbone: NetworkConfig, family: Family, vocab: Vocabulary) -> None:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from returnn_bridge.files import read_json
+from returnn_bridge.files import one_line, quoted, read_json
 from returnn_bridge.vocab import MODEL_FILE, TOKENIZER_FILE, Vocabulary
 
 WEIGHTS, CONFIG, FORMAT = "model.safetensors", "config.json", "diffusion-lm"
@@ -35,7 +35,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     file = folder / CONFIG
     config = read_json(file, "a model folder that training wrote")
     if not isinstance(config, dict) or config.get("format") != FORMAT or config.get("version") != 1:
-        raise ValueError(f"{file}: not a {FORMAT} version 1 model")
+        raise ValueError(f"{file}: not a {FORMAT} version 1 model; expected one")
     return config
 
 
@@ -73,7 +73,7 @@ def check_vocab(folder: Path, config: Mapping[str, Any], vocab: Vocabulary) -> N
     found, expected = vocab.num_pieces, config.get("num_pieces")
     if found != expected:
         raise ValueError(
-            f"{folder}: the vocabulary has {found} pieces, the model was trained with {expected}; "
+            f"{folder}: the vocabulary has {found} pieces, the model was trained with {quoted(expected)}; "
             "expected the vocabulary it was trained with"
         )
 
@@ -134,7 +134,7 @@ def _header(file: Path) -> dict[str, tuple[list[int], str]]:
 
 
 def _unreadable(file: Path, error: Exception) -> ValueError:
-    return ValueError(f"{file}: not readable ({error}); expected the file that training wrote")
+    return ValueError(f"{file}: not readable ({one_line(error)}); expected the file that training wrote")
 
 
 def _check_content(file: Path, found: dict[str, Any], config: Mapping[str, Any], section: str, folder: Path) -> None:
@@ -143,13 +143,15 @@ def _check_content(file: Path, found: dict[str, Any], config: Mapping[str, Any],
         return
     if not isinstance(recorded, dict):
         raise ValueError(
-            f"{folder / CONFIG}: section {section!r} is {recorded!r}; expected bytes and sha256 of the file"
+            f"{folder / CONFIG}: section {section!r} is {quoted(recorded)}; expected bytes and sha256 of the file"
         )
     what = "expected the file that the model was saved with"
     if recorded.get("bytes") != found["bytes"]:
-        raise ValueError(f"{file}: {found['bytes']} bytes, {CONFIG} beside it says {recorded.get('bytes')}; {what}")
+        raise ValueError(
+            f"{file}: {found['bytes']} bytes, {CONFIG} beside it says {quoted(recorded.get('bytes'))}; {what}"
+        )
     if recorded.get("sha256") != found["sha256"]:
-        actual, expected = found["sha256"], str(recorded.get("sha256"))
+        actual, expected = found["sha256"], quoted(recorded.get("sha256")).strip("'")
         raise ValueError(
             f"{file}: other content than {CONFIG} beside it says (sha256 {actual[:12]}..., not {expected[:12]}...); "
             f"{what}"

@@ -15,6 +15,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from returnn_bridge.files import quoted
+
 Section = TypeVar("Section")
 
 
@@ -24,12 +26,12 @@ def build(kind: type[Section], tree: Any, prefix: str = "", **given: Any) -> Sec
     prefix: put before keys in error messages. given: further fields, which `tree` must not set.
     """
     if not isinstance(tree, Mapping):
-        raise ValueError(f"{prefix or 'configuration'}: got {tree!r}; expected a section of keys")
+        raise ValueError(f"{prefix or 'configuration'}: got {quoted(tree)}; expected a section of keys")
     hints = typing.get_type_hints(kind)
     known = {item.name for item in dataclasses.fields(kind) if item.name not in given}  # type: ignore[arg-type]
     for key in tree:
         if key not in known:
-            raise ValueError(unknown_key(f"{prefix}{key}", str(key), known))
+            raise ValueError(unknown_key(f"{prefix}{key}", str(key)[:100], known))
     return kind(**given, **{key: convert(hints[key], value, f"{prefix}{key}") for key, value in tree.items()})
 
 
@@ -38,7 +40,7 @@ def unknown_key(path: str, key: str, known: typing.Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(key, names, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(names) or 'nothing'}"
-    return f"unknown key {path!r}; {hint}"
+    return f"unknown key {quoted(path)}; {hint}"
 
 
 def convert(hint: Any, value: Any, path: str) -> Any:
@@ -74,7 +76,7 @@ def convert(hint: Any, value: Any, path: str) -> Any:
         if isinstance(value, hint):
             return value
     expected = getattr(hint, "__name__", str(hint))
-    raise ValueError(f"{path}: got {value!r}; expected {expected}")
+    raise ValueError(f"{path}: got {quoted(value)}; expected {expected}")
 
 
 def plain(value: Any) -> Any:

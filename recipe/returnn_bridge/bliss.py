@@ -23,6 +23,14 @@ from returnn_bridge.files import iterate_bytes, write_whole
 from returnn_bridge.oggzip import Entry, build_ogg_zip
 
 _NAMED = ("corpus", "subcorpus", "recording", "segment")
+_PARENTS = {
+    "corpus": ("",),
+    "subcorpus": ("corpus", "subcorpus"),
+    "recording": ("corpus", "subcorpus"),
+    "segment": ("recording",),
+    "orth": ("segment",),
+}
+"""What each element may stand in; "" is the file. Elsewhere a text would be lost or belong to two segments."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +51,24 @@ class Segment:
 def read_bliss(path: str | os.PathLike[str]) -> Iterator[Segment]:
     """The segments of a corpus file (plain or .gz), in order.
 
-    ValueError with file and segment for incomplete XML, an unnamed element, a repeated tag, times other than
-    0 <= start < end, and a corpus without segments. `<include>` is refused: pass the included files one by one.
+    ValueError with file and segment for incomplete XML, an element in a wrong place, an unnamed one, a repeated tag,
+    times other than 0 <= start < end, and a corpus without segments. `<include>` is refused: pass the included files
+    one by one.
     """
     name = os.fspath(path)
     names: list[str] = []
+    kinds = [""]  # of the elements that are open
     audio, number = "", 0
     seen: set[str] = set()
     try:
         for event, element in _events(name):
             kind = element.tag
             if event == "start":
+                if kind in _PARENTS and kinds[-1] not in _PARENTS[kind]:
+                    expected = " or ".join(f"<{parent}>" for parent in _PARENTS[kind] if parent) or "no other element"
+                    where = f"in <{kinds[-1][:80]}> of {'/'.join(names)[:200]!r}" if kinds[-1] else "on its own"
+                    raise ValueError(f"{name}: <{kind}> {where}; expected it in {expected}")
+                kinds.append(kind)
                 if kind == "recording":
                     audio, number = _located(name, element.get("audio", "")), 0
                 number += kind == "segment"
@@ -68,10 +83,11 @@ def read_bliss(path: str | os.PathLike[str]) -> Iterator[Segment]:
                         " expected a corpus in one file, or the included files"
                     )
                 continue
+            kinds.pop()
             if kind == "segment":
                 segment = _segment(name, "/".join(names), element, audio)
                 if segment.seq_tag in seen:
-                    raise ValueError(f"{name}: segment {segment.seq_tag!r} comes twice; expected every name once")
+                    raise ValueError(f"{name}: two segments are named {segment.seq_tag!r}; expected different names")
                 seen.add(segment.seq_tag)
                 yield segment
             if kind in _NAMED:
@@ -89,10 +105,13 @@ def _events(path: str) -> Iterator[tuple[str, ElementTree.Element]]:
     """(event, element) for each start and end of an element. The encoding is taken from the XML declaration."""
     parser: ElementTree.XMLPullParser[ElementTree.Element] = ElementTree.XMLPullParser(("start", "end"))
     for data in iterate_bytes(path):
-        if data:
-            parser.feed(data)
-        else:
-            parser.close()
+        try:
+            if data:
+                parser.feed(data)
+            else:
+                parser.close()
+        except LookupError as error:
+            raise ValueError(f"{path}:1: {' '.join(str(error).split())}; expected a known encoding") from None
         yield from cast(Iterator[tuple[str, ElementTree.Element]], parser.read_events())
 
 
@@ -147,8 +166,8 @@ def _segment(path: str, tag: str, element: ElementTree.Element, audio: str) -> S
         except ValueError:
             times[key] = float("nan")
     if not 0 <= times["start"] < times["end"] or not isfinite(times["start"]):
-        got = f"start {element.get('start')} and end {element.get('end')}"
-        raise ValueError(f"{path}: segment {tag!r} has {got}; expected 0 <= start < end in seconds")
+        got = " and ".join(f"{key} {element.get(key, 'none')[:80]!r}" for key in times)
+        raise ValueError(f"{path}: segment {tag[:200]!r} has {got}; expected 0 <= start < end in seconds")
     end = times["end"] if isfinite(times["end"]) else None
     text = " ".join("".join(orth.itertext()) for orth in element.findall("orth"))
     return Segment(tag, " ".join(text.split()), audio, times["start"], end)

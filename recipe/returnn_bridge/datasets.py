@@ -23,7 +23,7 @@ from typing import Any
 
 from returnn_bridge.files import iterate_bytes, iterate_raw_lines
 from returnn_bridge.native_cache import use_private_cache
-from returnn_bridge.oggzip import check_ogg_zip
+from returnn_bridge.oggzip import check_ogg_zips
 from returnn_bridge.vocab import MODEL_FILE, sentence_pieces_file
 
 _ORDER = (
@@ -300,15 +300,9 @@ def _check_files(opts: dict[str, Any]) -> None:
 
 def _check_zips(opts: dict[str, Any]) -> None:
     for _, node in _walk(opts):
-        # With these options RETURNN finds the index under another name.
-        named = node.get("content_name") or node.get("resolve_symlink_for_name")
-        if node["class"] == "OggZipDataset" and not named:
-            paths = _file_list(node["path"])
-            # Names of indexes that are files outside the zips.
-            separate = {os.path.basename(path).removesuffix(".txt.gz") for path in paths}
-            for path in paths:
-                if path.endswith(".zip") and os.path.basename(path).removesuffix(".zip") not in separate:
-                    check_ogg_zip(path)
+        if node["class"] == "OggZipDataset":
+            resolve = bool(node.get("resolve_symlink_for_name"))
+            check_ogg_zips(_file_list(node["path"]), node.get("content_name"), resolve_symlinks=resolve)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ r"""Reading and writing files: gzip, encodings, atomic writes, temporary names a
     with whole_folder("model", replaces=is_model) as temporary: ...
     with lock("scores.jsonl"): ...                                  # one process at a time; the error names the other
     check_outputs(["out.jsonl"], ["in.jsonl"])                      # refuses to overwrite an input, before any work
+    with named("run.yaml"): ...                                     # a ValueError in the block names the file
 
 Every error names the file and, where possible, the line. Temporary names contain the host and process that write them,
 so that the next writer of the same file can remove those of killed processes. This module imports nothing heavy and
@@ -22,6 +23,7 @@ import fcntl
 import glob
 import gzip
 import json
+import math
 import os
 import shutil
 import socket
@@ -40,6 +42,9 @@ JsonObject = dict[str, Any]
 
 MOST_YAML_NODES = 100_000
 """Limit on the values of a YAML file with aliases expanded, because nested aliases can expand to billions."""
+
+MOST_YAML_BYTES = 1 << 20
+"""Limit on the size of a YAML file, because PyYAML takes seconds for each megabyte."""
 
 _CHUNK_BYTES = 1 << 18
 _BYTE_ORDER_MARK = codecs.BOM_UTF8
@@ -121,67 +126,152 @@ def iterate_bytes(path: PathLike) -> Iterator[bytes]:
 def parse_json(text: str, path: PathLike, line: int = 1) -> Any:
     """The value of a JSON text that begins at line `line` of a file.
 
-    ValueError with file and line for invalid JSON and for duplicate keys.
+    ValueError with file and line for invalid JSON, for duplicate keys and for lone surrogates, which no text file can
+    hold. Numbers may be nan or infinite, see `refuse_non_finite`.
     """
     where = f"{os.fspath(path)}:{line}"
     try:
-        return _DECODER.decode(text)
+        value = _DECODER.decode(text)
+        if "\\ud" in text or "\\uD" in text:  # an escape that may be half of a pair
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except json.JSONDecodeError as error:
         where = f"{os.fspath(path)}:{line + error.lineno - 1}"
         raise ValueError(f"{where}: invalid JSON ({error.msg}, column {error.colno}); expected valid JSON") from None
     except RecursionError:
         raise ValueError(f"{where}: JSON nested too deeply to be read") from None
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):04x}"
+        raise ValueError(f"{where}: a text holds the lone surrogate {half}; expected Unicode text") from None
     except ValueError as error:  # a duplicate key, or an integer of thousands of digits
         raise ValueError(f"{where}: {error}; expected valid JSON with each key once") from None
 
 
-def read_json(path: PathLike, expected: str = "a JSON file") -> Any:
+def read_json(path: PathLike, expected: str = "a JSON file", *, finite: bool = True) -> Any:
     """The value of a JSON file, .gz or plain.
 
-    FileNotFoundError that says what was `expected`, ValueError for invalid JSON.
+    FileNotFoundError that says what was `expected`, ValueError for invalid JSON and, with `finite`, for numbers that
+    are nan, infinite or larger than any float.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{os.fspath(path)}: no such file; expected {expected}")
-    return parse_json("".join(iterate_chunks(path)), path)
+    value = parse_json("".join(iterate_chunks(path)), path)
+    if finite:
+        refuse_non_finite(value, os.fspath(path))
+    return value
 
 
-def read_json_object(path: PathLike, expected: str = "a JSON file") -> dict[str, Any]:
+def read_json_object(path: PathLike, expected: str = "a JSON file", *, finite: bool = True) -> dict[str, Any]:
     """The object in a JSON file. Errors are those of `read_json`, and ValueError for any other type."""
-    tree = read_json(path, expected)
+    tree = read_json(path, expected, finite=finite)
     if not isinstance(tree, dict):
         raise ValueError(f"{os.fspath(path)}: got {type(tree).__name__}; expected a JSON object ({expected})")
     return tree
 
 
+def refuse_non_finite(tree: Any, where: str, key: str = "") -> None:
+    """ValueError naming the first number of a JSON value that is nan, infinite or larger than any float."""
+    if isinstance(tree, dict):
+        for name, value in tree.items():
+            refuse_non_finite(value, where, f"{key}.{name}" if key else name)
+    elif isinstance(tree, list):
+        for value in tree:
+            refuse_non_finite(value, where, key)
+    elif isinstance(tree, float | int) and not is_finite(tree):
+        raise ValueError(f"{where}: got {quoted(tree)} in {quoted(key)}; expected a finite number")
+
+
+def is_finite(value: object) -> bool:
+    """Whether a value is a number, or a boolean, that a float can hold: neither nan nor infinite."""
+    try:
+        return isinstance(value, float | int) and math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
+
+
+def quoted(value: object, most: int = 200) -> str:
+    """A value of a file for an error message: as Python writes it, on one line, cut to `most` characters."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deeply; a whole number of thousands of digits
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def one_line(text: object, most: int = 300) -> str:
+    """A text for an error message, such as that of a library: on one line, cut to `most` characters."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= most else line[: most - 3] + "..."
+
+
+@contextmanager
+def named(path: PathLike) -> Iterator[None]:
+    """Put the path of a file in front of the message of a ValueError that does not name it."""
+    try:
+        yield
+    except ValueError as error:
+        if os.fspath(path) in str(error):
+            raise
+        raise ValueError(f"{os.fspath(path)}: {error}") from error
+
+
 def read_yaml(path: PathLike) -> dict[str, Any]:
     """The mapping in a YAML file of plain data.
 
-    ValueError with file and line for invalid YAML and duplicate keys, and with the file for aliases that refer to
-    themselves or expand to more than `MOST_YAML_NODES` values.
+    ValueError with file and line for invalid YAML and duplicate keys, and with the file for more than
+    `MOST_YAML_BYTES`, and for aliases that refer to themselves or expand to more than `MOST_YAML_NODES` values.
     """
     import yaml
 
     class Loader(yaml.SafeLoader):
         """A safe loader that refuses duplicate keys, of which PyYAML would silently keep the last."""
 
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        def __init__(self, text: str) -> None:
+            super().__init__(text)
+            self.flat: set[int] = set()  # nodes without "<<"
+            self.merged = 0  # pairs of key and value
+
+        def flatten_mapping(self, node: Any) -> None:
+            """Replace "<<" by the pairs of the mappings it names, of several pairs with one key by the last, which
+            counts: PyYAML keeps all, so that merges of merges would grow without end."""
+            if id(node) in self.flat:
+                return
+            self.flat.add(id(node))
             seen: set[str] = set()
-            for key, _ in node.value:
-                if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+            for key, value in node.value:
+                if key.tag == "tag:yaml.org,2002:merge":
+                    for part in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                        if isinstance(part, yaml.MappingNode):
+                            self.flatten_mapping(part)
+                            self.merged += len(part.value)
+                        if self.merged > MOST_YAML_NODES:
+                            raise ValueError(f"{name}: merges of over {MOST_YAML_NODES} keys; expected a configuration")
+                elif isinstance(key, yaml.ScalarNode):
                     if key.value in seen:
-                        problem = f"the key {key.value!r} comes twice; expected every key once"
+                        problem = f"the key {quoted(key.value)} comes twice; expected every key once"
                         raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
                     seen.add(key.value)
-            return cast(dict[Any, Any], super().construct_mapping(node, deep=deep))
+            super().flatten_mapping(node)
+            last = {
+                (key.tag, key.value if isinstance(key, yaml.ScalarNode) else id(key)): (key, value)
+                for key, value in node.value
+            }
+            node.value = list(last.values())
 
     name = os.fspath(path)
     try:
-        tree = yaml.load("".join(iterate_chunks(path)), Loader)  # a subclass of the safe loader
+        chunks, size = [], 0
+        for chunk in iterate_chunks(path):
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > MOST_YAML_BYTES:
+                raise ValueError(f"{name}: over {MOST_YAML_BYTES} characters; expected a configuration")
+        tree = yaml.load("".join(chunks), Loader)  # a subclass of the safe loader
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark is not None else ""
-        raise ValueError(f"{name}{line}: not valid YAML ({error.problem})") from None
+        raise ValueError(f"{name}{line}: not valid YAML ({one_line(error.problem)})") from None
     except yaml.YAMLError as error:
-        raise ValueError(f"{name}: not valid YAML ({' '.join(str(error).split())})") from None
+        raise ValueError(f"{name}: not valid YAML ({one_line(error)})") from None
     except RecursionError:
         raise ValueError(f"{name}: not YAML that can be read (nested too deeply)") from None
     if not isinstance(tree, dict):
@@ -400,7 +490,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"the key {twice!r} is given twice")
+        raise ValueError(f"the key {quoted(twice)} is given twice")
     return result
 
 

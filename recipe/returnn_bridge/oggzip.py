@@ -14,26 +14,39 @@ it. The comment of the zip holds the number of utterances and the sha256 of the 
 from __future__ import annotations
 
 import hashlib
-import io
+import lzma
 import os
+import struct
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from returnn_bridge.files import iterate_lines, whole_file
+from returnn_bridge.files import iterate_bytes, iterate_lines, quoted, whole_file
+from returnn_bridge.ogg import as_ogg
+from returnn_bridge.ogg_index import check_index
 
 AUDIO = (".flac", ".wav", ".ogg")
 _TIME = (1980, 1, 1, 0, 0, 0)  # a fixed time stamp, so that equal entries give equal bytes
-_SLACK = 0.1  # seconds by which a segment may end after its audio, because corpus times are rounded
 _SECONDS_PER_WORD = 0.4  # estimates the duration of an utterance without audio, by which RETURNN sorts
 
 _HEAD = b"[\n{'text': "  # first bytes of an index that this module writes
 _COMMENT = b"OggZip: "
 
-_MIRRORED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
+# What the zip module raises for damaged files: an error for each way of packing, and RuntimeError for encrypted ones.
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+    struct.error,
+)
 
 
 @dataclass(frozen=True)
@@ -69,7 +82,8 @@ def build_ogg_zip(out_zip: str | os.PathLike[str], entries: Iterable[Entry]) -> 
     with whole_file(target) as temporary:
         with zipfile.ZipFile(temporary, "w") as archive:
             index = ",\n".join(repr(_add(archive, target.stem, entry)) for entry in utterances)
-            content = f"[\n{index}\n]\n".encode()
+            content = f"[\n{index}\n]\n".encode("utf-8", "surrogatepass")
+            check_index(content, os.fspath(target))
             _write(archive, f"{target.stem}.txt", content, zipfile.ZIP_DEFLATED)
             archive.comment = _COMMENT + b"%d utterances, index %s" % (len(utterances), _digest(content))
         _check_replaceable(target)
@@ -114,24 +128,67 @@ def is_ogg_zip(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{path.stem}.txt") as index:
             return index.read(len(_HEAD)) == _HEAD
-    except (OSError, KeyError, ValueError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error):
+    except (KeyError, *_UNREADABLE):
         return False
 
 
-def check_ogg_zip(path: str | os.PathLike[str]) -> None:
-    """ValueError for a zip that is damaged, lacks the index of its name, or whose index does not match its comment."""
+def check_ogg_zips(
+    paths: Sequence[str], content_name: str | Sequence[str] | None = None, *, resolve_symlinks: bool = False
+) -> None:
+    """Check what an OggZipDataset with these options would read; the parameters are those of RETURNN.
+
+    An index may be a file of its own, NAME.txt.gz among the paths. ValueError for paths that are neither, and as in
+    `check_ogg_zip`.
+    """
+    names = [content_name] * len(paths) if isinstance(content_name, str) else list(content_name or paths)
+    if len(names) != len(paths):
+        raise ValueError(f"{len(names)} content names for {len(paths)} files; expected one for each")
+    zips, separate = {}, {}
+    for path, name in zip(paths, names):
+        real = os.path.realpath(path) if resolve_symlinks else path
+        kind = next((suffix for suffix in (".zip", ".txt.gz") if real.endswith(suffix)), None)
+        if kind is None:
+            raise ValueError(f"{path}: expected an OggZip NAME.zip, or its index NAME.txt.gz")
+        index = name if content_name else os.path.basename(real).removesuffix(kind)
+        if kind == ".zip":
+            zips[path] = index
+        else:
+            separate[index] = path
+    if not zips:
+        raise ValueError(f"{', '.join(paths)}: an index only; expected its zip as well")
+    for path in separate.values():
+        check_index(b"".join(iterate_bytes(path)), path)
+    for path, name in zips.items():
+        check_ogg_zip(path, None if name in separate else name)
+
+
+def check_ogg_zip(path: str | os.PathLike[str], name: str | None = "") -> None:
+    """ValueError for a zip that is damaged, lacks its index, or whose index RETURNN cannot read or is not that of the
+    comment.
+
+    name: of the index without .txt; by default that of the zip, and None if the index is not in the zip.
+    """
     file = Path(path)
+    name = file.stem if name == "" else name
+    content = b""
     try:
         with zipfile.ZipFile(file) as archive:
-            content, comment = archive.read(f"{file.stem}.txt"), archive.comment
+            comment = archive.comment
+            if name is not None:
+                content = archive.read(f"{name}.txt")
     except KeyError:
         raise ValueError(
-            f"{file}: no index {file.stem}.txt in it; expected an OggZip under the name it was built with"
+            f"{file}: no index {name}.txt in it; expected an OggZip under the name it was built with"
         ) from None
-    except (ValueError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except _UNREADABLE as error:
+        if isinstance(error, OSError) and error.filename is not None:  # the file could not be opened
+            raise
         raise ValueError(f"{file}: not a zip that can be read ({error}); expected a whole OggZip") from None
+    if name is None:
+        return
     if comment.startswith(_COMMENT) and not comment.endswith(_digest(content)):
         raise ValueError(f"{file}: another index than it was built with; expected the zip as `dlm oggzip` wrote it")
+    check_index(content, f"{file}: {name}.txt")
 
 
 def read_transcripts(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -148,9 +205,9 @@ def read_transcripts(path: str | os.PathLike[str]) -> dict[str, str]:
         if not tag:
             continue
         if not rest:
-            raise ValueError(f"{name}:{number}: utterance {tag!r} has no text; expected `utterance-id TEXT`")
+            raise ValueError(f"{name}:{number}: utterance {quoted(tag)} has no text; expected `utterance-id TEXT`")
         if tag in transcripts:
-            raise ValueError(f"{name}:{number}: utterance {tag!r} comes a second time; expected every id once")
+            raise ValueError(f"{name}:{number}: utterance {quoted(tag)} comes a second time; expected every id once")
         transcripts[tag] = rest[0].strip()
     if not transcripts:
         raise ValueError(f"{name}: no transcripts in {number} lines; expected lines `utterance-id TEXT`")
@@ -189,61 +246,13 @@ def _add(archive: zipfile.ZipFile, name: str, entry: Entry) -> dict[str, Any]:
         given = None if entry.end is None else entry.end - entry.start
         duration = round(_SECONDS_PER_WORD * len(entry.text.split()), 3) if given is None else given
         return {**described, "duration": duration}
-    data, duration = _as_ogg(entry)
+    try:
+        data, duration = as_ogg(entry.audio, start=entry.start, end=entry.end)
+    except ValueError as error:
+        raise ValueError(f"{error}; utterance {entry.seq_tag!r}") from None
     file = f"{entry.seq_tag}.ogg"
     _write(archive, f"{name}/{file}", data, zipfile.ZIP_STORED)
     return {**described, "file": file, "duration": duration}
-
-
-def _as_ogg(entry: Entry) -> tuple[bytes, float]:
-    """Ogg Vorbis bytes and the duration in seconds."""
-    import soundfile
-
-    path = os.fspath(entry.audio or "")
-    try:
-        with soundfile.SoundFile(path) as audio:
-            rate = audio.samplerate
-            first = min(round(entry.start * rate), audio.frames)
-            last = audio.frames if entry.end is None else min(round(entry.end * rate), audio.frames)
-            duration = (last - first) / rate
-            copied = audio.format == "OGG" and audio.subtype == "VORBIS" and last - first == audio.frames
-            audio.seek(first)
-            samples = None if copied else audio.read(last - first, dtype="float32")
-    except soundfile.LibsndfileError as error:
-        raise ValueError(f"{path}: not readable as audio ({error.error_string}); utterance {entry.seq_tag!r}") from None
-    if duration <= 0 or (entry.end is not None and entry.end * rate > last + _SLACK * rate):
-        got = f"audio of length {last / rate:.2f} s" if last else "audio of length 0"
-        raise ValueError(f"{path}: {got}; utterance {entry.seq_tag!r}")
-    if samples is None:
-        return Path(path).read_bytes(), duration
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, rate, format="OGG", subtype="VORBIS")
-    return _fixed_serial(buffer.getvalue()), duration
-
-
-def _fixed_serial(ogg: bytes) -> bytes:
-    """The Ogg stream with serial number 1. The encoder takes one from the clock, so no two runs would be equal.
-
-    Each page contains the serial number (byte 14) and a checksum (byte 22), RFC 3533 section 6.
-    """
-    pages, start = [], 0
-    while start < len(ogg):
-        segments = ogg[start + 26]
-        header = 27 + segments
-        length = header + sum(ogg[start + 27 : start + header])
-        page = bytearray(ogg[start : start + length])
-        page[14:18] = (1).to_bytes(4, "little")
-        page[22:26] = bytes(4)
-        page[22:26] = _ogg_checksum(page).to_bytes(4, "little")
-        pages.append(page)
-        start += length
-    return b"".join(pages)
-
-
-def _ogg_checksum(page: bytearray) -> int:
-    """Ogg's CRC-32: zlib's polynomial, but initial value 0, no inversion, and the high bit of each byte first."""
-    crc = zlib.crc32(page.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
-    return int(f"{crc:032b}"[::-1], 2)
 
 
 def _digest(content: bytes) -> bytes:

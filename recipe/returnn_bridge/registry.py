@@ -14,6 +14,8 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
+from returnn_bridge.files import quoted
+
 Entry = TypeVar("Entry")
 
 
@@ -26,10 +28,10 @@ class Registry(Mapping[str, Entry]):
 
     def __getitem__(self, name: str) -> Entry:
         """The entry of a name. ValueError with the nearest and all known names for an unknown one."""
-        if name not in self._entries:
-            near = difflib.get_close_matches(str(name), self._entries, 1)
+        if not isinstance(name, str) or name not in self._entries:
+            near = difflib.get_close_matches(str(name)[:100], self._entries, 1)
             hint = f" (perhaps {near[0]!r}?)" if near else ""
-            raise ValueError(f"{self.kind} {name!r} is unknown{hint}; expected one of {', '.join(self._entries)}")
+            raise ValueError(f"{self.kind} {quoted(name)} is unknown{hint}; expected one of {', '.join(self._entries)}")
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
@@ -44,7 +46,7 @@ class Registry(Mapping[str, Entry]):
     def add(self, name: str, entry: Entry) -> None:
         """Add an entry. ValueError for a name that is taken, because a configuration must have one meaning only."""
         if name in self._entries:
-            raise ValueError(f"{self.kind} {name!r} is there already; expected a new name")
+            raise ValueError(f"{self.kind} {name!r} is registered already; expected another name")
         self._entries[name] = entry
 
     def remove(self, name: str) -> None:

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from returnn_bridge.files import whole_file
+from returnn_bridge.trial import trial
 
 FORMATS = ("diffusion-lm-tokens 1", "diffusion-lm-tokens 2")
 BLOCK = 1 << 22  # values that are moved or checked at once
@@ -59,13 +60,19 @@ class Layout:
 def read_layout(path: Path) -> Layout:
     """The header of a store.
 
-    ValueError for another or a truncated file, and for arrays that are not contiguous plain numbers.
+    ValueError for another or a truncated file, and for arrays that are not contiguous plain numbers. HDF5 goes round in
+    circles in some damaged files, so it reads the header in another process first.
     """
     import h5py
 
-    try:
+    def read() -> Layout:
         with h5py.File(path, "r") as stored:
             return _layout(stored, path)
+
+    if how := trial(read):
+        raise ValueError(f"{path}: HDF5 {how}; {_EXPECTED}")
+    try:
+        return read()
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())
         raise ValueError(f"{path}: {reason}; {_EXPECTED}") from None

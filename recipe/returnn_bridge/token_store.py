@@ -198,23 +198,33 @@ def _build(
     sources = describe_sources(files, spm_model, _digests(target))
     partial.mkdir(parents=True, exist_ok=True)
     dtype = np.dtype("<u2") if vocab.num_pieces <= 1 << 16 else np.dtype("<i4")
-    done = _resume(partial, files, spm_model, dtype, _digests(target))
+    done, running = _resume(partial, files, spm_model, dtype, _digests(target))
     with (
         open(partial / "ids", "ab") as ids,
         open(partial / "lengths", "ab") as lengths,
         open(partial / "bytes", "ab") as line_bytes,
     ):
+        streams = (ids, lengths, line_bytes)
         for block in _blocks(files, skip=done):
             encoded = vocab.encode_batch([line.decode("utf-8").strip() for line in block])
-            ids.write(np.fromiter((piece for row in encoded for piece in row), dtype).tobytes())
-            lengths.write(np.array([len(row) for row in encoded], "<i4").tobytes())
-            line_bytes.write(np.array([len(line) for line in block], "<i4").tobytes())
-            for stream in (ids, lengths, line_bytes):
+            arrays = (
+                np.fromiter((piece for row in encoded for piece in row), dtype),
+                np.array([len(row) for row in encoded], "<i4"),
+                np.array([len(line) for line in block], "<i4"),
+            )
+            for stream, digest, array in zip(streams, running, arrays):
+                stream.write(array.tobytes())
+                digest.update(array.tobytes())
                 stream.flush()
                 os.fsync(stream.fileno())
             done += len(block)
-            sizes = [stream.tell() for stream in (ids, lengths, line_bytes)]
-            write_text(partial / "state.json", json.dumps({"sources": sources, "done": done, "sizes": sizes}))
+            state = {
+                "sources": sources,
+                "done": done,
+                "sizes": [stream.tell() for stream in streams],
+                "sha256": [digest.hexdigest() for digest in running],
+            }
+            write_text(partial / "state.json", json.dumps(state))
             if progress is not None:
                 progress(sum(map(len, block)) + len(block))
     if changed := [name for name, state in _states([vocab_file, *files]).items() if before[name] != state]:
@@ -308,19 +318,19 @@ def _blocks(files: Sequence[str], skip: int) -> Iterator[list[bytes]]:
 
 def _resume(
     partial: Path, files: Sequence[str], spm_model: str | os.PathLike[str], dtype: np.dtype[Any], digests: Digests
-) -> int:
-    """The number of sentences that are done.
+) -> tuple[int, list[Any]]:
+    """The number of sentences that are done, and the sha256 objects of the three streams so far.
 
     Data after the last complete block is cut off; inconsistent streams are discarded with a warning.
     """
     state_file = partial / "state.json"
-    done, sizes = 0, [0, 0, 0]
+    done, sizes, running = 0, [0, 0, 0], [hashlib.sha256() for _ in _STREAMS]
     if state_file.is_file():
         try:
             state = read_json_object(state_file)
             other = are_sources(state["sources"]) and _difference(state["sources"], files, spm_model, digests)
             if not other:
-                done, sizes = _checked_state(partial, state, dtype)
+                done, sizes, running = _checked_state(partial, state, dtype)
         except (OSError, KeyError, ValueError) as error:
             print(f"warning: {partial}: not what was left there ({error}); tokenising from the start", file=sys.stderr)
             state_file.unlink()  # before the streams are truncated, so that it never describes missing data
@@ -330,27 +340,38 @@ def _resume(
     for name, size in zip(_STREAMS, sizes):
         with open(partial / name, "ab") as file:
             file.truncate(size)
-    return done
+    return done, running
 
 
-def _checked_state(partial: Path, state: Mapping[str, Any], dtype: np.dtype[Any]) -> tuple[int, list[int]]:
-    """(sentences, bytes of each stream) of a saved state.
+def _checked_state(partial: Path, state: Mapping[str, Any], dtype: np.dtype[Any]) -> tuple[int, list[int], list[Any]]:
+    """(sentences, bytes of each stream, sha256 objects of these bytes) of a saved state.
 
-    ValueError for an invalid state and for streams that are shorter, because truncating would fill them with zeros.
+    ValueError for an invalid state, and for streams that are shorter or other than when it was saved.
     """
-    done, sizes = state["done"], state["sizes"]
+    done, sizes, digests = state["done"], state["sizes"], state["sha256"]
     if not are_sources(state["sources"]):
         raise ValueError("sources that are none")
-    if type(done) is not int or done < 0 or not isinstance(sizes, list) or len(sizes) != len(_STREAMS):
+    numbers = [done, *sizes] if isinstance(sizes, list) and len(sizes) == len(_STREAMS) else []
+    if not numbers or not all(type(number) is int and number >= 0 for number in numbers):
         raise ValueError(f"{done!r} sentences in streams of {sizes!r} bytes")
-    for name, size in zip(_STREAMS, sizes):
-        actual = (partial / name).stat().st_size
-        if type(size) is not int or actual < size:
-            raise ValueError(f"stream {name!r} of {actual} bytes, expected {size!r}")
-    tokens = int(np.fromfile(partial / "lengths", "<i4", done).sum(dtype=np.int64))
-    if sizes != [tokens * dtype.itemsize, 4 * done, 4 * done]:
-        raise ValueError(f"streams of {sizes} bytes for {done} sentences of {tokens} tokens")
-    return done, sizes
+    if sizes[0] % dtype.itemsize or sizes[1:] != [4 * done, 4 * done]:
+        raise ValueError(f"streams of {sizes} bytes for {done} sentences")
+    running = [_digest_of_start(partial / name, size) for name, size in zip(_STREAMS, sizes)]
+    if digests != [digest.hexdigest() for digest in running]:
+        raise ValueError("streams with other bytes than were written")
+    return done, sizes, running
+
+
+def _digest_of_start(path: Path, size: int) -> Any:
+    """The sha256 object of the first bytes of a file. ValueError if it has fewer."""
+    digest, left = hashlib.sha256(), size
+    with open(path, "rb") as file:
+        while left and (data := file.read(min(left, MOVED))):
+            digest.update(data)
+            left -= len(data)
+    if left:
+        raise ValueError(f"stream {path.name!r} of {size - left} bytes, expected {size}")
+    return digest
 
 
 def _stored_ids(path: Path, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:

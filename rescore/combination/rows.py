@@ -96,6 +96,8 @@ def default_rows(given: Sequence[str], lms: Sequence[str]) -> list[RowSpec]:
     the acoustic score alone says nothing about a recogniser that has used the others already. All scales but the
     acoustic one are tuned, with a word term.
     """
+    if not given:
+        raise ValueError("the lists have no scores; expected lists with a score of the recogniser, or rows of your own")
     acoustic, *others = given
     rows = [RowSpec(f"{acoustic} only", {acoustic: 1.0}, {})]
 

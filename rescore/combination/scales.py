@@ -19,14 +19,13 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import isfinite
 from typing import Any
 
 import numpy as np
 
 from rescore.nbest.types import Hypothesis, NBestList
 from rescore.wer import FloatArray, IntArray, first_maxima, list_offsets
-from returnn_bridge.files import PathLike, read_json, write_whole
+from returnn_bridge.files import PathLike, is_finite, quoted, read_json, write_whole
 
 WORDS = "words"
 TOKENS = "tokens:"
@@ -47,11 +46,11 @@ class Scales:
 
     def __post_init__(self) -> None:
         for name, value in self.named().items():
-            if isinstance(value, bool) or not isinstance(value, float | int) or not isfinite(value):
-                raise ValueError(f"the scale of {name!r} is {value!r}; expected a finite number")
+            if isinstance(value, bool) or not is_finite(value):
+                raise ValueError(f"the scale of {quoted(name)} is {quoted(value)}; expected a finite number")
         for name in self.scores:
             if name == WORDS or name.startswith(TOKENS):
-                raise ValueError(f"a score is named {name!r}; expected another name: this one means a count")
+                raise ValueError(f"a score is named {quoted(name)}; expected another name: this one means a count")
 
     def named(self) -> dict[str, float]:
         """All scales in one dict, with the keys SOURCE, "words" (unless it is 0) and "tokens:SOURCE"."""
@@ -82,10 +81,10 @@ class Scales:
             if key not in known:
                 near = difflib.get_close_matches(str(key), known, 1)
                 hint = f", perhaps {near[0]!r}" if near else ""
-                raise ValueError(f"{where}: unknown key {key!r}; expected {', '.join(known)}{hint}")
+                raise ValueError(f"{where}: unknown key {quoted(key)}; expected {', '.join(known)}{hint}")
         for key in ("scores", "tokens"):
             if not isinstance(value.get(key, {}), dict) or (key == "scores" and not value.get(key)):
-                raise ValueError(f"{where}: {key!r} is {value.get(key)!r}; expected an object {{source: scale}}")
+                raise ValueError(f"{where}: {key!r} is {quoted(value.get(key))}; expected an object {{source: scale}}")
         try:
             return cls(value["scores"], value.get("words", 0.0), value.get("tokens", {}))
         except ValueError as error:
@@ -214,7 +213,7 @@ def _hypothesis_at(lists: Sequence[NBestList], index: int) -> str:
     """Rank and utterance, for an error message, of the hypothesis with this index among those of all lists."""
     offsets = list_offsets(lists)
     number = int(np.searchsorted(offsets, index, side="right")) - 1
-    return f"hypothesis {index - int(offsets[number]) + 1} of {lists[number].seq_tag!r}"
+    return f"hypothesis {index - int(offsets[number]) + 1} of {quoted(lists[number].seq_tag)}"
 
 
 def _describe_bad(lists: Sequence[NBestList], index: int, name: str) -> str:

@@ -8,16 +8,13 @@ import typer
 
 Sources = Annotated[
     list[str],
-    typer.Argument(
-        help="N-best file, or several aligned files as NAME=PATH: .py, .jsonl, .json, each also .gz "
-        "(for others see --format)."
-    ),
+    typer.Argument(help="N-best file, or several aligned files as NAME=PATH; `dlm formats` lists what is read."),
 ]
 ListFormat = Annotated[
     str | None,
     typer.Option(
         "--format",
-        help="Format of all N-best files that are read: returnn-py, json-lines, mlm-scoring or flat-json "
-        "(default: chosen by the suffix, and for .json by the beginning of the file).",
+        help="Format of all N-best files that are read, of those that `dlm formats` lists (default: chosen by the "
+        "suffix, and where several share it by the beginning of the file).",
     ),
 ]

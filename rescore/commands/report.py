@@ -43,9 +43,9 @@ def wer(
     """Print a table of word error rates with S/D/I, the oracle and paired bootstrap intervals against the baseline."""
     from rescore.combination.rows import FIRST, check_row_name
     from rescore.combination.scales import Scales, best_texts
-    from rescore.nbest import check_no_lists, read_sources
+    from rescore.nbest import check_no_lists
     from rescore.nbest.reference_formats import transcript_format
-    from rescore.nbest.references import attach_reference_file, check_transcripts, write_transcripts
+    from rescore.nbest.references import check_transcripts, read_with_references, write_transcripts
     from rescore.pipeline import seconds_of, unknown_in
     from rescore.report.table import ResultTable, evaluate, table_suffix
     from rescore.score_file import recorded
@@ -57,7 +57,7 @@ def wer(
     outputs = [*(out or []), *(transcripts or [])]
     check_outputs(outputs, [*list_files(nbest), refs, *filter(None, map(scales_file, scales or []))])
     check_no_lists(outputs)
-    lists = attach_reference_file(read_sources(nbest, format=list_format), refs)
+    lists = read_with_references(nbest, refs, format=list_format)
     rows = {FIRST: Scales({})}
     for item in scales or []:
         name, row_scales = parse_scales(item)

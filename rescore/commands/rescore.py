@@ -71,7 +71,7 @@ def rescore(
             else open_scorer(item, scoring, chosen=False)
         )
         if scorer.name in scorers:
-            raise ValueError(f"--lm {item}: the name {scorer.name!r} is taken; expected NAME=PATH with different names")
+            raise ValueError(f"--lm {item}: a second score {scorer.name!r}; expected NAME=PATH with different names")
         scorers[scorer.name] = scorer
     say_device(*(scorer.device for scorer in scorers.values()))
     check_outputs(pipeline.output_files(out, list(scorers)), inputs)

@@ -41,15 +41,15 @@ def tune(
     from rescore.combination import tuning
     from rescore.combination.rows import RowSpec
     from rescore.combination.scales import WORDS
-    from rescore.nbest import check_no_lists, read_sources
-    from rescore.nbest.references import attach_reference_file
+    from rescore.nbest import check_no_lists
+    from rescore.nbest.references import read_with_references
     from rescore.report.table import format_scales
 
     if row and (free or fixed):
         raise ValueError(f"--row {row} and --free or --fixed; expected one of the two ways to say it")
     check_outputs([out], [*list_files(nbest), refs])
     check_no_lists([out])
-    lists = attach_reference_file(read_sources(nbest, format=list_format), refs)
+    lists = read_with_references(nbest, refs, format=list_format)
     names = list(lists[0].hypotheses[0].scores)
     given = RowSpec.from_terms("fixed", ",".join(fixed).split(",")).fixed if fixed else {names[0]: 1.0}
     terms = ",".join(free).split(",") if free else [name for name in [*names, WORDS] if name not in given]

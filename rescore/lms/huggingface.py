@@ -29,6 +29,7 @@ from rescore.lms.huggingface_folder import (
 from rescore.lms.huggingface_text import PlainText
 from rescore.nbest.types import NBestList
 from rescore.scores import LOG_P, PLL, SequenceScore, UnknownCounts
+from returnn_bridge.files import is_finite, named, quoted
 
 if TYPE_CHECKING:
     import torch
@@ -96,7 +97,8 @@ class _HuggingFaceScorer(LanguageModelScorer):
         self.device = str(self.model.device)
         self.model.config.use_cache = False  # because every text is run once, so a cache would only use memory
         self.vocabulary_size = int(self.model.get_input_embeddings().weight.shape[0])
-        self.longest = _longest_input(self.model, self.tokenizer)
+        with named(self.folder):
+            self.longest = _longest_input(self.model, self.tokenizer)
         self.plain_text = PlainText(self.tokenizer)
         self._unknown = UnknownCounts(0, 0, "tokens")
         self._digest = ""
@@ -326,7 +328,10 @@ class HuggingFaceMaskedScorer(_HuggingFaceScorer):
 
 def _longest_input(model: Any, tokenizer: Any) -> int:
     """Maximum length of an input: the smallest limit of tokenizer, configuration and RoBERTa-like position tables."""
-    limits = [int(tokenizer.model_max_length)]
+    most = tokenizer.model_max_length
+    if isinstance(most, bool) or not is_finite(most) or most < 1:
+        raise ValueError(f"tokenizer_config.json: model_max_length is {quoted(most)}; expected a number of tokens")
+    limits = [int(most)]
     stated = getattr(model.config, "max_position_embeddings", None)
     if isinstance(stated, int) and stated > 0:
         limits.append(stated)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import tempfile
@@ -23,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from returnn_bridge.files import read_json_object
+from returnn_bridge.files import one_line, quoted, read_json_object
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +46,12 @@ _REFUSED_KEYS = (
     *("quantization_config", "compression_config", "fusion_config", "distributed_config"),
     *("transformers_weights", "configuration_files"),
 )
+# Sizes that can not be larger than the number of stored tensors, and than that of all their numbers.
+_LAYERS = re.compile(r"(n|num)_(hidden_|encoder_|decoder_)?(layers?|blocks)")
+_WIDTHS = re.compile(
+    r".*(hidden|intermediate|vocab|embedding)_size|n_(embd|inner)|d_(model|ff|kv)|(ffn_|head_|hidden_)?dim|"
+    r"(n|num)_(attention_|key_value_)?heads?|n_positions|n_ctx"
+)
 # File names in tokenizer_config.json. Files of `save_pretrained` are found by their standard names without them.
 _FILE_KEYS = re.compile(r".*_files?|.*spm|vocab|merges|init_inputs|tokenizer_object|auto_map")
 
@@ -58,15 +65,17 @@ def architecture_of(folder: Path) -> str:
         )
     if not path.is_file():
         raise ValueError(f"{folder}: no config.json; expected a model folder as `save_pretrained` writes it")
-    config = read_json_object(path, "that of a model")
+    config = read_json_object(path, "that of a model", finite=False)
     names = config.get("architectures")
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
-        raise ValueError(f"{path}: architectures is {names!r}; expected a list with one class name")
+        raise ValueError(f"{path}: architectures is {quoted(names)}; expected a list with one class name")
     known = names[0].endswith(CAUSAL_ENDINGS + MASKED_ENDINGS)
     # XLM has one class for both kinds, and an encoder-decoder models pairs of texts.
     if not known or names[0].startswith(("XLMWith", "Flaubert")) or config.get("is_encoder_decoder"):
         kinds = ", ".join(f"...{ending}" for ending in CAUSAL_ENDINGS + MASKED_ENDINGS)
-        raise ValueError(f"{path}: architecture {names[0]} is neither causal nor masked; expected one of {kinds}")
+        raise ValueError(
+            f"{path}: architecture {one_line(names[0])} is neither causal nor masked; expected one of {kinds}"
+        )
     return names[0]
 
 
@@ -157,11 +166,12 @@ def _only(folder: Path, names: list[str]) -> Iterator[Path]:
         for name in names:
             if name not in ("config.json", "tokenizer_config.json"):
                 (view / name).symlink_to((folder / name).resolve())
-        config = read_json_object(folder / "config.json", "that of a model")
+        config = read_json_object(folder / "config.json", "that of a model", finite=False)
         _check_config(folder / "config.json", config)
+        _check_sizes(folder, config)
         (view / "config.json").write_text(json.dumps(_without(config, _CODE_KEYS)), encoding="utf-8")
         if "tokenizer_config.json" in names:
-            of_tokenizer = read_json_object(folder / "tokenizer_config.json", "that of a tokenizer")
+            of_tokenizer = read_json_object(folder / "tokenizer_config.json", "that of a tokenizer", finite=False)
             kept = {key: value for key, value in of_tokenizer.items() if not _FILE_KEYS.fullmatch(key)}
             (view / "tokenizer_config.json").write_text(json.dumps(kept), encoding="utf-8")
         yield view
@@ -169,13 +179,41 @@ def _only(folder: Path, names: list[str]) -> Iterator[Path]:
 
 def _check_config(path: Path, config: dict[str, Any]) -> None:
     if not isinstance(config.get("model_type"), str) or not config["model_type"]:
-        raise ValueError(f"{path}: model_type is {config.get('model_type')!r}; expected the name of a kind of model")
+        raise ValueError(
+            f"{path}: model_type is {quoted(config.get('model_type'))}; expected the name of a kind of model"
+        )
     for section in _objects(config):
         for key in _REFUSED_KEYS:
             if section.get(key):
                 raise ValueError(
                     f"{path}: {key} is {shorten(repr(section[key]))}; expected a configuration without it, "
                     "of a model whose weights are plain tensors"
+                )
+
+
+def _check_sizes(folder: Path, config: dict[str, Any]) -> None:
+    """ValueError for a number of layers or a width in config.json that the stored weights can not be of.
+
+    The library would build such a network before it looks at the weights, and memory or time would not suffice.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    tensors = values = 0
+    for name in sorted(_weights(folder) - {INDEX}):
+        try:
+            with safe_open(folder / name, framework="pt") as stored:
+                for key in stored.keys():  # noqa: SIM118  # not a mapping
+                    tensors += 1
+                    values += math.prod(stored.get_slice(key).get_shape())
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{folder / name}: not readable ({one_line(error)}); expected safetensors") from None
+    for section in _objects(config):
+        for key, value in section.items():
+            most = tensors if _LAYERS.fullmatch(key) else values if _WIDTHS.fullmatch(key) else None
+            if most is not None and isinstance(value, int | float) and value > most:
+                raise ValueError(
+                    f"{folder / 'config.json'}: {key} is {quoted(value)}; expected a size of the stored weights, "
+                    f"{tensors} tensors of {values} numbers"
                 )
 
 
@@ -211,10 +249,10 @@ def _weights(folder: Path) -> set[str]:
             f"read; if you trust it, convert it: "
             f"transformers.{auto}.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
         )
-    places = read_json_object(path, "an index of weights").get("weight_map")
-    if not isinstance(places, dict) or not places:
-        raise ValueError(f"{path}: weight_map is {shorten(repr(places))}; expected a file name for each weight")
-    for weight, name in places.items():
+    weight_map = read_json_object(path, "an index of weights").get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{path}: weight_map is {shorten(repr(weight_map))}; expected a file name for each weight")
+    for weight, name in weight_map.items():
         if not isinstance(name, str) or not _SHARD.fullmatch(name):
             raise ValueError(
                 f"{path}: weight {weight} is in {shorten(repr(name))}; "
@@ -222,7 +260,7 @@ def _weights(folder: Path) -> set[str]:
             )
         if not (folder / name).is_file():
             raise ValueError(f"{path}: weight {weight} is in {name}, which is missing; expected all files of the index")
-    return {INDEX, *places.values()}
+    return {INDEX, *weight_map.values()}
 
 
 def _check_tokenizer(folder: Path, names: list[str]) -> None:

@@ -23,7 +23,7 @@ class PlainText:
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
         added = tokenizer.added_tokens_decoder.items()
-        self.special = frozenset({*tokenizer.all_special_ids, *(place for place, token in added if token.special)})
+        self.special = frozenset({*tokenizer.all_special_ids, *(index for index, token in added if token.special)})
         self._renamed: Any = None
 
     def encode(self, texts: Sequence[str], *, add_special: bool, where: str) -> tuple[Ids, Ids]:
@@ -46,11 +46,11 @@ class PlainText:
         )
         ids: Ids = found["input_ids"]
         masks: Ids = found["special_tokens_mask"] if add_special else [[0] * len(row) for row in ids]
-        for place, text in enumerate(texts):
-            if self._spelled(ids[place], masks[place]) and self.tokenizer.is_fast:
-                ids[place], masks[place] = self._encode_renamed(text, add_special)
+        for index, text in enumerate(texts):
+            if self._spelled(ids[index], masks[index]) and self.tokenizer.is_fast:
+                ids[index], masks[index] = self._encode_renamed(text, add_special)
             # The unknown token is allowed, because it stands for words that are not in the vocabulary.
-            spelled = self._spelled(ids[place], masks[place]) - {self.tokenizer.unk_token_id}
+            spelled = self._spelled(ids[index], masks[index]) - {self.tokenizer.unk_token_id}
             if spelled:
                 name = self.tokenizer.convert_ids_to_tokens(min(spelled))
                 raise ValueError(
@@ -80,7 +80,7 @@ def _rename(tokenizer: Any, special: frozenset[int]) -> Any:
             token |= {"content": names[token["content"]], "special": True, "normalized": False}
     model = tree["model"]
     if isinstance(model["vocab"], dict):
-        model["vocab"] = {names.get(piece, piece): place for piece, place in model["vocab"].items()}
+        model["vocab"] = {names.get(piece, piece): index for piece, index in model["vocab"].items()}
     else:  # Unigram: pieces with their scores, in the order of their ids
         model["vocab"] = [[names.get(piece, piece), score] for piece, score in model["vocab"]]
     if model.get("unk_token") in names:

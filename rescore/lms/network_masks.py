@@ -31,7 +31,9 @@ class MaskMeasurement(Measurement):
     def __init__(self, runner: NetworkRunner, estimator: Estimator | None, seed: int):
         assert estimator is not None, "a family with masks has a usual estimator"
         if not isinstance(estimator, MaskEstimator):
-            raise ValueError(f"estimator {estimator.name} is for models whose noise is no mask; see `dlm estimators`")
+            raise ValueError(
+                f"estimator {estimator.name} is not for noise by masks; expected one that is, see `dlm estimators`"
+            )
         self.runner, self.estimator, self.seed = runner, estimator, seed
         self.model = runner.model
 

@@ -10,6 +10,8 @@ Words are not normalised, so texts must have the case of the training text. Unkn
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import itertools
 import math
 import os
 import subprocess
@@ -21,6 +23,7 @@ from pathlib import Path
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from rescore.lms.base import LanguageModelScorer, texts_of
+from rescore.lms.kenlm_process import KenlmProcess
 from rescore.nbest.types import NBestList
 from rescore.scores import LOG_P, SequenceScore, UnknownCounts
 from returnn_bridge.files import iterate_lines, scratch_folder, write_whole
@@ -28,6 +31,8 @@ from returnn_bridge.files import iterate_lines, scratch_folder, write_whole
 LOG_10 = math.log(10.0)
 ORDERS = range(2, 6)  # kaldingram 0.1.2 counts only the first word of each line for order 1
 MARKERS = {"<s>", "</s>"}
+_LINES = 500  # of a text that KenLM is asked for at once
+_ROUNDING = 1e-3  # KenLM adds in float32
 
 
 def train_ngram(texts: Sequence[str | os.PathLike[str]], *, order: int, out: str | os.PathLike[str]) -> Path:
@@ -79,24 +84,15 @@ class NgramScorer(LanguageModelScorer):
     """
 
     def __init__(self, path: str | os.PathLike[str], *, name: str = "ngram"):
-        import kenlm
-
+        if importlib.util.find_spec("kenlm") is None:
+            raise ModuleNotFoundError("n-grams need the package kenlm: pip install kenlm", name="kenlm")
         self.path, self.name = Path(path), name
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path}: no such n-gram; expected an .arpa or KenLM binary file")
-        try:
-            settings = kenlm.Config()
-            settings.show_progress = False
-            settings.arpa_complain = kenlm.ARPALoadComplain.NONE
-            self.model = kenlm.Model(str(self.path), settings)
-        except OSError as error:
-            raise ValueError(f"{self.path}: KenLM can not read it ({' '.join(str(error).split())})") from None
+        self.model = KenlmProcess(self.path)
         self._unknown = UnknownCounts(0, 0, "words")
-        number = 0
-        while (unheard := f"<word-{number}>") in self.model:
-            number += 1
         # Texts may hold these as words, but KenLM would treat them as the begin or end of the sentence.
-        self._instead = dict.fromkeys((*MARKERS, "<unk>"), unheard)
+        self._instead = dict.fromkeys((*MARKERS, "<unk>"), self.model.unheard)
 
     def words_of(self, text: str) -> list[str]:
         """The words of a text for KenLM, with sentence marks replaced by an unknown word."""
@@ -108,23 +104,21 @@ class NgramScorer(LanguageModelScorer):
 
     def score_group(self, utterances: Sequence[NBestList]) -> list[list[SequenceScore]]:
         """As in the base class. A text that occurs twice in an utterance is scored and counted once."""
-        results = []
-        for utterance in utterances:
-            texts = texts_of(utterance)
-            found = {text: self._score(text) for text in dict.fromkeys(texts)}
-            results.append([found[text] for text in texts])
-        return results
+        groups = [{text: self.words_of(text) for text in texts_of(utterance)} for utterance in utterances]
+        found = iter(self.model.score([" ".join(words) for group in groups for words in group.values()]))
+        scores = [{text: self._score_of(words, *next(found)) for text, words in group.items()} for group in groups]
+        return [[score[text] for text in texts_of(utterance)] for utterance, score in zip(utterances, scores)]
 
-    def _score(self, text: str) -> SequenceScore:
-        words = self.words_of(text)
-        self._unknown += UnknownCounts(sum(word not in self.model for word in words), len(words), "words")
-        log_prob = LOG_10 * float(self.model.score(" ".join(words), bos=True, eos=True))
-        return SequenceScore(log_prob, 0.0, 0, len(words) + 1, LOG_P)
+    def _score_of(self, words: list[str], log10_prob: float, unknown: int) -> SequenceScore:
+        if log10_prob > _ROUNDING:
+            raise ValueError(f"{self.path}: a sentence has the log-probability {log10_prob}; expected at most 0")
+        self._unknown += UnknownCounts(unknown, len(words), "words")
+        return SequenceScore(LOG_10 * log10_prob, 0.0, 0, len(words) + 1, LOG_P)
 
     def describe(self) -> dict[str, object]:
         with open(self.path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-        return {"kind": "ngram", "order": int(self.model.order), "model": digest}
+        return {"kind": "ngram", "order": self.model.order, "model": digest}
 
     def unknown(self) -> UnknownCounts:
         return self._unknown
@@ -158,20 +152,23 @@ def ngram_perplexity(path: str | os.PathLike[str], texts: Sequence[str | os.Path
     memory."""
     scorer = NgramScorer(path)
     log_prob, tokens, unknown_words = 0.0, 0, 0
-    for text, number, line in _sentences(texts):
-        words = scorer.words_of(" ".join(line))
-        scores = scorer.model.full_scores(" ".join(words), bos=True, eos=True)
-        for word, (log10_prob, _, unknown) in zip([*words, "</s>"], scores, strict=True):
-            if unknown:
-                unknown_words += 1
-            elif not math.isfinite(log10_prob):
-                raise ValueError(
-                    f"{path}: the word {word!r} of {text}:{number} has the log-probability {log10_prob}; "
-                    "expected a finite one"
-                )
-            else:
-                log_prob += LOG_10 * log10_prob
-                tokens += 1
+    lines = _sentences(texts)
+    while block := list(itertools.islice(lines, _LINES)):
+        sentences = [scorer.words_of(" ".join(line)) for _, _, line in block]
+        for (text, number, _), words, scores in zip(
+            block, sentences, scorer.model.words([" ".join(words) for words in sentences]), strict=True
+        ):
+            for word, (log10_prob, unknown) in zip([*words, "</s>"], scores, strict=True):
+                if unknown:
+                    unknown_words += 1
+                elif not math.isfinite(log10_prob):
+                    raise ValueError(
+                        f"{path}: the word {word!r} of {text}:{number} has the log-probability {log10_prob}; "
+                        "expected a finite one"
+                    )
+                else:
+                    log_prob += LOG_10 * log10_prob
+                    tokens += 1
     if not tokens:
         raise ValueError(f"{', '.join(map(str, texts))}: no non-empty line; expected one sentence a line")
     return NgramPerplexity(log_prob, tokens, unknown_words)

@@ -31,7 +31,7 @@ def open_scorer(model: str, options: ScoringOptions, *, chosen: bool = True) -> 
     }
     unused = f"{path}: --estimator and --passes are for diffusion models; expected neither for this one"
     if path.is_dir() and (path / "config.json").is_file():
-        config = read_json_object(path / "config.json", "that of a model")
+        config = read_json_object(path / "config.json", "that of a model", finite=False)
         if config.get("format") == "diffusion-lm":
             from rescore.estimators import build_estimator
             from rescore.lms.network import NetworkScorer, usual_estimator

@@ -16,13 +16,12 @@ import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from math import isfinite
 from typing import Any
 
 from rescore.nbest.formats import format_of_file, format_to_write
 from rescore.nbest.formats.json_lines import FORMAT
 from rescore.nbest.types import Hypothesis, NBestList, is_detail
-from returnn_bridge.files import PathLike, iterate_lines, parse_json
+from returnn_bridge.files import PathLike, is_finite, iterate_lines, parse_json, quoted
 
 __all__ = [
     "Hypothesis",
@@ -85,7 +84,8 @@ def read_sources(sources: Sequence[str], *, format: str | None = None) -> list[N
         for score in next(iter(lists.values())).hypotheses[0].scores:
             if score in origin:
                 raise ValueError(
-                    f"score {score!r} comes from {origin[score]} and from {path}; expected each name once, as NAME=PATH"
+                    f"score {quoted(score)} comes from {origin[score]} and from {path}; "
+                    "expected each name once, as NAME=PATH"
                 )
             origin[score] = path
         if not merged:
@@ -151,7 +151,8 @@ def _holds_lists(path: PathLike) -> bool:
         if first.startswith("{") and FORMAT in first[:100]:
             header = parse_json(first, path)
             return isinstance(header, dict) and header.get("format") == FORMAT
-        return next(iterate_nbest(path, allow_non_finite=True), None) is not None
+        first_list = next(iterate_nbest(path, allow_non_finite=True), None)
+        return first_list is not None and bool(first_list.hypotheses[0].scores)  # transcripts are no lists to lose
     except ValueError:
         return False
 
@@ -163,7 +164,7 @@ def describe_difference(name: str, tags: Iterable[str], other_name: str, other_t
     for where, only in ((name, sorted(left - right)), (other_name, sorted(right - left))):
         if only:
             more = ", ..." if len(only) > 5 else ""
-            parts.append(f"{len(only)} only in {where} ({', '.join(map(repr, only[:5]))}{more})")
+            parts.append(f"{len(only)} only in {where} ({', '.join(map(quoted, only[:5]))}{more})")
     return " and ".join(parts)
 
 
@@ -174,7 +175,7 @@ def split_source(source: str) -> tuple[str | None, str]:
 
 
 def _merge(utterance: NBestList, other: NBestList, path: str, other_path: str) -> NBestList:
-    where = f"utterance {utterance.seq_tag!r} differs between {path} and {other_path}"
+    where = f"utterance {quoted(utterance.seq_tag)} differs between {path} and {other_path}"
     if len(utterance.hypotheses) != len(other.hypotheses):
         counts = f"{len(utterance.hypotheses)} and {len(other.hypotheses)}"
         raise ValueError(f"{where}: {counts} hypotheses; expected the same texts in the same order")
@@ -207,7 +208,7 @@ def _checked(lists: Iterable[NBestList], where: str, allow_non_finite: bool) -> 
                     f"{hyp} has the scores {sorted(hypothesis.scores)}; expected {sorted(names)} as in the first"
                 )
             for name, value in hypothesis.scores.items():
-                if not isinstance(value, float | int) or not (allow_non_finite or isfinite(value)):
+                if not isinstance(value, float | int) or not (allow_non_finite or is_finite(value)):
                     raise ValueError(f"{hyp} has {name} score {value!r}; expected a finite number (nats)")
             for source, detail in hypothesis.details.items():
                 for key, entry in detail.items():

@@ -14,10 +14,10 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from rescore.nbest import describe_difference
+from rescore.nbest import describe_difference, read_sources
 from rescore.nbest.reference_formats import reference_format, transcript_format
 from rescore.nbest.types import NBestList
-from returnn_bridge.files import PathLike, write_whole
+from returnn_bridge.files import PathLike, quoted, write_whole
 
 
 def read_references(path: PathLike) -> dict[str, str]:
@@ -32,12 +32,20 @@ def read_references(path: PathLike) -> dict[str, str]:
     return references
 
 
-def check_same_utterances(lists: Sequence[NBestList], references: Mapping[str, str]) -> None:
-    """ValueError naming up to five utterances of each side if lists and references have different utterances."""
+def check_same_utterances(
+    lists: Sequence[NBestList],
+    references: Mapping[str, str],
+    names: tuple[str, str] = ("the N-best lists", "the references"),
+) -> None:
+    """ValueError naming up to five utterances of each side if lists and references have different utterances.
+
+    `names`: how the message calls the two, such as their files.
+    """
     tags = [utterance.seq_tag for utterance in lists]
-    difference = describe_difference("the N-best lists", tags, "the references", references)
+    difference = describe_difference(names[0], tags, names[1], references)
     if difference:
-        raise ValueError(f"the utterances differ: {difference}; expected the same utterances")
+        both = " and ".join(names)
+        raise ValueError(f"{both}: the utterances differ: {difference}; expected the same utterances")
 
 
 def attach_references(lists: Sequence[NBestList], references: Mapping[str, str]) -> list[NBestList]:
@@ -46,12 +54,16 @@ def attach_references(lists: Sequence[NBestList], references: Mapping[str, str])
     return [replace(utterance, reference=references[utterance.seq_tag]) for utterance in lists]
 
 
-def attach_reference_file(lists: Sequence[NBestList], path: PathLike) -> list[NBestList]:
-    """The lists with the references of a file. ValueError as in `check_same_utterances`, and if no reference has a
-    word."""
-    references = read_references(path)
+def read_with_references(sources: Sequence[str], path: PathLike, *, format: str | None = None) -> list[NBestList]:
+    """The lists of these files (`read_sources`) with the references of another file.
+
+    ValueError as in `read_sources` and `read_references`, if they have different utterances, and if no reference has a
+    word.
+    """
+    lists, references = read_sources(sources, format=format), read_references(path)
     if not any(text.split() for text in references.values()):
         raise ValueError(f"{os.fspath(path)}: the references have no words; expected some to count errors against")
+    check_same_utterances(lists, references, (", ".join(map(str, sources)), os.fspath(path)))
     return attach_references(lists, references)
 
 
@@ -68,14 +80,14 @@ def check_transcripts(path: PathLike, transcripts: Mapping[str, str]) -> None:
     for tag, text in transcripts.items():
         if form.refuses_tag(tag):
             raise ValueError(
-                f"{where}: utterance {tag!r} can not stand in {file}; "
+                f"{where}: utterance {quoted(tag)} can not stand in {file}; "
                 "expected no blanks or parentheses, and no ;; in front"
             )
         for position, word in enumerate(text.split()):
             if form.refuses_word(word, position):
                 raise ValueError(
-                    f"{where}: utterance {tag!r}: the word {word!r} can not stand in {file}, where it is syntax; "
-                    "expected other words, or a .txt or .py file"
+                    f"{where}: utterance {quoted(tag)}: the word {quoted(word)} can not stand in {file}, "
+                    "where it is syntax; expected other words, or a .txt or .py file"
                 )
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import isfinite
+
+from returnn_bridge.files import is_finite
 
 Detail = float | int | bool | str | list[float]
 
@@ -19,7 +20,7 @@ def is_detail(value: object) -> bool:
     """Whether a value can be written to a score file: a finite number, a bool, a string, or a list of finite
     numbers."""
     numbers = value if isinstance(value, list) else [value]
-    return isinstance(value, str) or all(isinstance(number, (int, float)) and isfinite(number) for number in numbers)
+    return isinstance(value, str) or all(map(is_finite, numbers))
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ from rescore.estimators.alignment import Tokens, distances
 from rescore.estimators.plans import FloatArray
 from rescore.nbest.types import NBestList
 from rescore.scores import SequenceScore, Target
-from returnn_bridge.files import PathLike, write_whole
+from returnn_bridge.files import PathLike, named, quoted, read_json_object, write_whole
 
 FORMAT = "diffusion-lm-race"
 QUANTILES = 401  # stored quantiles of the observed distribution of e
@@ -93,9 +94,11 @@ class Race:
         if not 0 < self.confidence < 1:
             raise ValueError(f"confidence {self.confidence}: expected more than 0 and less than 1")
         if self.scales.scores.get(self.name, 0.0) <= 0:
-            raise ValueError(f"the scale of {self.name!r} is not positive: there is nothing to race for")
+            raise ValueError(f"the scale of {quoted(self.name)} is not positive: there is nothing to race for")
         if missing := sorted(set(self.scales.scores) - {self.name, *self.given}):
-            raise ValueError(f"the scales name {missing[0]!r}; expected one of {', '.join((self.name, *self.given))}")
+            raise ValueError(
+                f"the scales name {quoted(missing[0])}; expected one of {quoted([self.name, *self.given])}"
+            )
         if self.scales.tokens:
             raise ValueError("scales with a token term can not be raced with; expected a word term")
 
@@ -115,23 +118,41 @@ class Race:
     @classmethod
     def load(cls, path: PathLike) -> Race:
         """Read a file that `save` wrote. ValueError for anything else."""
-        try:
-            with open(path, encoding="utf-8") as file:
-                values = json.load(file)
-            if (values["format"], values["version"]) != (FORMAT, 1):
-                raise ValueError(f"format {values['format']!r}")
-            rungs = [
-                Rung(tuple(map(float, rung["beta"])), tuple(map(float, rung["errors"])), float(rung["excess"]))
-                for rung in values["rungs"]
-            ]
-            scales = Scales.from_json(values["scales"])
-            return cls(str(values["name"]), tuple(values["given"]), scales, float(values["confidence"]), tuple(rungs))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}: {error!s}; expected the file that `dlm race` wrote") from None
+        expected = "the file that `dlm race` wrote"
+        values = read_json_object(path, expected)
+        if (values.get("format"), values.get("version")) != (FORMAT, 1):
+            raise ValueError(f"{path}: format {quoted(values.get('format'))}; expected {expected}")
+        name, given, confidence, rungs = (values.get(key, 0) for key in ("name", "given", "confidence", "rungs"))
+        if not isinstance(name, str) or not _is_list(given, str):
+            raise ValueError(f"{path}: name {quoted(name)}, given {quoted(given)}; expected names of scores")
+        if not isinstance(confidence, float) or not _is_list(rungs, dict) or not rungs:
+            raise ValueError(f"{path}: confidence {quoted(confidence)}, rungs {quoted(rungs)}; expected {expected}")
+        found = [_rung(rung, len(given) + number + 2) for number, rung in enumerate(rungs)]
+        if None in found:
+            number = found.index(None)
+            raise ValueError(f"{path}: rung {number + 1} is {quoted(rungs[number])}; expected {expected}")
+        with named(path):
+            return cls(
+                name, tuple(given), Scales.from_json(values.get("scales")), confidence, tuple(filter(None, found))
+            )
 
     def digest(self) -> str:
         """16 hex digits that change with any parameter of the race."""
         return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
+
+
+def _rung(values: dict[str, Any], width: int) -> Rung | None:
+    """The rung with these values; None if they are not those of one with `width` coefficients."""
+    beta, errors, excess = (values.get(key, 0) for key in ("beta", "errors", "excess"))
+    if not _is_list(beta, float) or not _is_list(errors, float) or not isinstance(excess, float) or excess <= 0:
+        return None
+    if len(beta) != width or not errors or errors != sorted(errors):
+        return None
+    return Rung(tuple(beta), tuple(errors), excess)
+
+
+def _is_list(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and all(isinstance(item, kind) for item in value)
 
 
 def calibrate(

@@ -18,7 +18,7 @@ from typing import Any
 
 from rescore.report.escaping import escape_latex, escape_markdown, latex_comment
 from rescore.report.table import table_suffix
-from returnn_bridge.files import PathLike, read_json, write_text
+from returnn_bridge.files import PathLike, quoted, read_json, write_text
 
 _TUNED = "*"
 
@@ -111,13 +111,14 @@ def read_overview(tables: Sequence[str], *, title: str = "WER %", tuned_on: str 
     """Read tables given as SET=FILE. ValueError for a file that is not a table, a set given twice, or rows that
     differ."""
     found: dict[str, Mapping[str, Any]] = {}
+    paths: dict[str, str] = {}
     for item in tables:
         name, equals, path = item.partition("=")
         if not equals or not name or not path:
             raise ValueError(f"table {item!r}; expected SET=FILE, such as test-other=wer.json")
         if name in found:
             raise ValueError(f"table {item!r}: set {name!r} is given twice; expected each set once")
-        found[name] = _read_table(path)
+        found[name], paths[name] = _read_table(path), path
     first = next(iter(found))
     for name, table in found.items():
         for what, got, expected in (
@@ -125,7 +126,10 @@ def read_overview(tables: Sequence[str], *, title: str = "WER %", tuned_on: str 
             ("baseline", table.get("baseline"), found[first].get("baseline")),
         ):
             if got != expected:
-                raise ValueError(f"{name} has the {what} {got}; expected those of {first}: {expected}")
+                raise ValueError(
+                    f"{paths[name]}: {name} has the {what} {quoted(got)}; "
+                    f"expected those of {first} ({paths[first]}): {quoted(expected)}"
+                )
     if tuned_on and tuned_on not in found:
         raise ValueError(f"tuned on {tuned_on!r}; expected one of the sets {', '.join(found)}")
     return Overview(title, found, tuned_on)
@@ -142,7 +146,7 @@ def _read_table(path: str) -> Mapping[str, Any]:
         raise ValueError(f"{path}: no table of results; expected a .json that `dlm wer` or `dlm rescore` wrote")
     names = _names(table)
     if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"{path}: two rows are named {twice[0]!r}; expected different names")
+        raise ValueError(f"{path}: two rows are named {quoted(twice[0])}; expected different names")
     return table
 
 

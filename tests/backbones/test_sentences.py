@@ -65,7 +65,7 @@ def test_what_fills_up_takes_no_part_and_chosen_positions_are_those_of_all(visib
         assert len(out) == len(qkv)
         (gradient,) = torch.autograd.grad(out[: len(qkv) - 6].square().sum(), qkv, retain_graph=True)
         assert gradient[-6:].abs().max() == 0
-        part = seen.attend(qkv, rotation, chosen=chosen)[0]
+        part = seen.attend(qkv, rotation, selected=chosen)[0]
         assert torch.equal(part, out[chosen])
         (of_part,) = torch.autograd.grad(part.sum(), qkv)
         (of_all,) = torch.autograd.grad(out[chosen].sum(), qkv)

@@ -68,13 +68,22 @@ def test_zip_holds_the_stretch_of_each_segment(tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (('end="1.5"', 'end="0.2"'), r"c\.xml: segment 'c/r1/x' has start 0.5 and end 0.2; expected"),
-        (('start="0.5"', 'start="soon"'), "'c/r1/x' has start soon"),
+        (('end="1.5"', 'end="0.2"'), r"c\.xml: segment 'c/r1/x' has start '0.5' and end '0.2'; expected"),
+        (('start="0.5"', 'start="soon"'), "'c/r1/x' has start 'soon'"),
         (('name="r1"', ""), "<recording> without a name"),
-        (('<segment end="inf">', '<segment name="x">'), "'c/r1/x' comes twice"),
+        (('<segment end="inf">', '<segment name="x">'), "two segments are named 'c/r1/x'"),
         (("<speaker", '<include file="d.xml"/><speaker'), "<include 'd.xml'>"),
         (("</corpus>", ""), r"c\.xml:\d+: no element found; expected a Bliss corpus"),
         ((CORPUS, "<corpus name='c'></corpus>"), "no segments"),
+        (
+            ("<speaker", '<segment name="y"><orth>E</orth></segment><speaker'),
+            "<segment> in <segment> of 'c/r1/x'; expected",
+        ),
+        (("B  C", "B <orth>C</orth>"), "<orth> in <orth> of 'c/r1/x'; expected it in <segment>"),
+        (("<orth></orth>", "<x><orth>E</orth></x>"), "<orth> in <x> of 'c/r1/2'; expected it in <segment>"),
+        (("<subcorpus", "<recording"), r"c\.xml"),
+        ((CORPUS, "<segment><orth>A</orth></segment>"), "<segment> on its own; expected it in <recording>"),
+        (("utf8", "utf9"), r"c\.xml:1: unknown encoding: utf9; expected a known encoding"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(corpus, change, message):

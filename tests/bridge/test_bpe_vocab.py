@@ -142,9 +142,9 @@ def set_in(tree, path, value):
         ),
         ("model.vocab.zzz", 7, "318 pieces with ids 0 to 316"),
         ("model.vocab.zzz", 400, "318 pieces with ids 0 to 400; expected each of 0 to 317 once"),
-        ("normalizer", {"type": "Lowercase"}, "text comes back changed"),
-        ("decoder", {"type": "Fuse"}, "text comes back changed"),
-        ("pre_tokenizer", {"type": "Whitespace"}, "text comes back changed"),
+        ("normalizer", {"type": "Lowercase"}, "decode to another text"),
+        ("decoder", {"type": "Fuse"}, "decode to another text"),
+        ("pre_tokenizer", {"type": "Whitespace"}, "decode to another text"),
     ],
 )
 def test_other_tokenizers_are_refused(gpt2_folder, tmp_path, path, value, message):

@@ -17,6 +17,8 @@ from returnn_bridge.files import (
     iterate_lines,
     iterate_raw_lines,
     lock,
+    named,
+    quoted,
     read_json_object,
     read_yaml,
     scratch_folder,
@@ -179,3 +181,56 @@ def test_a_scratch_folder_goes_with_its_block_and_that_of_a_killed_process_with_
     with pytest.raises(ZeroDivisionError), scratch_folder(target) as folder:
         (folder / "work").write_text(f"{1 / 0}")
     assert not list(target.parent.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": [1, NaN]}', "got nan in 'a'; expected a finite number"),
+        ('{"a": {"b": 1e999}}', r"got inf in 'a\.b'; expected a finite number"),
+        ('{"a": 1' + "0" * 400 + "}", "in 'a'; expected a finite number"),
+        ('{"a": "\\ud83d"}', r"lone surrogate \\ud83d; expected Unicode text"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"' + "k" * 20_000 + '": 1, "' + "k" * 20_000 + '": 2}', "given twice"),
+    ],
+)
+def test_json_that_no_other_file_could_hold_is_refused_in_a_short_line(tmp_path, text, message):
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_json_object(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 1000
+
+
+def test_a_pair_of_surrogates_in_json_is_one_character(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": "\\ud83d\\ude00"}')
+    assert read_json_object(tmp_path / "a.json") == {"a": "\U0001f600"}
+
+
+def test_merges_of_merges_in_yaml_are_the_union_of_their_keys(tmp_path):
+    """PyYAML keeps the pairs of every merge: these would be 10 ** 20 of them."""
+    path = tmp_path / "a.yaml"
+    lines = ["a0: &a0 {x: 1}"]
+    lines += [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}], y: {n}}}" for n in range(1, 21)]
+    path.write_text("\n".join(lines))
+    assert read_yaml(path)["a20"] == {"x": 1, "y": 20}
+    path.write_text("a: &a {x: 1, y: 1}\nb: {<<: [*a, {x: 2, z: 2}], y: 3}")
+    assert read_yaml(path)["b"] == {"x": 1, "y": 3, "z": 2}
+    path.write_text("a: &a {" + ", ".join(f"k{n}: 1" for n in range(500)) + "}\nb: {<<: [" + "*a, " * 500 + "]}")
+    with pytest.raises(ValueError, match=r"a\.yaml: merges of over 100000 keys"):
+        read_yaml(path)
+    path.write_text("a: {<<: {x: 1, x: 2}}")
+    with pytest.raises(ValueError, match=r"a\.yaml:1: .*'x' comes twice"):
+        read_yaml(path)
+
+
+def test_an_error_gets_the_name_of_its_file_once(tmp_path):
+    with pytest.raises(ValueError, match=r"^a\.yaml: wrong$"), named("a.yaml"):
+        raise ValueError("wrong")
+    with pytest.raises(ValueError, match=r"^a\.yaml:3: wrong$"), named("a.yaml"):
+        raise ValueError("a.yaml:3: wrong")
+
+
+@given(st.recursive(st.none() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+def test_what_is_quoted_is_one_line_of_limited_length(value):
+    assert len(quoted(value, 20)) <= 20 and len(quoted(value, 20).splitlines()) == 1

@@ -16,10 +16,18 @@ import pytest
 
 from conftest import DEMO, random_text
 from diffusion_lm.commands.data import oggzip
+from returnn_bridge import ogg
 from returnn_bridge.batching import ReturnnBatches
 from returnn_bridge.datasets import ogg_zip_dataset_dict
 from returnn_bridge.native_cache import use_private_cache
-from returnn_bridge.oggzip import Entry, build_folder_ogg_zip, build_ogg_zip, check_ogg_zip, read_transcripts
+from returnn_bridge.oggzip import (
+    Entry,
+    build_folder_ogg_zip,
+    build_ogg_zip,
+    check_ogg_zip,
+    check_ogg_zips,
+    read_transcripts,
+)
 from returnn_bridge.vocab import Vocab, train_vocab
 
 soundfile = pytest.importorskip("soundfile")
@@ -115,19 +123,17 @@ def test_the_same_entries_give_the_same_bytes(tmp_path, entries, monkeypatch):
     build_ogg_zip(tmp_path / "dev.zip", entries)
     first = (tmp_path / "dev.zip").read_bytes()
     # The encoder's serial number comes from the clock in seconds; a second later it would be another one.
-    real, calls = soundfile.write, itertools.count(1)
+    real, calls = ogg._encoded, itertools.count(1)
 
-    def other_serial(buffer, *args, **kwargs):
-        real(buffer, *args, **kwargs)
-        data, serial = bytearray(buffer.getvalue()), next(calls).to_bytes(4, "big")
+    def other_serial(*args):
+        data, serial = bytearray(real(*args)), next(calls).to_bytes(4, "big")
         for start in [place for place in range(len(data)) if data[place : place + 4] == b"OggS"]:
             data[start + 14 : start + 18] = serial
-        buffer.seek(0)
-        buffer.write(data)
+        return bytes(data)
 
-    monkeypatch.setattr(soundfile, "write", other_serial)
+    monkeypatch.setattr(ogg, "_encoded", other_serial)
     build_ogg_zip(tmp_path / "dev.zip", entries)
-    assert (tmp_path / "dev.zip").read_bytes() == first
+    assert (tmp_path / "dev.zip").read_bytes() == first and next(calls) > 1
 
 
 def broken(tmp_path: Path, entry: Entry, more: list[Entry] | None = None, name: str = "dev.zip") -> None:
@@ -288,6 +294,33 @@ def test_a_zip_that_is_not_as_it_was_built_is_refused(tmp_path, vocab_folder, vo
         with pytest.raises(ValueError, match=rf"{name}.zip: {message}") as caught:
             ids_of([tmp_path / f"{name}.zip"], vocab_folder, vocab)
         assert "\n" not in str(caught.value)
+
+
+def test_every_way_to_name_the_index_is_checked(tmp_path, vocab_folder, vocab):
+    build_ogg_zip(tmp_path / "z.zip", [Entry("a", "the king")])
+    with zipfile.ZipFile(tmp_path / "z.zip") as archive:
+        content = archive.read("z.txt")
+    bad = content.replace(b"0.8", b"99999999999999999999")
+    for name, index in (("good", content), ("bad", bad)):
+        with gzip.open(tmp_path / f"{name}.txt.gz", "wb") as file:
+            file.write(index)
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
+            archive.writestr("other.txt", index)
+    (tmp_path / "other.zip").symlink_to(tmp_path / "z.zip")
+    good, other = str(tmp_path / "good.zip"), str(tmp_path / "other.zip")
+    check_ogg_zips([str(tmp_path / "good.txt.gz"), good])
+    check_ogg_zips([good], "other")
+    check_ogg_zips([other], resolve_symlinks=True)
+    for paths, names, message in (
+        (["bad.txt.gz", "bad.zip"], None, r"bad\.txt\.gz:2: got"),
+        (["bad.zip"], ["other"], r"bad\.zip: other\.txt:2: got"),
+        (["other.zip"], None, "no index other.txt"),
+        (["good.txt.gz"], None, "an index only"),
+        (["good.zip"], ["a", "b"], "2 content names for 1 files"),
+        (["good.txt"], None, "expected an OggZip"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_ogg_zips([str(tmp_path / path) for path in paths], names)
 
 
 def test_what_a_killed_process_left_beside_the_zip_goes(tmp_path):

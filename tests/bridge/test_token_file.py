@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from conftest import random_text
-from returnn_bridge import digests, token_store
+from returnn_bridge import digests, token_store, trial
 from returnn_bridge.digests import Digests
 from returnn_bridge.files import lock
 from returnn_bridge.token_store import TokenStore, build_store, describe_sources
@@ -189,6 +189,16 @@ def test_a_file_that_was_cut_off_is_refused(path):
             TokenStore.open(path)
 
 
+def test_a_header_that_hdf5_never_returns_from_is_refused(path, monkeypatch):
+    """A heap with an object of no size: HDF5 goes from it to itself."""
+    data = path.read_bytes()
+    heap = data.index(b"GCOL") + 16
+    path.write_bytes(data[:heap] + bytes(16) + data[heap + 16 :])
+    monkeypatch.setattr(trial, "_SECONDS", 1)
+    with pytest.raises(ValueError, match=r"corpus\.hdf: HDF5 does not end with it; expected a token store"):
+        TokenStore.open(path)
+
+
 def test_sources_are_compared_whole(vocab_folder, tmp_path):
     """A change of as many bytes is seen wherever it is, also between the places that format 1 looks at."""
     text = bytearray(b"the king\n" * 600_000)
@@ -309,8 +319,11 @@ def test_killed_while_it_clears_up_nothing_wrong_is_left(corpus, vocab_folder, p
     assert sorted(found.name for found in out.parent.iterdir() if not found.name.endswith(".lock")) == ["corpus.hdf"]
 
 
-@pytest.mark.parametrize("lost", ["ids", "lengths", "bytes", "half of ids", "state"])
-def test_streams_that_lost_something_are_never_filled_up(
+@pytest.mark.parametrize(
+    "lost",
+    ["ids", "lengths", "bytes", "half of ids", "state", "a bit of ids", "a bit of lengths", "a bit of bytes", "count"],
+)
+def test_streams_that_are_not_as_they_were_written_are_made_again(
     corpus, vocab_folder, path, tmp_path, monkeypatch, capsys, lost
 ):
     good = path.read_bytes()
@@ -327,6 +340,13 @@ def test_streams_that_lost_something_are_never_filled_up(
         os.truncate(partial / "ids", (partial / "ids").stat().st_size // 2)
     elif lost == "state":
         (partial / "state.json").write_text('{"sources": 1}')
+    elif lost == "count":
+        state = json.loads((partial / "state.json").read_text())
+        (partial / "state.json").write_text(json.dumps({**state, "done": 1 << 31}))
+    elif lost.startswith("a bit of "):
+        stream = partial / lost.removeprefix("a bit of ")
+        data = stream.read_bytes()
+        stream.write_bytes(data[:40] + bytes([data[40] ^ 1]) + data[41:])
     else:
         (partial / lost).unlink()
     assert len(build_store(corpus, vocab_folder, out)) == 300

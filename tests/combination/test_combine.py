@@ -137,7 +137,7 @@ def test_scales_file(tmp_path: Path) -> None:
         ('{"scores": {"am": 1}, "word": 1}', "unknown key 'word'; expected scores, words, tokens, perhaps 'words'"),
         ("{}", "'scores' is None; expected an object"),
         ('{"scores": {"am": "1"}}', "the scale of 'am' is '1'; expected a finite number"),
-        ('{"scores": {"am": NaN}}', "the scale of 'am' is nan; expected a finite number"),
+        ('{"scores": {"am": NaN}}', "got nan in 'scores.am'; expected a finite number"),
         ('{"scores": {"am": true}}', "the scale of 'am' is True; expected a finite number"),
         ('{"scores": {"words": 1}}', "a score is named 'words'"),
         ('{"scores": {"am": 1, "am": 2}}', "scales.json:1: the key 'am' is given twice"),

@@ -313,3 +313,18 @@ def test_converted_lists_tell_their_digest(files):
     Path("new.jsonl").write_text("".join(lines[:-1]))
     assert run("convert", "new.jsonl", "new.py") == 1
     assert not Path("new.py").exists()
+
+
+def test_formats_are_listed_and_a_conversion_says_what_it_loses(files, capsys):
+    assert run("formats") == 0
+    shown = capsys.readouterr().out
+    assert all(f"\n{name} " in f"\n{shown}" for name in ("returnn-py", "kaldi-nbest", "espnet", "trn", "jsonl"))
+    assert run("score", "lists.py", "--model", "ng=lm.arpa", "--out", "ng.jsonl") == 0
+    assert run("convert", "ng.jsonl", "folder.kaldi", "--to-format", "kaldi-nbest") == 0
+    assert "without details of the scores, which kaldi-nbest does not hold" in capsys.readouterr().out
+    assert run("wer", "folder.kaldi", "--refs", "refs.py", "--transcripts", "best.trn") == 0
+    for _ in range(2):  # transcripts may be written again, and are lists with one hypothesis
+        assert run("wer", "folder.kaldi", "--refs", "refs.py", "--transcripts", "best.trn") == 0
+        first = capsys.readouterr().out.splitlines()[2].split("|")[1:6]
+    assert run("wer", "best.trn", "--refs", "refs.py") == 0
+    assert capsys.readouterr().out.splitlines()[2].split("|")[1:6] == first

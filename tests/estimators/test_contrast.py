@@ -14,7 +14,6 @@ from rescore.estimators.alignment import changed_spans, distances, nearest_tree
 from rescore.estimators.common_random_numbers import CommonRandomNumbers
 from rescore.estimators.confidence_order import confident_order
 from rescore.lms.network import NetworkScorer
-from rescore.scores import SequenceScore
 from tiny_world import conditionals, inconsistent, markov_joint, random_joint, run
 
 SAME_LENGTH = [(0, 1, 2, 1, 0, 2), (0, 1, 1, 1, 0, 2), (0, 2, 2, 1, 0, 2), (0, 2, 2, 1, 0, 0), (1, 1, 2, 0, 1, 2)]
@@ -166,14 +165,3 @@ def test_control_variates_reduce_noise_and_know_what_is_left():
     assert spread < np.var([estimate.value for estimate in without], ddof=1)
     told = np.mean([estimate.standard_error**2 for estimate in with_control])
     assert 0.6 < told / spread < 1.7
-
-
-def test_paired_errors_are_those_of_the_differences():
-    left = SequenceScore(-10.0, 1.0, 4, 5, "elbo", (-9.0, -11.0, -10.0))
-    right = SequenceScore(-12.0, 1.0, 4, 5, "elbo", (-11.0, -13.0, -12.0))
-    assert left.paired_error(right) == 0
-    assert left.paired_error(SequenceScore(-12.0, 1.0, 4, 5, "elbo", (-13.0, -11.0, -12.0))) == pytest.approx(
-        math.sqrt(np.var([4, 0, 2], ddof=1) / 3)
-    )
-    assert math.isnan(left.paired_error(SequenceScore(-1.0, 0.0, 1, 1, "elbo")))
-    assert SequenceScore(-1.0, 0.0, 1, 1, "pll").paired_error(SequenceScore(-2.0, 0.0, 1, 1, "pll")) == 0

@@ -96,5 +96,5 @@ def test_a_plan_of_ones_own_is_what_it_repeats(model_folder):
 
 
 def test_an_estimator_of_another_kind_of_family_is_refused_before_anything_is_scored(model_folder):
-    with pytest.raises(ValueError, match="estimator own:draw is for models whose noise is no mask"):
+    with pytest.raises(ValueError, match="estimator own:draw is not for noise by masks"):
         NetworkScorer(model_folder, name="lm", estimator=Halfway())

@@ -333,6 +333,7 @@ def test_networks_say_whether_they_want_clean_ids(vocab):
     ("options", "message"),
     [
         ({"block_size": 0}, "block_size 0"),
+        ({"block_size": 4_000_000_000}, "block_size 4000000000: expected 1 to"),
         ({"block_size": 2.5}, "expected int"),
         ({"time_conditioning": True}, "one level a row"),
         ({"sampling_min": 0.8, "sampling_max": 0.4}, "min <= max"),

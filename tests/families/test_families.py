@@ -279,7 +279,7 @@ def test_autoregressive_log_probability_is_the_chain_rule():
         ({"name": "masked", "sampling_mx": 0.5}, "did you mean .sampling_max."),
         ({"name": "masked", "T": -1}, "family.T -1"),
         ({"name": "masked", "sampling_max": 0.0005}, "sampling_eps"),
-        ({"name": "masked", "importance_sampling": True, "change_of_variables": True}, "exclude"),
+        ({"name": "masked", "importance_sampling": True, "change_of_variables": True}, "expected one of them"),
         ({"name": "masked", "importance_sampling": True, "schedule": "geometric"}, "no inverse"),
         ({"name": "autoregressive", "T": 1}, "unknown key .family.T.; known here: nothing"),
     ],

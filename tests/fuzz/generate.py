@@ -183,8 +183,8 @@ def _overview(world: World) -> list[Seed]:
 def _race(world: World) -> list[Seed]:
     scales = product("Scales")({"am": 1.0, "lm": 0.5}, 0.5).to_json()
     rungs = [
-        {"beta": [0.5, -0.25], "errors": [1.0, 0.5, 0.25], "excess": 0.1},
-        {"beta": [0.5, -0.25, 1.0], "errors": [1.0], "excess": 0.0},
+        {"beta": [0.5, -0.25, 0.125], "errors": [-1.0, 0.25, 0.5], "excess": 0.1},
+        {"beta": [0.5, -0.25, 0.125, 1.0], "errors": [1.0], "excess": 1e-9},
     ]
     values = {
         "format": "diffusion-lm-race",

@@ -65,6 +65,7 @@ PRODUCT = {
     "rescore.racing.race": "Race race_format=FORMAT",
     "rescore.lms.ngram": "NgramScorer",
     "rescore.lms.open": "open_scorer",
+    "rescore.lms.options": "ScoringOptions",
     "rescore.lms.network": "NetworkScorer",
     "rescore.lms.huggingface": "load_huggingface",
     "rescore.commands.report": "wer",
@@ -79,6 +80,7 @@ PRODUCT = {
     "diffusion_lm.presets": "build_preset=build",
     "diffusion_lm.model": "LanguageModel",
     "diffusion_lm.backbones.dit": "DiTConfig",
+    "returnn_bridge.files": "named",
     "returnn_bridge.vocab": "train_vocab read_lines",
     "returnn_bridge.vocab.open": "load_vocab",
     "returnn_bridge.token_store": "TokenStore build_store",
@@ -343,9 +345,7 @@ def translate_tree(path: Path, world: Path) -> Any:
 
 def read_model(path: Path, world: Path) -> Any:
     """Opened and used once; the weights are those of the file."""
-    scorer = product("open_scorer")(
-        f"lm={path}", estimator="auto", passes=None, replicates=2, pieces=False, seed=1, chosen=False
-    )
+    scorer = product("open_scorer")(f"lm={path}", product("ScoringOptions")(replicates=2), chosen=False)
     scores_of(scorer, path)
     return {name: value.flatten().tolist() for name, value in scorer.model.network.state_dict().items()}
 
@@ -381,7 +381,8 @@ def read_published(path: Path, world: Path) -> Any:
 
 
 def read_torch(path: Path, world: Path) -> Any:
-    product("network_weights")(product("read_checkpoint")(path))
+    with product("named")(path):
+        product("network_weights")(product("read_checkpoint")(path))
     return None
 
 
@@ -444,7 +445,8 @@ def ids_of_zip(path: Path, world: Path) -> Any:
     vocab = product("load_vocab")(world / "vocab")
     with zipfile.ZipFile(path) as archive:
         entries = ast.literal_eval(archive.read(f"{path.stem}.txt").decode())
-    return sorted((entry["seq_name"], vocab.encode_batch([entry["text"]])[0]) for entry in entries)
+    tags = [entry.get("seq_name", entry.get("file")) for entry in entries]
+    return sorted((tag, vocab.encode_batch([entry["text"]])[0]) for tag, entry in zip(tags, entries))
 
 
 def read_audio(path: Path, world: Path) -> Any:
@@ -518,8 +520,8 @@ READERS: dict[str, Reader] = {
     "transcripts": Reader(read_utterances, ("read_transcripts",), utterances_of),
     "bliss": Reader(read_corpus_xml, ("read_bliss", "read_references"), segments_of),
     "audio": Reader(read_audio, ("build_ogg_zip", "soundfile", "numpy")),
-    "arpa": Reader(read_ngram, ("NgramScorer", "kenlm"), ngram_scores, strict=False),
-    "kenlm": Reader(read_ngram, ("NgramScorer", "kenlm"), test_inputs=200, group=20),
+    "arpa": Reader(read_ngram, ("NgramScorer", "kenlm"), ngram_scores, strict=False, test_inputs=100),
+    "kenlm": Reader(read_ngram, ("NgramScorer", "kenlm"), test_inputs=100),
     "vocab": Reader(read_vocab, ("load_vocab", "sentencepiece")),
     "tokenizer": Reader(
         read_tokenizer, ("load_vocab", "tokenizers"), tokenizer_of, strict=False, test_inputs=200, needs=("tokenizers",)

@@ -199,10 +199,18 @@ def with_value(value: float):
     [
         (pickled, r"pytorch_model\.bin is pickled data.*AutoModelForCausalLM\.from_pretrained\(.*save_pretrained"),
         (lambda folder: (folder / "model.safetensors").unlink(), r"no weights as safetensors"),
-        (truncated, r"can not load it"),
+        (truncated, r"not readable"),
         (without_a_weight, r"1 weights are missing.*ln_1\.weight"),
         (lambda folder: changed_config(folder, n_layer=3), r"weights are missing"),
         (lambda folder: changed_config(folder, n_embd=32), r"can not load it|another shape"),
+        (
+            lambda folder: changed_config(folder, n_layer=1 << 32),
+            r"config\.json: n_layer is 4294967296; expected a size",
+        ),
+        (
+            lambda folder: changed_config(folder, n_embd=1 << 40),
+            r"config\.json: n_embd is 1099511627776; expected a size",
+        ),
         (without_tokenizer, r"no tokenizer; expected tokenizer\.json"),
         (only_a_vocabulary, r"no tokenizer; expected .*vocab\.json and merges\.txt"),
         (lambda folder: (folder / "config.json").unlink(), r"no config\.json"),

@@ -8,6 +8,7 @@ import json
 import math
 import random
 import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import DEMO
+from fuzz.ngram_files import kenlm_binary, murmur
 from rescore.combination.scales import Scales, best_texts
 from rescore.lms.ngram import NgramScorer, ngram_perplexity, train_ngram
 from rescore.nbest import read_nbest
@@ -311,3 +313,31 @@ def test_demo_anchors(order, scale, dev, test, tmp_path):
         assert len(found) == len(references)
         assert 100 * wrong / words == pytest.approx(expected, abs=0.005)
     assert scorer.unknown().count == 0
+
+
+def test_a_damaged_binary_file_ends_no_process_of_ours(tmp_path):
+    """One that KenLM dies of at one word only, and one of zeros, by which everything would be certain."""
+    path, whole = tmp_path / "lm.bin", kenlm_binary(3)
+    path.write_bytes(whole)
+    assert NgramScorer(path).score_texts("u", ["the king"])[0].log_prob < 0
+    key = murmur(b"king").to_bytes(8, "little")
+    place = whole.index(key) + len(key)
+    path.write_bytes(whole[:place] + b"\xff\xff\xff\x7f" + whole[place + 4 :])
+    scorer = NgramScorer(path)
+    assert scorer.score_texts("u", ["the"])[0].log_prob < 0
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"lm\.bin: KenLM dies of it \(SIG\w+\); expected"):
+            scorer.score_texts("u", ["king"])
+    words = whole.index(b"<unk>\0")
+    start = whole.index(struct.pack("<ff", -2.0, 0.0))  # of the probabilities
+    path.write_bytes(whole[:start] + bytes(words - start) + whole[words:])
+    with pytest.raises(ValueError, match=r"lm\.bin: .*probabilities whose sum is 2"):
+        NgramScorer(path)
+
+
+def test_bytes_of_a_damaged_file_are_quoted_in_one_line(tmp_path):
+    path = write_arpa(tmp_path / "lm.arpa")
+    path.write_bytes(path.read_bytes().replace(b"-0.4", b"\xff\xfe" * 500))
+    with pytest.raises(ValueError, match=r"lm\.arpa: KenLM can not read it \(.*\\xff.*expected an ARPA") as caught:
+        NgramScorer(path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rescore import score_file as module
+from rescore.cost import Cost
 from rescore.lms.base import LanguageModelScorer, texts_of
 from rescore.nbest import read_metadata, read_nbest, write_nbest
 from rescore.nbest.types import Hypothesis, NBestList
@@ -308,3 +309,30 @@ def test_a_score_that_is_no_number_names_model_utterance_and_rank(tmp_path):
         ValueError, match=r"^letters\.model: hypothesis 2 of 'u1', 'tom sells nan bread': a score is nan;"
     ):
         score_file([str(tmp_path / "lists.py")], scorer, tmp_path / "out.jsonl")
+
+
+@pytest.mark.parametrize("shard", [[0.5, 2], [True, 2], [], [3, 2], [0, 2], "1 of 2"])
+def test_a_part_whose_header_does_not_say_which_it_is_is_not_merged(tmp_path, parts, shard):
+    head, *lines = parts[0].read_text().splitlines(keepends=True)
+    odd = tmp_path / "odd.jsonl"
+    odd.write_text(json.dumps({**json.loads(head), "shard": shard}) + "\n" + "".join(lines))
+    with pytest.raises(ValueError, match=r"odd\.jsonl:1: shard is .*; expected \[number, number of parts\]"):
+        merge_parts([odd, *parts[1:]], tmp_path / "out.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("seconds", "1"), ("seconds", True), ("passes", -1), ("done", 1.5), ("unknown", [1, 2]), ("unknown", [1, 2, "x"])],
+)
+def test_a_cost_of_another_type_names_its_file_and_key(tmp_path, key, value):
+    (tmp_path / "a.jsonl.cost.json").write_text(json.dumps({key: value}))
+    with pytest.raises(ValueError, match=rf"a\.jsonl\.cost\.json: {key} is .*; expected the file that scoring wrote"):
+        Cost.read(tmp_path / "a.jsonl")
+
+
+def test_a_cost_is_read_as_it_was_written_and_costs_of_parts_add_up(tmp_path):
+    cost = Cost(1.5, 3, UnknownCounts(1, 9, "words"), 0.5)
+    cost.write(tmp_path / "a.jsonl")
+    assert Cost.read(tmp_path / "a.jsonl") == cost
+    assert cost + cost == Cost(3.0, 6, UnknownCounts(2, 18, "words"))
+    assert (cost + Cost(1.0, 1)).unknown is None, "one part was not counted"

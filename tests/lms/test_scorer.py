@@ -242,7 +242,7 @@ def test_a_finished_result_is_not_scored_again_and_never_mixed(lists, model_fold
     assert run.was_complete and "nothing to do" in run.note()
     with pytest.raises(ValueError, match="other settings"):
         score_file([str(lists)], scorer_of(model_folder, seed=2), out)
-    with pytest.raises(ValueError, match="'lm' is there already"):
+    with pytest.raises(ValueError, match="have a score 'lm'; expected another name"):
         score_file([str(out)], scorer_of(model_folder), tmp_path / "more.jsonl")
 
 

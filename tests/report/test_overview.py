@@ -91,7 +91,8 @@ def test_a_table_that_would_show_a_wrong_number_is_refused(tables, tmp_path, cha
 def test_changes_against_different_rows_do_not_stand_side_by_side(tables, tmp_path):
     """The note under the overview names one baseline for all columns."""
     item = changed(tables, tmp_path, lambda table: table.update(baseline="+ lm"))
-    with pytest.raises(ValueError, match=r"test has the baseline first \| alone; expected those of dev: \+ lm"):
+    message = r"test\.json: test has the baseline 'first \| alone'; expected those of dev \(.*changed\.json\): '\+ lm'"
+    with pytest.raises(ValueError, match=message):
         read_overview([item, tables[1]])
 
 

@@ -159,5 +159,5 @@ def test_the_command_prints_the_best_interval_as_settings(vocab, text_file, tmp_
     assert len(shown) == 2 + len(candidates(1e-3, [0.5, 0.8], 0.25)) + 2
     low, high = (setting.partition("=")[2] for setting in shown[-1].split())
     assert shown[2].startswith(f"| {low} to {high} |")
-    with pytest.raises(ValueError, match="no block model"):
+    with pytest.raises(ValueError, match="expected a block model"):
         clip(random_model(vocab).save(tmp_path / "masked"), [text_file])

@@ -50,6 +50,10 @@ def flip(path: Path) -> None:
         (lambda path: torch.save([1, 2], path), "a list"),
         (lambda path: torch.save({"state_dict": {}}, path), "without optimizer_states, lr_schedulers"),
         (edited(lambda tree: tree.pop("progress")), "without progress"),
+        (edited(lambda tree: tree["progress"].pop("tokens_seen")), "KeyError: 'tokens_seen'"),
+        (edited(lambda tree: tree["callbacks"].update(Keeper=3)), "TypeError"),
+        (edited(lambda tree: tree["optimizer_states"][0]["state"].update({7: "a\nb"})), "the moments of parameter 7"),
+        (edited(lambda tree: tree.update({"pytorch-lightning_version": "2.x"})), "Invalid version"),
         (edited(lambda tree: tree["state_dict"].pop("network.head.bias")), r"network\.head\.bias missing"),
         (
             edited(lambda tree: tree["state_dict"].update({"network.head.bias": torch.zeros(3)})),

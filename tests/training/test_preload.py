@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
 import pytest
 import torch
@@ -68,6 +69,17 @@ def test_what_is_missing_or_of_another_shape_is_named(vocab, source, tmp_path):
         preload(wider, {"x": {"filename": str(folder)}})
     ignored = ["noise.", "final_modulation", *(f"blocks.{number}.modulation" for number in range(TINY.num_blocks))]
     preload(wider, {"x": {"filename": str(folder), "ignore_params_prefixes": ignored}})
+
+
+def test_weights_that_are_nan_or_not_those_of_the_record_are_named(vocab, source, tmp_path):
+    folder, stored = source
+    save_file({**stored, "head.bias": stored["head.bias"] + float("nan")}, tmp_path / "part.safetensors")
+    with pytest.raises(ValueError, match=r"part\.safetensors: head\.bias has .* nan or inf"):
+        preload(fresh(vocab), {"x": {"filename": str(tmp_path / "part.safetensors")}})
+    shutil.copytree(folder, tmp_path / "model")
+    save_file({**stored, "head.bias": stored["head.bias"] + 1}, tmp_path / "model" / "model.safetensors")
+    with pytest.raises(ValueError, match=r"model\.safetensors: .*config\.json beside it says"):
+        preload(fresh(vocab), {"x": {"filename": str(tmp_path / "model")}})
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import random_model, random_text
+from diffusion_lm.commands.train import train as train_command
 from diffusion_lm.config import apply_overrides, to_dict
 from diffusion_lm.training.run import dataset_dicts, train
 from diffusion_lm.training.run_folder import RESULTS, claim, describe_inputs, only_writer
@@ -224,3 +225,15 @@ def test_a_finished_run_can_be_trained_longer(config, tmp_path):
     train(steps(21), tmp_path / "straight")
     assert same(weights(tmp_path / "run" / "model"), weights(tmp_path / "straight" / "model"))
     assert (tmp_path / "run" / "scores.tsv").read_text() == (tmp_path / "straight" / "scores.tsv").read_text()
+
+
+def test_an_error_in_the_settings_of_a_file_names_the_file(tmp_path):
+    path = tmp_path / "run.yaml"
+    for text, message in (
+        ("model: {num_blocks: 40000000}", "model.num_blocks 40000000: expected a number between 1 and 1000"),
+        ("trainer: {accelerator: abacus}", "trainer.accelerator 'abacus'; expected one of auto, cpu"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=rf"run\.yaml: {message}"):
+            train_command(config=path, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -11,6 +11,7 @@ from __future__ import annotations
 from diffusion_lm.backbones.base import DEFAULT, Backbone, Network, NetworkConfig
 from diffusion_lm.backbones.dit import DiT, DiTConfig
 from diffusion_lm.visibility import Visibility
+from returnn_bridge.files import quoted
 from returnn_bridge.registry import Registry
 
 NETWORKS: Registry[Network] = Registry("model.network", {DEFAULT: Network(DiTConfig, DiT)})
@@ -21,7 +22,7 @@ __all__ = ["NETWORKS", "Backbone", "Network", "NetworkConfig", "build_network", 
 def config_class(name: object) -> type[NetworkConfig]:
     """The configuration class of the network `name`. ValueError for an unknown name or a value that is no string."""
     if not isinstance(name, str):
-        raise ValueError(f"model.network {name!r}; expected one of {', '.join(NETWORKS)}")
+        raise ValueError(f"model.network {quoted(name)}; expected one of {', '.join(NETWORKS)}")
     return NETWORKS[name].config
 
 

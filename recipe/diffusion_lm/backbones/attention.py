@@ -56,7 +56,7 @@ class PaddedAttention:
         return cls(rows, longest, None if layout.equal else layout.slot, mask, causal)
 
     def attend(
-        self, qkv: Tensor, rotation: tuple[Tensor, Tensor], past: KeyValue | None = None, chosen: Tensor | None = None
+        self, qkv: Tensor, rotation: tuple[Tensor, Tensor], past: KeyValue | None = None, selected: Tensor | None = None
     ) -> tuple[Tensor, KeyValue]:
         """qkv [N', 3, heads, w] -> (outputs [N', heads * w], the rotated keys and values that were used).
 
@@ -64,7 +64,7 @@ class PaddedAttention:
             qkv: queries, keys and values; positions after the first N are padding, which takes no part in attention.
             rotation: cosine and sine of the N real positions.
             past: keys and values of earlier positions, put before those of `qkv`.
-            chosen: [M] flat positions whose outputs [M, heads * w] are returned instead of all N'.
+            selected: [M] flat positions whose outputs [M, heads * w] are returned instead of all N'.
         """
         filled, qkv = len(qkv), rotate(qkv[: len(rotation[0])], rotation)
         if self.slot is not None:
@@ -74,13 +74,13 @@ class PaddedAttention:
             key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=self.mask, is_causal=self.causal)
         out = out.transpose(1, 2).flatten(2).flatten(0, 1)
-        index = self.slot if chosen is None else chosen if self.slot is None else self.slot[chosen]
-        return filled_up(out if index is None else out.index_select(0, index), filled, chosen), (key, value)
+        index = self.slot if selected is None else selected if self.slot is None else self.slot[selected]
+        return filled_up(out if index is None else out.index_select(0, index), filled, selected), (key, value)
 
 
-def filled_up(out: Tensor, count: int, chosen: Tensor | None) -> Tensor:
-    """Pad `out` [N, d] with zeros to [count, d]; returned unchanged if positions were chosen."""
-    return out if chosen is not None else F.pad(out, (0, 0, 0, count - len(out)))
+def filled_up(out: Tensor, count: int, selected: Tensor | None) -> Tensor:
+    """Pad `out` [N, d] with zeros to [count, d]; returned unchanged if positions were selected."""
+    return out if selected is not None else F.pad(out, (0, 0, 0, count - len(out)))
 
 
 @dataclass(frozen=True)

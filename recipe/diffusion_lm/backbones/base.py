@@ -22,6 +22,8 @@ from diffusion_lm.visibility import Visibility
 from returnn_bridge.files import JsonObject
 
 DEFAULT = "dit"
+MOST_BLOCKS, MOST_WIDTH = 1000, 65536
+"""Limits of every network: a size that a damaged file or a typing error asks for is refused before it is built."""
 
 
 @dataclass(frozen=True)

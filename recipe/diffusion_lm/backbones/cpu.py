@@ -47,8 +47,8 @@ def padded_selection(count: int, select: Tensor | None, ids: Tensor) -> tuple[in
     """
     if select is None and count == len(ids):
         return count, None
-    chosen = torch.arange(count, device=ids.device) if select is None else select
-    return len(chosen), F.pad(chosen, (0, padding(len(chosen), ids.device)))
+    selected = torch.arange(count, device=ids.device) if select is None else select
+    return len(selected), F.pad(selected, (0, padding(len(selected), ids.device)))
 
 
 def spread_rows(values: Tensor, row: Tensor | None, x: Tensor) -> Tensor:

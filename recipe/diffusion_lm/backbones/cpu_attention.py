@@ -103,12 +103,12 @@ class GroupedRows:
         return cls(tuple(groups), slot, start)
 
     def attend(
-        self, qkv: Tensor, rotation: tuple[Tensor, Tensor], past: KeyValue | None = None, chosen: Tensor | None = None
+        self, qkv: Tensor, rotation: tuple[Tensor, Tensor], past: KeyValue | None = None, selected: Tensor | None = None
     ) -> tuple[Tensor, None]:
         """The interface of `PaddedAttention.attend`, but `past` must be None and no keys and values are returned."""
         assert past is None, "only PaddedAttention reads keys of finished blocks"
         out: Tensor = _Attended.apply(qkv, *rotation, self)
-        return out if chosen is None else out.index_select(0, chosen), None
+        return out if selected is None else out.index_select(0, selected), None
 
 
 class _Attended(torch.autograd.Function):

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from diffusion_lm.backbones.attention import KeyValue, KeyValueCache, PaddedAttention, Rotary
-from diffusion_lm.backbones.base import DEFAULT, Backbone, NetworkConfig
+from diffusion_lm.backbones.base import DEFAULT, MOST_BLOCKS, MOST_WIDTH, Backbone, NetworkConfig
 from diffusion_lm.backbones.cpu import add_product, dropout, padded_selection, padding, spread_rows
 from diffusion_lm.backbones.cpu_attention import GroupedRows, by_sentences
 from diffusion_lm.backbones.flex import ATTENTIONS, Attention, FlexAttention
@@ -60,9 +60,10 @@ class DiTConfig(NetworkConfig):
     """Name of this kind of network, see backbones/__init__.py."""
 
     def __post_init__(self) -> None:
-        for name in ("hidden_size", "num_blocks", "num_heads", "cond_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} {getattr(self, name)}: expected at least 1")
+        limits = {"hidden_size": MOST_WIDTH, "num_blocks": MOST_BLOCKS, "num_heads": MOST_WIDTH, "cond_dim": MOST_WIDTH}
+        for name, most in limits.items():
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"model.{name} {getattr(self, name)}: expected a number between 1 and {most}")
         if self.hidden_size % self.num_heads or (self.hidden_size // self.num_heads) % 2:
             raise ValueError(
                 f"model.hidden_size {self.hidden_size} with model.num_heads {self.num_heads}: "
@@ -128,13 +129,13 @@ class DiT(Backbone):
             positions, weights = (to_device(part, device) for part in blend)
             x = x.index_copy(0, positions, (weights @ self.embedding.weight[: weights.shape[1]]).to(x.dtype))
         attention, rotation = self._attention_of(layout), self.rotary(position)
-        wanted, chosen = padded_selection(count, select, ids)
+        wanted, selected = padded_selection(count, select, ids)
         last = len(self.blocks) - 1
-        for number, block in enumerate(self.blocks):  # the last block computes the chosen positions alone: x [M, d]
-            inputs = (block, x, attention, rotation, condition, row_of, None, chosen if number == last else None)
+        for number, block in enumerate(self.blocks):  # the last block computes the selected positions alone: x [M, d]
+            inputs = (block, x, attention, rotation, condition, row_of, None, selected if number == last else None)
             recompute = self._recompute and torch.is_grad_enabled()
             x = checkpoint(_output, *inputs, use_reentrant=False) if recompute else _output(*inputs)
-        return self._logits(x, wanted, condition, _select(row_of, chosen))
+        return self._logits(x, wanted, condition, _select(row_of, selected))
 
     def configure(self, *, attention: str = "sdpa", recompute: bool = False) -> None:
         self._attention, self._recompute = ATTENTIONS[attention], recompute
@@ -153,11 +154,11 @@ class DiT(Backbone):
             mask = torch.cat([before, layout.valid], dim=1)[:, None, None, :]  # [B, 1, 1, past + longest]
         attention = PaddedAttention(rows, layout.longest, None if layout.equal else layout.slot, mask)
         rotation = self.rotary(layout.position + past.length)
-        wanted, chosen = padded_selection(count, select, ids)
+        wanted, selected = padded_selection(count, select, ids)
         layers: list[KeyValue] = []
         for block, known in zip(self.blocks, past.layers or (None,) * len(self.blocks)):
             last = len(layers) == len(self.blocks) - 1
-            x, key_value = block(x, attention, rotation, condition, None, known, chosen=chosen if last else None)
+            x, key_value = block(x, attention, rotation, condition, None, known, selected=selected if last else None)
             layers.append(key_value)
         return self._logits(x, wanted, condition, None), KeyValueCache(tuple(layers))
 
@@ -224,9 +225,9 @@ class Block(nn.Module):
         condition: Tensor | None,
         row: Tensor | None,
         past: KeyValue | None = None,
-        chosen: Tensor | None = None,
+        selected: Tensor | None = None,
     ) -> tuple[Tensor, KeyValue | None]:
-        """x [N, d] -> (the block's output, [N, d] or [M, d] for `chosen`, and the keys and values that were used).
+        """x [N, d] -> (the block's output, [N, d] or [M, d] for `selected`, and the keys and values that were used).
 
         Args:
             x: [N, d] output of the previous block.
@@ -235,17 +236,17 @@ class Block(nn.Module):
             condition: [B or 1, c] conditioning vectors; None without adaLN.
             row: [N] index into `condition` for each position; None if there is only one.
             past: keys and values of earlier positions.
-            chosen: [M] positions to compute the output for; None for all.
+            selected: [M] positions to compute the output for; None for all.
         """
         if self.modulation is None:
-            attended, key_value = self._attend(self.norm_attention(x), attention, rotation, past, chosen)
-            x = _select(x, chosen) + self._dropped(attended)
+            attended, key_value = self._attend(self.norm_attention(x), attention, rotation, past, selected)
+            x = _select(x, selected) + self._dropped(attended)
             return x + self._dropped(self._mlp(self.norm_mlp(x))), key_value
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition).chunk(6, dim=-1)  # [B or 1, d]
-        row_chosen = _select(row, chosen)
+        row_chosen = _select(row, selected)
         normed = _modulate(self.norm_attention(x), shift_a, scale_a, row)
-        attended, key_value = self._attend(normed, attention, rotation, past, chosen)
-        x = _add_gated(_select(x, chosen), self._dropped(attended), gate_a, row_chosen)
+        attended, key_value = self._attend(normed, attention, rotation, past, selected)
+        x = _add_gated(_select(x, selected), self._dropped(attended), gate_a, row_chosen)
         mixed = self._mlp(_modulate(self.norm_mlp(x), shift_m, scale_m, row_chosen))
         return _add_gated(x, self._dropped(mixed), gate_m, row_chosen), key_value
 
@@ -255,11 +256,11 @@ class Block(nn.Module):
         attention: AnyAttention,
         rotation: tuple[Tensor, Tensor],
         past: KeyValue | None,
-        chosen: Tensor | None,
+        selected: Tensor | None,
     ) -> tuple[Tensor, KeyValue | None]:
-        """x [N, d] -> (attention output [N, d], or [M, d] for `chosen`, and the keys and values)."""
+        """x [N, d] -> (attention output [N, d], or [M, d] for `selected`, and the keys and values)."""
         qkv = self.qkv(x).view(len(x), 3, self.num_heads, -1)  # [N, 3, heads, d / heads]
-        out, key_value = attention.attend(qkv, rotation, past, chosen)
+        out, key_value = attention.attend(qkv, rotation, past, selected)
         return self.attention_out(out), key_value
 
     def _mlp(self, x: Tensor) -> Tensor:
@@ -321,9 +322,9 @@ def _add_gated(x: Tensor, y: Tensor, gate: Tensor, row: Tensor | None) -> Tensor
 
 
 @overload
-def _select(x: Tensor, chosen: Tensor | None) -> Tensor: ...
+def _select(x: Tensor, selected: Tensor | None) -> Tensor: ...
 @overload
-def _select(x: None, chosen: Tensor | None) -> None: ...
-def _select(x: Tensor | None, chosen: Tensor | None) -> Tensor | None:
-    """x at the indices `chosen` of its first dimension; x unchanged if either is None."""
-    return x if x is None or chosen is None else x.index_select(0, chosen)
+def _select(x: None, selected: Tensor | None) -> None: ...
+def _select(x: Tensor | None, selected: Tensor | None) -> Tensor | None:
+    """x at the indices `selected` of its first dimension; x unchanged if either is None."""
+    return x if x is None or selected is None else x.index_select(0, selected)

@@ -60,7 +60,7 @@ class FlexAttention:
         return cls(mask)
 
     def attend(
-        self, qkv: Tensor, rotation: tuple[Tensor, Tensor], past: KeyValue | None = None, chosen: Tensor | None = None
+        self, qkv: Tensor, rotation: tuple[Tensor, Tensor], past: KeyValue | None = None, selected: Tensor | None = None
     ) -> tuple[Tensor, KeyValue]:
         """The interface of `PaddedAttention.attend`; `past` must be None, only SDPA reads a key-value cache."""
         assert past is None, "only PaddedAttention reads keys of finished blocks"
@@ -70,7 +70,7 @@ class FlexAttention:
         alone = qkv.device.type != "cpu" and not torch.compiler.is_compiling()
         out = (_compiled() if alone else flex_attention)(query, key, value, block_mask=self.mask)
         flat = out[0].transpose(0, 1).flatten(1)
-        return filled_up(flat if chosen is None else flat.index_select(0, chosen), filled, chosen), (key, value)
+        return filled_up(flat if selected is None else flat.index_select(0, selected), filled, selected), (key, value)
 
 
 Attention = type[PaddedAttention] | type[FlexAttention]

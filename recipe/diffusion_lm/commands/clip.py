@@ -40,7 +40,7 @@ def clip(
     say_device(str(trained.device))
     family = trained.family.clippable
     if family is None:
-        raise ValueError(f"{model}: no block model; only those are trained on an interval of times")
+        raise ValueError(f"{model}: no family with an interval of training times; expected a block model")
     rows = trained.vocab.encode_batch(list(islice(read_lines(text), sentences)))
     batches = []
     for start in range(0, len(rows), 64):
@@ -50,11 +50,11 @@ def clip(
     widths = width or [0.5, 0.6, 0.7, 0.8, 0.9]
     with progress_bar() as progress:
         tracked = progress.track(batches, description="clip search")
-        found = search_clip(family, trained.network, tracked, widths, delta)
-    all_times = next(interval for interval in found if interval.low <= family.sampling_eps and interval.high == 1)
+        clips = search_clip(family, trained.network, tracked, widths, delta)
+    all_times = next(clip for clip in clips if clip.low <= family.sampling_eps and clip.high == 1)
     print("| times | variance, nats² | of all times |\n|---|---|---|")
-    for interval in found[:show]:
-        share = interval.variance / all_times.variance
-        print(f"| {interval.low:g} to {interval.high:g} | {interval.variance:.3f} | {share:.2f} |")
-    best = found[0]
+    for clip in clips[:show]:
+        share = clip.variance / all_times.variance
+        print(f"| {clip.low:g} to {clip.high:g} | {clip.variance:.3f} | {share:.2f} |")
+    best = clips[0]
     print(f"\nfamily.sampling_min={best.low:g} family.sampling_max={best.high:g}")

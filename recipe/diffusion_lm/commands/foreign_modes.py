@@ -35,7 +35,7 @@ from diffusion_lm.sampling import Samples, build_sampler, sample
 from diffusion_lm.sampling.samples import draw_lengths, one_line, sample_entropy
 from diffusion_lm.training.run import train
 from returnn_bridge.batching import ReturnnBatches
-from returnn_bridge.files import write_text
+from returnn_bridge.files import named, write_text
 
 ESTIMATOR = "plain"  # the estimator of the reference run
 Job = Callable[[], None]
@@ -58,7 +58,8 @@ def run(
     vocabularies and the device are raised before anything is written.
     """
     tree = read_tree(path, overrides)
-    made = translate(tree)
+    with named(path):
+        made = translate(tree)
     text = describe(tree, made)
     print(text)
     if print_only:
@@ -66,7 +67,8 @@ def run(
     if max_seconds is not None and made.mode != "train":
         raise ValueError(f"--max-seconds {max_seconds:g}: only mode train can stop and go on; got mode {made.mode!r}")
     folder = Path(out if out is not None else given("checkpointing.save_dir", made.save_dir))
-    job = prepare(made, folder, services or Services(), max_seconds=max_seconds)
+    with named(path):
+        job = prepare(made, folder, services or Services(), max_seconds=max_seconds)
     write_text(folder / "config_tree.txt", text)
     job()
 
@@ -202,7 +204,7 @@ def _rescore(made: Translation, folder: Path, services: Services) -> Job:
         )
     scorer = services.rescore
     source = given("rescore.hypothesis_file", settings.hypothesis_file)
-    if not Path(source).is_file():
+    if not os.path.isfile(source):
         raise FileNotFoundError(f"{source}: no such file (rescore.hypothesis_file)")
     output = Path(given("rescore.output_dir", settings.output_dir)) / "lm_scores.py.gz"
     model = given("eval.checkpoint_path", made.model)
@@ -232,7 +234,7 @@ def _device(made: Translation) -> str:
 
 def _model(made: Translation) -> LanguageModel:
     path = given("eval.checkpoint_path", made.model)
-    if not Path(path).is_dir():
+    if not os.path.isdir(path):
         raise FileNotFoundError(
             f"{path}: no such folder (eval.checkpoint_path), and nothing is downloaded; "
             "expected a model folder, or the folder of a published model"
@@ -263,7 +265,7 @@ def _check_files(sets: Mapping[str, Any], model: LanguageModel | None = None) ->
     proto = model.vocab.content if model is not None else None
     whose = "the model"
     for key, path in (item for name, opts in sets.items() for item in files_of(opts, name)):
-        if not Path(path).is_file():
+        if not os.path.isfile(path):
             raise FileNotFoundError(f"{path}: no such file ({key})")
         if not key.endswith(".model_file"):
             continue

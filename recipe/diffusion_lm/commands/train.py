@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from diffusion_lm.commands.services import Services
-from returnn_bridge.files import read_yaml
+from returnn_bridge.files import named, read_yaml
 
 
 def train(
@@ -49,7 +49,7 @@ def train(
                 print(f"{kind} {name}: {' '.join((function.__doc__ or '').split())}")
         return
     if bool(preset) == (config is not None):
-        raise ValueError("give exactly one of --preset NAME and --config FILE")
+        raise ValueError("expected exactly one of --preset NAME and --config FILE")
     if config is not None:
         from diffusion_lm.foreign.translate import is_foreign
 
@@ -66,7 +66,8 @@ def train(
                 max_seconds=max_seconds,
             )
             return
-        settings = from_dict(tree)
+        with named(config):
+            settings = from_dict(tree)
     else:
         settings = presets.build(preset)
     settings = apply_overrides(settings, overrides or [])
@@ -77,4 +78,4 @@ def train(
         raise ValueError("--out is missing; expected a folder for the run")
     from diffusion_lm.training.run import train as run_training
 
-    run_training(settings, out, max_seconds=max_seconds)
+    run_training(settings, out, max_seconds=max_seconds, source=config)

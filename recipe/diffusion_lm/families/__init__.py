@@ -22,6 +22,7 @@ from diffusion_lm.families.hybrid import HybridFamily
 from diffusion_lm.families.masked import MaskedFamily
 from diffusion_lm.families.uniform import UniformFamily
 from diffusion_lm.strict import build
+from returnn_bridge.files import quoted
 from returnn_bridge.registry import Registry
 
 FAMILIES: Registry[type[Family]] = Registry(
@@ -47,5 +48,5 @@ def build_family(options: Mapping[str, Any], special: SpecialIds) -> Family:
     options = dict(options)
     name = options.pop("name", None)
     if not isinstance(name, str):
-        raise ValueError(f"family.name {name!r} is unknown; expected one of {', '.join(FAMILIES)}")
+        raise ValueError(f"family.name {quoted(name)} is unknown; expected one of {', '.join(FAMILIES)}")
     return build(FAMILIES[name], options, "family.", special=special)

@@ -47,6 +47,9 @@ from diffusion_lm.visibility import Blocks
 LARGEST_WEIGHTED = 0.5
 """Above this `sampling_min` the loss is not weighted, as in the original code, because nearly everything is masked."""
 
+MOST_POSITIONS = 1 << 14
+"""Limit on `block_size`: every row is padded to whole blocks, so a damaged number would ask for terabytes."""
+
 
 @dataclass(frozen=True)
 class BlockFamily(ScheduledNoise, Family):
@@ -76,12 +79,12 @@ class BlockFamily(ScheduledNoise, Family):
     sampler_kind: ClassVar[str] = "blocks"
 
     def __post_init__(self) -> None:
-        if self.block_size < 1:
-            raise ValueError(f"family.block_size {self.block_size}: expected at least 1")
+        if not 1 <= self.block_size <= MOST_POSITIONS:
+            raise ValueError(f"family.block_size {self.block_size}: expected 1 to {MOST_POSITIONS}")
         if self.time_conditioning:
             raise ValueError(
                 "family.time_conditioning true: expected false, since every block has its own time "
-                "and a network is told one level a row"
+                "and the network is conditioned on one level per row"
             )
         if not (0 < self.sampling_eps < 1 and 0 <= self.sampling_min <= self.sampling_max <= 1):
             raise ValueError(

@@ -86,14 +86,17 @@ class MaskedFamily(ScheduledNoise, Family):
         if self.T < 0:
             raise ValueError(f"family.T {self.T}: expected 0 (continuous time) or a number of steps")
         if self.importance_sampling and self.change_of_variables:
-            raise ValueError("family.importance_sampling and family.change_of_variables exclude each other")
+            raise ValueError(
+                "family.importance_sampling and family.change_of_variables are both true; expected one of them"
+            )
         if (self.importance_sampling or self.change_of_variables) and (self.T or self.sampling_max < 1):
             raise ValueError(
                 "family.importance_sampling and change_of_variables need family.T 0 and family.sampling_max 1"
             )
         if self.change_of_variables and not self.time_conditioning:
             raise ValueError(
-                "family.change_of_variables without family.time_conditioning is importance_sampling: use that"
+                "family.change_of_variables without family.time_conditioning: "
+                "expected family.importance_sampling, which is the same"
             )
         assert self.objective  # built here, so that an impossible one is refused at once
 

@@ -145,6 +145,9 @@ def loss_scale(reading: Reading, key: str, value: Any) -> tuple[str, str]:
     if value:
         return HONOURED, "loglinear with the epsilon of MDLM, 1e-3"
     if reading.leaves.get("algo.time_conditioning") is True:
-        return NO_EFFECT, "loglinear keeps its epsilon, 1e-3: the noise level that the network is told must be finite"
+        return (
+            NO_EFFECT,
+            "loglinear keeps its epsilon, 1e-3: the network's noise level must be finite",
+        )
     reading.put("family.schedule_options", {"eps": 0.0}, key)
     return HONOURED, "family.schedule_options.eps 0: the mask probability is t"

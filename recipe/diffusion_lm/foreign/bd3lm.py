@@ -8,7 +8,7 @@ follow the reference configuration and code. Rules that both kinds of trees shar
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Any
 
 from diffusion_lm.foreign import algo as algo_rules
@@ -116,7 +116,7 @@ def _from_pretrained(reading: Reading, key: str, value: Any) -> tuple[str, str]:
         return HONOURED, "fresh weights"
     if reading.mode != "train":
         return NO_EFFECT, "read in mode train only"
-    if not Path(typed(key, value, str)).is_dir():
+    if not os.path.isdir(typed(key, value, str)):
         refuse(
             key,
             value,

@@ -8,6 +8,7 @@ Nothing is downloaded: a name of a public data set or tokenizer is refused where
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def text_or_returnn(which: str, ordering: str) -> Rule:
         if value == _RETURNN:
             return HONOURED, config
         paths = [value] if isinstance(value, str) else value
-        local = isinstance(paths, list) and bool(paths) and all(isinstance(p, str) and Path(p).is_file() for p in paths)
+        local = isinstance(paths, list) and bool(paths) and all(isinstance(p, str) and os.path.isfile(p) for p in paths)
         if not local:
             if not _is_read(reading, which):
                 return NO_EFFECT, f"mode {reading.mode} does not read it"

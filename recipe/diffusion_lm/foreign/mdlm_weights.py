@@ -16,6 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -23,6 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffusion_lm.backbones.dit import DiT, DiTConfig
+from returnn_bridge.files import named, one_line
 
 # Names in MDLM -> our names, in the order of the parameters in their optimizer and moving average.
 BEFORE = {
@@ -90,6 +92,10 @@ def network_weights(
             f"not the weights of an MDLM DiT with{'' if conditioned else 'out'} noise embedding: "
             f"unknown {_few(surplus)}; missing {_few(missing)}"
         )
+    matrices = ("vocab_embed.embedding", "output_layer.linear.weight", "sigma_map.mlp.0.weight")
+    for name, value in ((name, state[name]) for name in (*matrices, FREQUENCIES) if name in state):
+        if value.dim() != (2 if name in matrices else 1) or not value.numel():
+            raise ValueError(f"{name}: shape {tuple(value.shape)}; expected a matrix, the frequencies a vector")
     width = state["vocab_embed.embedding"].shape[1]
     if FREQUENCIES in state:
         found = width // (2 * len(state[FREQUENCIES]))
@@ -121,21 +127,28 @@ def read_checkpoint(path: str | os.PathLike[str], *, ema: bool = True) -> dict[s
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path}: not readable ({error}); expected a safetensors file") from None
+            raise ValueError(f"{path}: not readable ({one_line(error)}); expected a safetensors file") from None
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types
-        first = str(error).strip().split("\n")[0]
         raise ValueError(
-            f"{path}: not a file of tensors alone ({first}); where you trust it, save its 'state_dict' and 'ema' "
-            "and read that file"
+            f"{path}: not a file of tensors alone ({one_line(error)}); where you trust it, save its 'state_dict' "
+            "and 'ema' and read that file"
         ) from None
-    state = dict(checkpoint.get("state_dict", checkpoint))
-    if not all(isinstance(value, Tensor) for value in state.values()):
+    state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None
+    if not isinstance(state, dict) or not all(map(_is_entry, state.items())):
         raise ValueError(f"{path}: not a state dict; expected names and tensors, or a checkpoint with 'state_dict'")
     if ema and checkpoint.get("ema"):
-        state |= _averaged(state, checkpoint["ema"]["shadow_params"])
-    return state
+        average = checkpoint["ema"].get("shadow_params") if isinstance(checkpoint["ema"], dict) else None
+        if not isinstance(average, list) or not all(isinstance(value, Tensor) for value in average):
+            raise ValueError(f"{path}: no list of tensors under 'ema', 'shadow_params'; expected the moving average")
+        with named(path):
+            return {**state, **_averaged(state, average)}
+    return dict(state)
+
+
+def _is_entry(item: tuple[Any, Any]) -> bool:
+    return isinstance(item[0], str) and isinstance(item[1], Tensor)
 
 
 def _averaged(state: Mapping[str, Tensor], shadow: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -169,4 +182,4 @@ def _check_shapes(config: DiTConfig, weights: Mapping[str, Tensor], theirs: Mapp
 
 
 def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "none"
+    return ", ".join(map(one_line, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "none"

@@ -25,7 +25,7 @@ from diffusion_lm.device import usable_device
 from diffusion_lm.foreign.mdlm_weights import FREQUENCIES, network_weights, read_checkpoint
 from diffusion_lm.model import LanguageModel
 from diffusion_lm.model_folder import CONFIG, WEIGHTS, check_finite, made_by
-from returnn_bridge.files import check_replaceable, read_json
+from returnn_bridge.files import check_replaceable, is_finite, named, quoted, read_json
 from returnn_bridge.vocab.open import load_vocab
 
 TYPES = ("bd3lm", "mdlm")
@@ -57,9 +57,10 @@ def open_pretrained(
     state = read_checkpoint(path / WEIGHTS)
     check_finite({name: value for name, value in state.items() if name not in BUFFERS}, path / WEIGHTS)
     kept = {name: value for name, value in state.items() if name not in BUFFERS}
-    backbone, weights = network_weights(
-        kept, num_heads=_whole(config, "n_heads", path), conditioned=config.get("adaln", True)
-    )
+    with named(path / WEIGHTS):
+        backbone, weights = network_weights(
+            kept, num_heads=_whole(config, "n_heads", path), conditioned=config.get("adaln", True)
+        )
     _check_size(config, backbone, weights, path)
     _check_frequencies(kept, path)
     pieces = load_vocab(vocab)
@@ -70,13 +71,16 @@ def open_pretrained(
             f"with mask {pieces.mask_id} ({pieces.num_pieces} pieces); expected the vocabulary it was trained with, "
             f"BOS and EOS among its {ids - 1} pieces"
         )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), named(path / CONFIG):
         model = LanguageModel.build(_family(config, path), backbone, pieces)
     model.network.load_state_dict(weights)
     model.network.to(device).eval().requires_grad_(False)
     facts: dict[str, Any] = {"imported": {"folder": path.resolve().name, "model_type": config["model_type"]}}
     if all(name in state for name in INTERVAL):
-        facts["trained_times"] = [float(state[name]) for name in INTERVAL]
+        times = [state[name].flatten().tolist() for name in INTERVAL]
+        if not all(len(time) == 1 and is_finite(time[0]) for time in times):
+            raise ValueError(f"{path / WEIGHTS}: {', '.join(INTERVAL)} are {quoted(times)}; expected one number each")
+        facts["trained_times"] = [float(time) for (time,) in times]
     return dataclasses.replace(model, facts=facts)
 
 
@@ -103,10 +107,10 @@ def _config(path: Path) -> dict[str, Any]:
     config = read_json(file, "the folder of a published BD3-LM or MDLM model")
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind not in TYPES:
-        raise ValueError(f"{file}: model_type {kind!r}; expected one of {', '.join(TYPES)}")
+        raise ValueError(f"{file}: model_type {quoted(kind)}; expected one of {', '.join(TYPES)}")
     for name in ("adaln", "causal", "cross_attn", "time_conditioning"):
         if not isinstance(config.get(name, False), bool):
-            raise ValueError(f"{file}: {name} {config[name]!r}; expected true or false")
+            raise ValueError(f"{file}: {name} {quoted(config[name])}; expected true or false")
     return config
 
 
@@ -125,7 +129,7 @@ def _family(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
 def _whole(config: Mapping[str, Any], name: str, path: Path) -> int:
     value = config.get(name)
     if type(value) is not int or value < 1:
-        raise ValueError(f"{path / CONFIG}: {name} {value!r}; expected a whole number of at least 1")
+        raise ValueError(f"{path / CONFIG}: {name} {quoted(value)}; expected a whole number of at least 1")
     return value
 
 
@@ -136,7 +140,7 @@ def _check_size(config: Mapping[str, Any], backbone: DiTConfig, weights: Mapping
         found["cond_dim"] = backbone.cond_dim
     for name, value in found.items():
         if _whole(config, name, path) != value:
-            raise ValueError(f"{path}: {CONFIG} says {name} {config[name]}, the weights are those of {value}")
+            raise ValueError(f"{path}: {CONFIG} says {name} {quoted(config[name])}, the weights are those of {value}")
 
 
 def _check_frequencies(state: Mapping[str, Tensor], path: Path) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn
 
+from returnn_bridge.files import is_finite, quoted
+
 HONOURED, NO_EFFECT = "honoured", "without effect"
 
 
@@ -59,7 +61,7 @@ Rule = Callable[[Reading, str, Any], tuple[str, str]]
 
 def refuse(key: str, value: Any, expected: str) -> NoReturn:
     """Raise the ValueError that refuses a value."""
-    raise ValueError(f"{key}: got {value!r}; {expected}")
+    raise ValueError(f"{key}: got {quoted(value)}; {expected}")
 
 
 def typed(key: str, value: Any, kind: type) -> Any:
@@ -72,7 +74,7 @@ def typed(key: str, value: Any, kind: type) -> Any:
             return float(value)
         except ValueError:
             pass
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and is_finite(value):
         return float(value)
     if kind is int and type(value) is float and value.is_integer():
         return int(value)

@@ -8,6 +8,7 @@ A function with the name of a key is the rule of that key. rules.py describes ru
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,6 @@ def limit(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def strategy(reading: Reading, key: str, value: Any) -> tuple[str, str]:
-    """Rule for strategy._target_: two known class names, neither of which is imported."""
     prefix = "lightning.pytorch.strategies."
     if value == prefix + "FSDPStrategy":
         refuse(key, value, f"averaging and clipping need whole weights; possible: {prefix}DDPStrategy")
@@ -183,7 +183,7 @@ def judge(reading: Reading, key: str, value: Any) -> tuple[str, str]:
     wanted = typed(
         "eval.compute_generative_perplexity", reading.leaves.get("eval.compute_generative_perplexity", False), bool
     )
-    if value is not None and Path(typed(key, value, str)).exists():
+    if value is not None and os.path.exists(typed(key, value, str)):
         reading.put("run.judge", value, key)
         if reading.mode != "sample_eval":
             return NO_EFFECT, "read in mode sample_eval only"
@@ -210,7 +210,7 @@ def resume_path(reading: Reading, key: str, value: Any) -> tuple[str, str]:
     own = Path(str(reading.leaves.get("checkpointing.save_dir") or ".")) / "checkpoints" / "last.ckpt"
     if not value or Path(typed(key, value, str)) == own:
         return HONOURED, "the run's own last checkpoint"
-    if Path(value).exists():
+    if os.path.exists(value):
         refuse(key, value, f"a run continues from its own checkpoint; expected {own} or null")
     return NO_EFFECT, "no such file: a run continues from its own checkpoints/last.ckpt, where there is one"
 

@@ -1,7 +1,7 @@
 """Search for the interval of times to train a block model on: the one whose loss has the least variance.
 
-    found = search_clip(model.family.clippable, model.network, batches, widths=[0.5, 0.6, 0.7, 0.8, 0.9], delta=0.05)
-    family = model.family.clippable.with_interval(found[0].low, found[0].high, resample=False)
+    clips = search_clip(model.family.clippable, model.network, batches, widths=[0.5, 0.6, 0.7, 0.8, 0.9], delta=0.05)
+    family = model.family.clippable.with_interval(clips[0].low, clips[0].high, resample=False)
 
 The method is that of Arriola et al. (arXiv 2503.09573, section 4). Gradients of small blocks are noisy: a block with
 few masked tokens gives little signal, and one with few visible tokens is far from what a sampler sees. Losses over a
@@ -37,14 +37,14 @@ def candidates(sampling_eps: float, widths: Sequence[float], delta: float) -> li
 
     No interval starts below eps = `sampling_eps`.
     """
-    found = [(sampling_eps, 1.0)]
+    intervals = [(sampling_eps, 1.0)]
     for width in widths:
         number = int((1 - width) / delta + 1e-9) + 1
         # Rounded, so that 3 * 0.1 is 0.3 and the end of the last interval no more than 1.
-        found += [
+        intervals += [
             (max(round(i * delta, 9), sampling_eps), min(round(i * delta + width, 9), 1.0)) for i in range(number)
         ]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(intervals))
 
 
 def search_clip(
@@ -81,8 +81,8 @@ def search_clip(
     if not numbers:
         raise ValueError("clip search without a batch; expected at least one")
     number = torch.cat(numbers)
-    found = [Clip(low, high, _variance(torch.cat(values), number)) for (low, high), values in zip(intervals, losses)]
-    return sorted(found, key=lambda clip: clip.variance)
+    clips = [Clip(low, high, _variance(torch.cat(values), number)) for (low, high), values in zip(intervals, losses)]
+    return sorted(clips, key=lambda clip: clip.variance)
 
 
 def _variance(values: Tensor, number: Tensor) -> float:

@@ -26,7 +26,7 @@ from diffusion_lm.training.interruption import StopRequest
 from diffusion_lm.training.lightning_module import TrainingModule
 from diffusion_lm.training.sharding import full_state
 from returnn_bridge.batching import Position
-from returnn_bridge.files import write_text
+from returnn_bridge.files import iterate_lines, quoted, write_text
 
 
 class Keeper(Callback):
@@ -184,7 +184,13 @@ def _append(path: Path, header: list[str], fields: list[str]) -> None:
     """Append a line to a table with an increasing first column.
 
     Existing lines from this value on are removed: they are from a run that had gone further than its checkpoint.
+    ValueError with file and line for one that does not begin with a number.
     """
-    lines = path.read_text().splitlines()[1:] if path.is_file() else []
-    kept = [old for old in lines if int(old.split("\t", 1)[0]) < int(fields[0])]
+    kept = []
+    for number, old in iterate_lines(path) if path.is_file() else ():
+        first = old.partition("\t")[0]
+        if number > 1 and not (first.isascii() and first.isdigit()):
+            raise ValueError(f"{path}:{number}: got {quoted(first)} as {header[0]}; expected the table of this run")
+        if number > 1 and int(first[:18]) < int(fields[0]):
+            kept.append(old)
     write_text(path, "\n".join(["\t".join(header), *kept, "\t".join(fields)]) + "\n")

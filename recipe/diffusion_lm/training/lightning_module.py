@@ -62,6 +62,7 @@ class TrainingModule(lightning.LightningModule):
         self._sharded = False
         self._validation: dict[str, list[float]] = {}
         self.batches_done = 0
+        self.started = False  # whether the state of a checkpoint is restored, if there is one
         self.current: failures.Current | None = None  # the batch that is processed, for error messages
         self._unchecked: tuple[failures.Current, AsyncScalar] | None = None  # the last loss, not yet checked
         self._sub_epoch_loss = _zero(), _zero()  # sum of losses, on the network's device, and of weights
@@ -78,6 +79,7 @@ class TrainingModule(lightning.LightningModule):
                 self.ema.start(self.network)
 
     def on_train_start(self) -> None:
+        self.started = True
         if self.ema is not None:
             self.ema.to(self.device)
 

@@ -19,7 +19,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from diffusion_lm.model import WEIGHTS, LanguageModel
+from diffusion_lm.model import LanguageModel
+from diffusion_lm.model_folder import CONFIG, WEIGHTS, check_finite, read_weights
+from returnn_bridge.files import one_line, quoted, read_json_object
 
 _KEYS = ("filename", "prefix", "ignore_missing", "ignore_params_prefixes", "var_name_mapping", "init_for_train")
 
@@ -63,9 +65,25 @@ def preload(model: LanguageModel, entries: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _read(where: str, path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
+    """The file of weights of a model folder, or the file itself, and what it holds.
+
+    ValueError for a file that is not readable, and for a folder whose config.json records another digest.
+    """
+    file = path / WEIGHTS if path.is_dir() else path
+    if path.is_dir() and (path / CONFIG).is_file():
+        return file, read_weights(path, read_json_object(path / CONFIG, "that of a model", finite=False))
+    try:
+        return file, load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{where} {file}: not readable ({one_line(error)}); expected a model folder or a .safetensors file"
+        ) from None
+
+
 def _of_entry(where: str, entry: Any, own: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     if not isinstance(entry, Mapping) or not isinstance(entry.get("filename"), str):
-        raise ValueError(f"{where}: got {entry!r}; expected a section with a filename")
+        raise ValueError(f"{where}: got {quoted(entry)}; expected a section with a filename")
     unknown = sorted(set(entry) - set(_KEYS))
     if unknown:
         raise ValueError(f"{where}: unknown key {unknown[0]!r}; known here: {', '.join(_KEYS)}")
@@ -73,16 +91,16 @@ def _of_entry(where: str, entry: Any, own: Mapping[str, torch.Tensor]) -> dict[s
         raise ValueError(
             f"{where}.init_for_train {entry['init_for_train']!r}; expected true, a continued run has its own weights"
         )
-    path = Path(entry["filename"])
-    file = path / WEIGHTS if path.is_dir() else path
-    try:
-        stored = load_file(file)
-    except (SafetensorError, OSError) as error:
+    file, stored = _read(f"{where}.filename", Path(entry["filename"]))
+    prefix, mapping = entry.get("prefix", ""), entry.get("var_name_mapping", {})
+    ignored = entry.get("ignore_params_prefixes", [])
+    are_names = isinstance(ignored, list) and all(isinstance(name, str) for name in ignored)
+    if not isinstance(prefix, str) or not isinstance(mapping, Mapping) or not are_names:
         raise ValueError(
-            f"{where}.filename {file}: not readable ({error}); expected a model folder or a .safetensors file"
-        ) from None
-    prefix, mapping = str(entry.get("prefix", "")), dict(entry.get("var_name_mapping", {}))
-    ignored = tuple(entry.get("ignore_params_prefixes", ()))
+            f"{where}: prefix {quoted(prefix)}, var_name_mapping {quoted(mapping)}, ignore_params_prefixes "
+            f"{quoted(ignored)}; expected a string, a section and a list of strings"
+        )
+    ignored = tuple(ignored)
     found = {}
     for name, value in own.items():
         if not name.startswith(prefix) or name.startswith(ignored):
@@ -100,6 +118,7 @@ def _of_entry(where: str, entry: Any, own: Mapping[str, torch.Tensor]) -> dict[s
                 f"{where}: {source!r} in {file} has the shape {list(stored[source].shape)}; "
                 f"expected {list(value.shape)} for {name!r}, or ignore_params_prefixes: [{name}]"
             )
+        check_finite({source: stored[source]}, file)
         found[name] = stored[source].float()
     if not found:
         raise ValueError(

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from diffusion_lm.backbones.flex import check_attention
 from diffusion_lm.config import TrainConfig, TrainerConfig
 from diffusion_lm.model import LanguageModel
-from diffusion_lm.training.checkpoint_check import check_checkpoint
+from diffusion_lm.training.checkpoint_check import check_checkpoint, not_restored
 from diffusion_lm.training.clip_callback import ClipTraining
 from diffusion_lm.training.failures import is_out_of_memory, out_of_memory
 from diffusion_lm.training.interruption import StopRequest
@@ -42,6 +43,7 @@ from diffusion_lm.training.validation import validation_end
 from returnn_bridge.datamodule import ReturnnDataModule
 from returnn_bridge.datasets import lm_dataset_dict
 from returnn_bridge.digests import Digests
+from returnn_bridge.files import named, one_line
 from returnn_bridge.token_store import TokenStore, find_store
 from returnn_bridge.vocab import Vocab, sentence_pieces_file
 
@@ -66,6 +68,7 @@ def train(
     *,
     stop_after: int | None = None,
     max_seconds: float | None = None,
+    source: str | os.PathLike[str] | None = None,
 ) -> TrainResult:
     """Train to `trainer.max_steps`, or continue the run in `out`.
 
@@ -78,10 +81,12 @@ def train(
         out: folder of the run, new or with an earlier part of this run.
         stop_after: step at which this call ends early, with a model.
         max_seconds: time after which this call ends early, with a checkpoint.
+        source: file of the configuration, which errors in its settings then name.
     """
     stop = StopRequest(max_seconds)
     folder = Path(out)
-    parts = build(config)
+    with nullcontext() if source is None else named(source):
+        parts = build(config)
     remembered = Digests(sentence_pieces_file(config.data.vocab).with_name(".inputs.verified"))
     inputs = describe_inputs(parts.vocab, parts.data.train_opts, parts.data.valid_opts, remembered)
     # The folder is checked last, so that any other error leaves it untouched.
@@ -114,7 +119,12 @@ def build(config: TrainConfig) -> Parts:
     train_opts, valid_opts = dataset_dicts(config, vocab)
     store = find_store(train_opts, config.data.vocab, config.data.store)
     torch.manual_seed(config.seed)
-    model = LanguageModel.build(config.family, config.model, vocab)
+    try:
+        model = LanguageModel.build(config.family, config.model, vocab)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ValueError(out_of_memory(None, config.data.batch_size, error)) from None
     if options.strategy == "fsdp" and model.family.has_policy:
         raise ValueError(
             f"family {config.family['name']!r} trains a second network; "
@@ -218,10 +228,12 @@ def fit(
             raise KeyboardInterrupt from None
         _shut_down_process_group()  # all processes leave at the same step
         raise
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise ValueError(out_of_memory(module.current, config.data.batch_size, error)) from error
+        if checkpoint is None or module.started or isinstance(error, OSError):
             raise
-        raise ValueError(out_of_memory(module.current, config.data.batch_size, error)) from error
+        raise ValueError(not_restored(checkpoint, f"{type(error).__name__}: {one_line(error)}")) from error
     return Fitted(trainer, module, keeper, start)
 
 

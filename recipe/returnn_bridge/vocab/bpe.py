@@ -24,7 +24,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from returnn_bridge.files import iterate_lines, read_json_object
+from returnn_bridge.files import iterate_lines, quoted, read_json_object
 from returnn_bridge.vocab import PAIR, TOKENIZER_FILE, Vocabulary
 
 END = "<|endoftext|>"
@@ -142,7 +142,7 @@ def _checked(tokenizer_json: bytes) -> Any:
         raise ValueError(f"no piece {END!r}; expected that of GPT-2, which is BOS and EOS")
     again = tokenizer.decode(tokenizer.encode(PROBE, add_special_tokens=False).ids, skip_special_tokens=False)
     if again not in (PROBE, f" {PROBE}"):
-        raise ValueError("text comes back changed from its ids; expected byte-level BPE, which keeps every character")
+        raise ValueError("the ids of a text decode to another text; expected byte-level BPE, which keeps it")
     return tokenizer
 
 
@@ -159,7 +159,9 @@ def _of_pair(folder: Path, add_prefix_space: bool) -> bytes:
             continue
         pair = line.split(" ")
         if len(pair) != 2 or not {*pair, "".join(pair)} <= pieces.keys():
-            raise ValueError(f"{merges}:{number}: got {line!r}; expected two pieces of {vocab.name} that make a third")
+            raise ValueError(
+                f"{merges}:{number}: got {quoted(line, 80)}; expected two pieces of {vocab.name} that make a third"
+            )
         pairs.append((pair[0], pair[1]))
     tokenizer = library.Tokenizer(library.models.BPE(vocab=pieces, merges=pairs))
     tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
@@ -180,4 +182,6 @@ def _check_settings(settings: Mapping[str, Any], vocab: BpeVocab, file: Path) ->
         value = settings.get(name)
         value = value.get("content") if isinstance(value, dict) else value
         if value is not None and value != expected:
-            raise ValueError(f"{file}: {name} {value!r}; expected {expected!r}, as the tokenizer beside it has it")
+            raise ValueError(
+                f"{file}: {name} {quoted(value)}; expected {expected!r}, as the tokenizer beside it has it"
+            )

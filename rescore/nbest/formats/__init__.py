@@ -11,18 +11,40 @@ Each format is a file in this folder and an entry of `FORMATS`; `base.Format` de
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from rescore.nbest.formats.base import Format
+from rescore.nbest.formats.espnet import EspnetFolder
 from rescore.nbest.formats.flat_json import FlatJson
+from rescore.nbest.formats.hyporadise import HyPoradise
 from rescore.nbest.formats.json_lines import JsonLines
+from rescore.nbest.formats.kaldi import KaldiArchives
 from rescore.nbest.formats.mlm_scoring import MlmScoring
+from rescore.nbest.formats.nemo import NemoBeams
+from rescore.nbest.formats.one_best import OneBest
 from rescore.nbest.formats.returnn_py import ReturnnPy
+from rescore.nbest.formats.srilm import SrilmFolder
+from rescore.nbest.formats.table import Table, TabTable
+from rescore.nbest.transcripts import Ctm, KaldiText, Stm, Trn
 from returnn_bridge.files import PathLike, has_suffix, iterate_chunks
 from returnn_bridge.registry import Registry
 
-FORMATS: Registry[Format] = Registry(
-    "N-best format", {entry.name: entry for entry in (ReturnnPy(), JsonLines(), MlmScoring(), FlatJson())}
+_ENTRIES: tuple[Format, ...] = (
+    ReturnnPy(),
+    JsonLines(),
+    MlmScoring(),
+    FlatJson(),
+    HyPoradise(),
+    Table(),
+    NemoBeams(),
+    TabTable(),
+    KaldiArchives(),
+    EspnetFolder(),
+    SrilmFolder(),
+    *map(OneBest, (Trn(), Ctm(), Stm())),
+    OneBest(KaldiText(), by_suffix=False),  # any text is named .txt
 )
+FORMATS: Registry[Format] = Registry("N-best format", {entry.name: entry for entry in _ENTRIES})
 
 
 def format_of_file(path: PathLike, name: str | None = None) -> Format:
@@ -33,6 +55,13 @@ def format_of_file(path: PathLike, name: str | None = None) -> Format:
     """
     if name is not None:
         return FORMATS[name]
+    if os.path.isdir(path):
+        if recognized := [entry for entry in FORMATS.values() if entry.recognizes_folder(Path(path))]:
+            return recognized[-1]
+        raise ValueError(
+            f"{os.fspath(path)}: a folder of no known format; expected archives of Kaldi, a decoding folder of ESPnet, "
+            "or the --format srilm"
+        )
     fitting = [entry for entry in FORMATS.values() if has_suffix(path, *entry.suffixes)]
     if not fitting:
         raise ValueError(f"{os.fspath(path)}: unknown N-best format; expected {_describe(list(FORMATS.values()))}")
@@ -60,5 +89,5 @@ def format_to_write(path: PathLike, name: str | None = None) -> Format:
 
 
 def _describe(entries: list[Format]) -> str:
-    known = ", ".join(f"{' or '.join(entry.suffixes)} ({entry.name})" for entry in entries)
+    known = ", ".join(f"{' or '.join(entry.suffixes)} ({entry.name})" for entry in entries if entry.suffixes)
     return f"a name ending in {known}, with or without .gz, or the format by its name"

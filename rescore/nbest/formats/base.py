@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar
 
 from rescore.nbest.types import NBestList
@@ -30,7 +31,9 @@ class Format(ABC):
     writes: ClassVar[bool] = False
     """Whether `write` is implemented; every format can be read."""
     many_scores: ClassVar[bool] = False
-    """Whether it holds all named scores of a hypothesis with their details, or else a single unnamed one."""
+    """Whether it holds all named scores of a hypothesis, or else a single unnamed one."""
+    details: ClassVar[bool] = False
+    """Whether it holds the details of scores, such as their standard errors."""
     references: ClassVar[bool] = False
     """Whether it holds references."""
     non_finite: ClassVar[bool] = False
@@ -41,6 +44,10 @@ class Format(ABC):
     def recognizes(self, head: str) -> bool:
         """Whether a file with this suffix and this beginning (about 100,000 characters) has this format."""
         return True
+
+    def recognizes_folder(self, folder: Path) -> bool:
+        """Whether a folder holds lists in this format, for formats of several files."""
+        return False
 
     @abstractmethod
     def read(self, path: PathLike, *, name: str | None = None, allow_non_finite: bool = False) -> Iterator[NBestList]:

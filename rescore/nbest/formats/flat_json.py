@@ -16,7 +16,7 @@ from typing import Any
 from rescore.nbest.formats.base import Format
 from rescore.nbest.formats.hypotheses import UtteranceChecker, load_json_dict, refuse_fields, shorten
 from rescore.nbest.types import NBestList
-from returnn_bridge.files import PathLike
+from returnn_bridge.files import PathLike, quoted
 
 _STRING = r'"(?:[^"\\]|\\.)*"'
 _FIRST_UTTERANCE = re.compile(
@@ -39,9 +39,11 @@ class FlatJson(Format):
         checker = UtteranceChecker(name)
         for tag, value in load_json_dict(path).items():
             if not isinstance(value, dict):
-                raise ValueError(f"{where}: utterance {tag!r} is {shorten(value)}; expected an object with hypotheses")
+                raise ValueError(
+                    f"{where}: utterance {quoted(tag)} is {shorten(value)}; expected an object with hypotheses"
+                )
             reference, entries = value.pop("ref", None), value.pop("hyps", None)
-            refuse_fields(value, f"{where}: utterance {tag!r}", "ref, hyps")
+            refuse_fields(value, f"{where}: utterance {quoted(tag)}", "ref, hyps")
             yield checker.utterance(where, tag, entries, reference, _flat_scores)
         checker.finish(path)
 

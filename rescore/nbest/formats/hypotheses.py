@@ -16,7 +16,11 @@ from math import isfinite
 from typing import Any, NoReturn
 
 from rescore.nbest.types import Hypothesis, NBestList, is_detail
-from returnn_bridge.files import PathLike, iterate_chunks, parse_json
+from returnn_bridge.files import PathLike, is_finite, iterate_chunks, one_line, parse_json, quoted
+
+# Details that are added up, and the limit up to which their sums and squares are finite.
+_AMOUNTS = ("num_passes", "num_tokens", "standard_error", "win_probability")
+_LARGEST_AMOUNT = 1e18
 
 Fields = Callable[[dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]]
 """Splits the fields of a hypothesis, without its text, into (scores, details). ValueError for unexpected fields."""
@@ -39,13 +43,16 @@ class UtteranceChecker:
         ValueError (`where`, utterance, rank) for malformed entries.
         """
         if tag in self._seen:
-            raise ValueError(f"{where}: utterance {tag!r} is given twice; expected each utterance once")
+            raise ValueError(f"{where}: utterance {quoted(tag)} is given twice; expected each utterance once")
         self._seen.add(tag)
         if reference is not None and not isinstance(reference, str):
-            raise ValueError(f"{where}: utterance {tag!r} has the reference {shorten(reference)}; expected a string")
+            raise ValueError(
+                f"{where}: utterance {quoted(tag)} has the reference {shorten(reference)}; expected a string"
+            )
         if not isinstance(entries, list) or not entries:
             raise ValueError(
-                f"{where}: utterance {tag!r} has the hypotheses {shorten(entries)}; expected a list of at least one"
+                f"{where}: utterance {quoted(tag)} has the hypotheses {shorten(entries)}; "
+                "expected a list of at least one"
             )
         hypotheses = []
         for rank, entry in enumerate(entries, 1):
@@ -94,15 +101,14 @@ def load_json_dict(path: PathLike) -> dict[str, Any]:
 def refuse_fields(rest: dict[str, Any], where: str, known: str) -> None:
     """ValueError if there are unknown fields."""
     if rest:
-        raise ValueError(f"{where} has the unknown field {next(iter(rest))!r}; expected {known}")
+        raise ValueError(f"{where} has the unknown field {quoted(next(iter(rest)))}; expected {known}")
 
 
 def shorten(value: object) -> str:
     """A value as text of at most 40 characters, for an error message."""
     if value is None:
         return "nothing"
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+    return quoted(value, 40)
 
 
 def encode(data: object) -> str:
@@ -113,23 +119,25 @@ def encode(data: object) -> str:
 def _check_details(details: dict[str, Any], where: str, tag: str, rank: int) -> None:
     for source, detail in details.items():
         if not isinstance(detail, dict):
-            _bad(where, tag, rank, f"has the details {shorten(detail)} for {source!r}", "an object")
+            _bad(where, tag, rank, f"has the details {shorten(detail)} for {quoted(source)}", "an object")
         for key, value in detail.items():
+            if key in _AMOUNTS and not (type(value) in (int, float) and 0 <= value < _LARGEST_AMOUNT):
+                _bad(where, tag, rank, f"has {key} = {shorten(value)} for {quoted(source)}", "a number of at least 0")
             if not is_detail(value):
                 _bad(
                     where,
                     tag,
                     rank,
-                    f"has {key} = {shorten(value)} for {source!r}",
+                    f"has {key} = {shorten(value)} for {quoted(source)}",
                     "a finite number, a list of such, a boolean or a string",
                 )
 
 
 def _finite(value: object, where: str, tag: str, rank: int, name: str) -> float:
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 1000:
+    if isinstance(value, int) and not isinstance(value, bool) and is_finite(value):
         return float(value)
     _bad(where, tag, rank, f"has {name} score {shorten(value)}", "a finite number (nats)")
 
 
 def _bad(where: str, tag: str, rank: int, got: str, expected: str) -> NoReturn:
-    raise ValueError(f"{where}: hypothesis {rank} of {tag!r} {got}; expected {expected}")
+    raise ValueError(f"{where}: hypothesis {rank} of {quoted(tag)} {one_line(got)}; expected {one_line(expected)}")

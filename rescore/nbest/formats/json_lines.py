@@ -24,7 +24,7 @@ from typing import Any
 from rescore.nbest.formats.base import Format
 from rescore.nbest.formats.hypotheses import UtteranceChecker, encode, refuse_fields, shorten
 from rescore.nbest.types import NBestList
-from returnn_bridge.files import PathLike, iterate_lines, parse_json, write_whole
+from returnn_bridge.files import PathLike, iterate_lines, parse_json, quoted, refuse_non_finite, write_whole
 
 FORMAT, VERSION = "nbest-jsonl", 1
 COUNT, DIGEST = "utterances", "sha256"
@@ -36,7 +36,7 @@ class JsonLines(Format):
     """One utterance per line, `{"id": ..., "ref": ..., "hyps": [{"text": ..., "scores": {...}, "details": {...}}]}`."""
 
     name, suffixes = "json-lines", (".jsonl",)
-    writes = many_scores = references = metadata = True
+    writes = many_scores = details = references = metadata = True
 
     def read(self, path: PathLike, *, name: str | None = None, allow_non_finite: bool = False) -> Iterator[NBestList]:
         return iterate_json_lines(path, name=name)
@@ -76,7 +76,7 @@ def iterate_json_lines(path: PathLike, *, name: str | None = None, may_be_empty:
         tag, reference, entries = data.pop("id", None), data.pop("ref", None), data.pop("hyps", None)
         if not isinstance(tag, str):
             raise ValueError(f"{where}: got the id {shorten(tag)}; expected a string")
-        refuse_fields(data, f"{where}: utterance {tag!r}", "id, ref, hyps")
+        refuse_fields(data, f"{where}: utterance {quoted(tag)}", "id, ref, hyps")
         yield check.utterance(where, tag, entries, reference, _named_scores)
     seal.check(path)
     if not may_be_empty:
@@ -157,7 +157,7 @@ class _Seal:
         if self._digest is not None and self._digest != self._state.hexdigest():
             got = self._state.hexdigest()
             raise ValueError(
-                f"{where}: its lines have the sha256 {got[:12]}...; expected {self._digest[:12]}..., as its "
+                f"{where}: its lines have the sha256 {got[:12]}...; expected {quoted(self._digest, 16)}, as its "
                 f"header says: they were changed after they were written ({accept})"
             )
 
@@ -176,4 +176,7 @@ def _format_header(metadata: Mapping[str, Any], facts: Mapping[str, Any]) -> str
 def _check_header(data: dict[str, Any], where: str) -> None:
     got = (data["format"], data.get("version"))
     if got != (FORMAT, VERSION):
-        raise ValueError(f"{where}: got format {got[0]!r}, version {got[1]!r}; expected {FORMAT!r}, version {VERSION}")
+        raise ValueError(
+            f"{where}: got format {quoted(got[0])}, version {quoted(got[1])}; expected {FORMAT!r}, version {VERSION}"
+        )
+    refuse_non_finite(data, where)

@@ -16,7 +16,7 @@ from typing import Any
 from rescore.nbest.formats.base import Format
 from rescore.nbest.formats.hypotheses import Fields, UtteranceChecker, encode, load_json_dict, shorten
 from rescore.nbest.types import NBestList
-from returnn_bridge.files import PathLike, write_whole
+from returnn_bridge.files import PathLike, quoted, write_whole
 
 _HYP_KEY = re.compile(r"hyp_([0-9]{1,9})")
 
@@ -32,9 +32,11 @@ class MlmScoring(Format):
         checker, fields = UtteranceChecker(None), _single_score(name or "am")
         for tag, value in load_json_dict(path).items():
             if not isinstance(value, dict):
-                raise ValueError(f"{where}: utterance {tag!r} is {shorten(value)}; expected an object with hypotheses")
+                raise ValueError(
+                    f"{where}: utterance {quoted(tag)} is {shorten(value)}; expected an object with hypotheses"
+                )
             reference = value.pop("ref", None)
-            entries = _ordered_hyps(value, f"{where}: utterance {tag!r}")
+            entries = _ordered_hyps(value, f"{where}: utterance {quoted(tag)}")
             yield checker.utterance(where, tag, entries, reference, fields)
         checker.finish(path)
 
@@ -68,6 +70,6 @@ def _ordered_hyps(value: dict[str, Any], where: str) -> list[Any]:
     for key, entry in value.items():
         match = _HYP_KEY.fullmatch(key)
         if match is None or int(match.group(1)) in numbered:
-            raise ValueError(f"{where} has the field {key!r}; expected hyp_1, hyp_2, ... (each once) and ref")
+            raise ValueError(f"{where} has the field {quoted(key)}; expected hyp_1, hyp_2, ... (each once) and ref")
         numbered[int(match.group(1))] = entry
     return [numbered[number] for number in sorted(numbered)]

@@ -23,7 +23,7 @@ from typing import Any
 
 from rescore.nbest.formats.base import Format
 from rescore.nbest.types import Hypothesis, NBestList
-from returnn_bridge.files import PathLike, iterate_chunks, write_whole
+from returnn_bridge.files import PathLike, iterate_chunks, quoted, write_whole
 
 _SKIP = re.compile(r"(?:[ \t\r\n\f]+|#[^\n]*\n|\\\r?\n)*")
 _NUMBER_PATTERN = r"(?:(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)(?:[eE][+-]?[0-9_]+)?|nan|inf)(?![\w.])"
@@ -85,7 +85,7 @@ def iterate_texts(path: PathLike) -> Iterator[tuple[str, str]]:
     """(seq_tag, text) of a `{seq_tag: text}` file (references, single best); errors as in `iterate_lists`."""
     scanner = _Scanner(path)
     for tag in _iterate_keys(scanner, "text"):
-        yield tag, scanner.string(f"the text of {tag!r}")
+        yield tag, scanner.string(f"the text of {quoted(tag)}")
 
 
 def format_list(seq_tag: str, entries: Iterable[tuple[float, str]]) -> Iterator[str]:
@@ -107,12 +107,12 @@ def _iterate_keys(scanner: _Scanner, value: str) -> Iterator[str]:
     while scanner.peek() != "}":
         tag = scanner.string("a sequence tag" + (" or '}'" if seen else ""))
         if tag in seen:
-            raise scanner.error(f"sequence tag {tag!r} is given twice; expected each utterance once")
+            raise scanner.error(f"sequence tag {quoted(tag)} is given twice; expected each utterance once")
         seen.add(tag)
-        scanner.expect(":", f"':' after the sequence tag {tag!r}")
+        scanner.expect(":", f"':' after the sequence tag {quoted(tag)}")
         yield tag
         if scanner.peek() != "}":
-            scanner.expect(",", f"',' or '}}' after the value of {tag!r}")
+            scanner.expect(",", f"',' or '}}' after the value of {quoted(tag)}")
     if not seen:
         raise scanner.error("the dict is empty; expected at least one utterance")
     scanner.expect("}", "'}'")
@@ -121,7 +121,8 @@ def _iterate_keys(scanner: _Scanner, value: str) -> Iterator[str]:
 
 
 def _read_entries(scanner: _Scanner, tag: str, allow_non_finite: bool) -> list[tuple[float, str]]:
-    scanner.expect("[", f"a list of (score, text) for {tag!r}")
+    utterance = quoted(tag)
+    scanner.expect("[", f"a list of (score, text) for {utterance}")
     entries: list[tuple[float, str]] = []
     while True:
         scanner.peek()
@@ -133,22 +134,22 @@ def _read_entries(scanner: _Scanner, tag: str, allow_non_finite: bool) -> list[t
             scanner.position += 1
             return entries
         else:
-            score, text = _read_entry(scanner, tag, len(entries) + 1)
+            score, text = _read_entry(scanner, utterance, len(entries) + 1)
         if not allow_non_finite and not isfinite(score):
-            where = f"hypothesis {len(entries) + 1} of {tag!r}"
+            where = f"hypothesis {len(entries) + 1} of {utterance}"
             raise scanner.error(f"{where} has score {score}; expected a finite number (nats)")
         entries.append((score, text))
         if match:
             scanner.position = match.end()
         elif scanner.peek() != "]":
-            scanner.expect(",", f"',' or ']' after hypothesis {len(entries)} of {tag!r}")
+            scanner.expect(",", f"',' or ']' after hypothesis {len(entries)} of {utterance}")
 
 
-def _read_entry(scanner: _Scanner, tag: str, rank: int) -> tuple[float, str]:
+def _read_entry(scanner: _Scanner, utterance: str, rank: int) -> tuple[float, str]:
     """Read one `(score, text)` in any layout, without the comma after it."""
-    where = f"hypothesis {rank} of {tag!r}"
+    where = f"hypothesis {rank} of {utterance}"
     if scanner.peek() == "]":
-        raise scanner.error(f"the list of {tag!r} is empty; expected at least one (score, text)")
+        raise scanner.error(f"the list of {utterance} is empty; expected at least one (score, text)")
     scanner.expect("(", f"(score, text) for {where}")
     score = scanner.number(f"a number as the score of {where}")
     scanner.expect(",", f"',' after the score of {where}")
