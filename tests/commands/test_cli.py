@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from rescore.estimators import ESTIMATORS
 from rescore.nbest import read_nbest
 
 GOOD = "{\n'a': [\n(-1.0, 'the king said'),\n(-2.0, 'the king went'),\n],\n'b': [\n(-1.5, 'a tree'),\n(-1.0, 'the tree'),\n],\n}\n"
+ROOT = Path(__file__).parents[2]
 REFS = "{'a': 'the king went', 'b': 'a tree'}\n"
 
 
@@ -314,3 +317,20 @@ def test_combine_writes_all_hypotheses_with_their_weighted_sum(files, capsys):
     assert run("combine", *sources, "--scales", "am:1", "--name", "am", "--out", files / "again.jsonl") == 1
     assert "has a score 'am'; expected another name" in capsys.readouterr().err
     assert not (files / "again.jsonl").exists()
+
+
+def test_an_interruption_during_the_first_imports_is_one_line(monkeypatch, capsys):
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rescore.cli.all_commands", interrupted)  # it imports the verbs
+    with pytest.raises(SystemExit) as left:
+        main(["--version"])
+    assert left.value.code == 130 and capsys.readouterr().err == "dlm: interrupted before it began\n"
+
+
+def test_the_program_begins_without_imports_that_an_interruption_could_reach():
+    code = f"import sys; sys.path.append({str(ROOT)!r}); old = set(sys.modules); import rescore.cli; "
+    code += "print(*sorted(set(sys.modules) - old))"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "__future__ rescore rescore.cli\n"
