@@ -41,6 +41,7 @@ _CLASSES = {
 """Classes and functions that a description may name, and their modules; "rf" is returnn.frontend."""
 _FIRST_VERSION = 16
 """The first behavior_version with a Torch backend."""
+_MOST = {"num_layers": 1000, "model_dim": 65536}
 _OF_THE_VOCABULARY = ("vocab_dim", "encoder_dim")
 
 
@@ -134,9 +135,9 @@ def _network_options(options: Any, where: str) -> dict[str, Any]:
     for key in _OF_THE_VOCABULARY:
         if checked.pop(key, None) is not None:
             raise ValueError(f"{where}: model.{key} {options[key]!r}; expected no such option for a language model")
-    for key in ("num_layers", "model_dim"):
-        if type(checked.get(key)) is not int or checked[key] < 1:
-            raise ValueError(f"{where}: model.{key} {checked.get(key)!r}; expected a positive number")
+    for key, most in _MOST.items():
+        if type(checked.get(key)) is not int or not 1 <= checked[key] <= most:
+            raise ValueError(f"{where}: model.{key} {checked.get(key)!r}; expected a whole number of 1 ... {most}")
     return checked
 
 
