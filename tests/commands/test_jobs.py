@@ -23,6 +23,7 @@ import rescore.jobs  # noqa: E402
 import returnn_bridge.jobs  # noqa: E402
 from conftest import DEMO  # noqa: E402
 from diffusion_lm.jobs import SampleJob, TrainLmJob  # noqa: E402
+from rescore.commands.options import RESAMPLES  # noqa: E402
 from rescore.jobs import (  # noqa: E402
     CombineNbestJob,
     LabelPriorJob,
@@ -130,6 +131,18 @@ def test_sampling(graph, model_folder):
     assert [text for [(_, text)] in pairs.values()] == texts and len(texts) == 3
     assert list(pairs) == ["sample-1", "sample-2", "sample-3"]
     assert all(0 <= entropy <= math.log(5) + 1e-9 for [(entropy, _)] in pairs.values())
+
+
+def test_newer_options_keep_the_ids_at_their_defaults(graph):
+    nbest, references = {"am": tk.Path("a.py")}, tk.Path("r.py")
+    lists = {"tune": nbest, "tune_references": references, "test": nbest, "test_references": references}
+    for make in (
+        lambda **options: TuneScalesJob(nbest, references, row="am:1,words", **options),
+        lambda **options: RescoreJob(**lists, rows={"a": "am:1,words"}, **options),
+    ):
+        plain = sis_standin.job_id(make())
+        assert sis_standin.job_id(make(resamples=RESAMPLES, mbr=False, seed=1)) == plain
+        assert len({plain, *(sis_standin.job_id(make(**new)) for new in ({"resamples": 0}, {"mbr": True}))}) == 3
 
 
 def test_training_and_perplexity(graph, text_file):
