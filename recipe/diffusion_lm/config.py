@@ -25,6 +25,8 @@ from returnn_bridge.files import quoted
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 
+WANDB_KEYS = ("project", "name", "group", "id", "job_type", "notes", "tags")
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -150,6 +152,8 @@ class TrainerConfig:
     """Validation value that selects the best model, lower is better."""
     logger: str = "tensorboard"
     """One of "tensorboard", "wandb" and "none"."""
+    wandb: dict[str, Any] = field(default_factory=dict)
+    """For W&B: project (default diffusion-lm), name (that of the run folder), group, id, job_type, notes and tags."""
 
     def __post_init__(self) -> None:
         if self.accelerator not in ACCELERATORS:
@@ -160,6 +164,7 @@ class TrainerConfig:
             raise ValueError(f"trainer.precision {quoted(self.precision)}; expected '32' or 'bf16'")
         if self.logger not in ("tensorboard", "wandb", "none"):
             raise ValueError(f"trainer.logger {quoted(self.logger)}; expected 'tensorboard', 'wandb' or 'none'")
+        self._check_wandb()
         if self.attention not in ATTENTIONS:
             raise ValueError(f"trainer.attention {quoted(self.attention)}; expected 'sdpa' or 'flex'")
         if self.strategy not in ("auto", "ddp", "fsdp"):
@@ -181,6 +186,17 @@ class TrainerConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name} {getattr(self, name)}: expected at least 1")
+
+    def _check_wandb(self) -> None:
+        if self.wandb and self.logger != "wandb":
+            raise ValueError(f"trainer.wandb is set, but trainer.logger is {self.logger!r}; expected 'wandb'")
+        for key, value in self.wandb.items():
+            if key not in WANDB_KEYS:
+                raise ValueError(unknown_key(f"trainer.wandb.{key}", str(key), WANDB_KEYS))
+            fits = isinstance(value, list) if key == "tags" else isinstance(value, str)
+            if not fits or not all(isinstance(item, str) for item in value):
+                expected = "a list of texts" if key == "tags" else "text"
+                raise ValueError(f"trainer.wandb.{key}: got {value!r}; expected {expected}")
 
 
 @dataclass(frozen=True)
@@ -236,6 +252,7 @@ def apply_overrides(config: TrainConfig, overrides: Sequence[str]) -> TrainConfi
                 "family",
                 "preload_from_files",
                 "trainer.clip_search",
+                "trainer.wandb",
                 "data.train",
                 "data.valid",
                 "data.valid_text",

@@ -26,8 +26,9 @@ import torch
 from diffusion_lm.backbones.flex import check_attention
 from diffusion_lm.commands.services import Services
 from diffusion_lm.evaluate import Perplexity, evaluate_packed, evaluate_tokens
+from diffusion_lm.foreign.agreement import check_agreement
+from diffusion_lm.foreign.data import files_of
 from diffusion_lm.foreign.published import is_pretrained, open_pretrained
-from diffusion_lm.foreign.special import files_of
 from diffusion_lm.foreign.translate import Translation, describe, given, read_tree, translate, with_origin
 from diffusion_lm.model import LanguageModel
 from diffusion_lm.packing import pack
@@ -207,11 +208,19 @@ def _rescore(made: Translation, folder: Path, services: Services) -> Job:
     if not os.path.isfile(source):
         raise FileNotFoundError(f"{source}: no such file (rescore.hypothesis_file)")
     output = Path(given("rescore.output_dir", settings.output_dir)) / "lm_scores.py.gz"
-    model = given("eval.checkpoint_path", made.model)
     device = _device(made)
+    _model(made)
 
     def job() -> None:
-        scorer(source, output, model, estimator=ESTIMATOR, passes=settings.passes, seed=made.config.seed, device=device)
+        scorer(
+            source,
+            output,
+            made.model,
+            estimator=ESTIMATOR,
+            passes=settings.passes,
+            seed=made.config.seed,
+            device=device,
+        )
 
     return job
 
@@ -244,14 +253,7 @@ def _model(made: Translation) -> LanguageModel:
         model = open_pretrained(path, vocab, device=_device(made))
     else:
         model = LanguageModel.load(path, device=_device(made))
-    wanted = made.config.family
-    if "block_size" in wanted or model.family.block_size is not None:  # a block network has one size
-        for key, name in (("algo.name", "name"), ("block_size", "block_size")):
-            found = model.family_options.get(name)
-            if wanted.get(name) != found:
-                raise ValueError(
-                    f"{key}: got family.{name} {wanted.get(name)!r}, but {path} has {found!r}; expected that"
-                )
+    check_agreement(made, model, path)
     return model
 
 

@@ -46,8 +46,8 @@ def sample(
     out: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Also write the sentences to this file, one per line, or with their entropies as RETURNN's search "
-            "output {tag: [(entropy, text)]} if it is named .py or .py.gz. May be repeated."
+            help="Also write the sentences to this file, one per line; to a .py or .py.gz as "
+            "{tag: [(entropy, text)]}, which i6's GenerativePerplexityJob reads. May be repeated."
         ),
     ] = None,
     services: Services = Services(),  # noqa: B008  # frozen
@@ -55,7 +55,7 @@ def sample(
     """Draw sentences from a model."""
     from diffusion_lm import sampling
     from diffusion_lm.model import LanguageModel
-    from diffusion_lm.sampling.samples import draw_lengths, one_line, sample_entropy
+    from diffusion_lm.sampling.samples import draw_lengths, entropy_literal, one_line, sample_entropy
     from returnn_bridge.vocab import read_lines
 
     if (length > 0) == (like is not None):
@@ -78,12 +78,8 @@ def sample(
         lines.append(f"self-correction changed {corrected.changed} tokens; agreement {corrected.agreement:.3f}")
     texts = [one_line(trained.vocab.decode(tokens)) for tokens in drawn.tokens]
     for path in out or []:
-        if has_suffix(path, ".py"):
-            pairs = [(sample_entropy([tokens]), text) for tokens, text in zip(drawn.tokens, texts)]
-            items = [f"'sample-{number}': [\n{pair!r},\n],\n" for number, pair in enumerate(pairs, 1)]
-            write_text(path, "".join(["{\n", *items, "}\n"]))
-        else:
-            write_text(path, "".join(f"{text}\n" for text in texts))
+        is_literal = has_suffix(path, ".py")
+        write_text(path, entropy_literal(drawn.tokens, texts) if is_literal else "".join(f"{text}\n" for text in texts))
     lines += texts
     lines.append(
         f"entropy {sample_entropy(drawn.tokens):.3f} nats a sentence, "

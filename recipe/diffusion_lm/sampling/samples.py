@@ -51,6 +51,15 @@ def sample_entropy(samples: Sequence[Sequence[int]]) -> float:
     return float(total) / max(1, len(samples))
 
 
+def entropy_literal(samples: Sequence[Sequence[int]], texts: Sequence[str]) -> str:
+    """The literal {tag: [(entropy, text)]} of samples (piece ids) and their texts, as i6's jobs read it.
+
+    The entropy is that of the pieces within the sentence, nats.
+    """
+    entries = [(sample_entropy([tokens]), text) for tokens, text in zip(samples, texts, strict=True)]
+    return "{\n" + "".join(f"'sample-{index}': [{entry!r}],\n" for index, entry in enumerate(entries, 1)) + "}\n"
+
+
 def one_line(text: str) -> str:
     """Join a sample into one line, because pieces of GPT-2's vocabulary may contain line ends."""
     return " ".join(text.splitlines())
