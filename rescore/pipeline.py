@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
 
@@ -46,12 +47,13 @@ def rescore(
     title: str = "WER",
     command: str = "",
     format: str | None = None,
+    model_paths: Mapping[str, str] | None = None,
 ) -> RescoreResult:
     """Score both sets with every LM, tune every row on the first set and measure it on the second.
 
     An interrupted run can be resumed, because scores in `out` are kept. `rows`: default: those of `default_rows`. The
     row `FIRST` of the recogniser's order is always there, and is the default baseline. `format`: the format of all
-    lists; None: chosen by their suffixes. ValueError for malformed files, rows with unknown sources, or
+    lists; None: chosen by their suffixes. `model_paths`: the path of each LM, to be recorded. ValueError for malformed files, rows with unknown sources, or
     a baseline that is not a row.
     """
     folder = Path(out)
@@ -63,6 +65,7 @@ def rescore(
     baseline = baseline or rows[0].name
     check_rows(rows, baseline, list(lms), given)
     known = recorded(test_sources, format=format)  # scores that the lists already hold
+    paths = model_paths or {}
     notes = [note for row in rows for note in row.notes()]
     notes += [f"note: no row uses the score {name!r}" for name in unused_scores(rows, (*given, *lms))]
     if remark := _tuned_on(tune_lists, test_lists):
@@ -99,11 +102,20 @@ def rescore(
         scales_from="; ".join(filter(None, [f"tuned on {', '.join(map(str, tune_sources))}", remark])),
         metadata={
             "tune": list(map(str, tune_sources)),
+            "tune_refs": str(tune_references),
             "test": list(map(str, test_sources)),
-            "models": {name: record.facts for name, record in known.items()},
+            "test_refs": str(test_references),
+            "models": {
+                name: {**({"path": paths[name]} if name in paths else {}), **record.facts}
+                for name, record in known.items()
+            },
             "seed": seed,
             **({"command": command} if command else {}),
-            "python": platform.python_version(),
+            "versions": {
+                "dlm": version("diffusion-lm-rescoring"),
+                "torch": version("torch"),
+                "python": platform.python_version(),
+            },
         },
         unknown=unknown_in(known),
     )

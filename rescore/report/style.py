@@ -14,6 +14,7 @@ body { margin: 0; background: var(--page); color: var(--ink);
 main { max-width: 1400px; margin: 0 auto; padding: 28px 24px 60px; }
 h1 { font-size: 26px; line-height: 1.2; margin: 0 0 18px; }
 h2 { font-size: 19px; margin: 40px 0 8px; }
+h3 { font-size: 15px; margin: 18px 0 6px; }
 p { margin: 0 0 12px; color: var(--soft); max-width: 80ch; }
 .scroll { overflow-x: auto; }
 table.results { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }

@@ -29,6 +29,7 @@ from rescore.report.result import RescoreResult
 from rescore.report.sections import SECTIONS
 from rescore.report.sections.base import Section
 from rescore.report.table import ResultTable, Row, evaluate
+from rescore.scores import UnknownCounts
 from rescore.wer import ErrorCounts, count_errors, error_table, paired_bootstrap
 
 DEMO = Path(__file__).parents[2] / "data" / "demo"
@@ -336,3 +337,21 @@ def test_a_section_of_ones_own_is_shown() -> None:
     assert Count.css not in bare and "count" not in bare
     anchors = [attributes["id"] for name, attributes in Page(page).elements if name == "section"]
     assert anchors == ["results", "provenance", "changed", "count"]
+
+
+def test_warnings_come_first_and_nothing_is_python() -> None:
+    """A warning that two rows share is said once; unknown words are counted; lists and objects are lines of text."""
+    lists = measured_lists()
+    tuned = replace(tune(lists, free={"masked": (0.0, 1.0)}), warnings=("flat <as> a board",))
+    metadata = {"tune": ["a.json", "b.json"], "models": {"m": {"path": "m/model", "draws": [1, 2], "exact": True}}}
+    unknown = {"masked": UnknownCounts(1, 9, "words"), "ar": UnknownCounts(0, 9, "words")}
+    table = replace(small_table(), metadata=metadata, unknown=unknown)
+    scales = {"acoustic": Scales({"am": 1.0})}
+    page = render_html(RescoreResult(table, {"a": tuned, "b": tuned}, scales, lists, lists, ("warning: same <set>",)))
+    assert page.index('id="warnings"') < page.index('id="results"')
+    warnings = page[page.index('id="warnings"') : page.index('id="results"')]
+    assert warnings.count("flat &lt;as&gt; a board") == 1 and "rows “a”, “b”:" in warnings
+    assert "same &lt;set&gt;" in warnings and "masked: 1 of 9 words" in warnings and "ar:" not in warnings
+    made = page[page.index('id="provenance"') :]
+    for line in ("a.json", "b.json", "path: m/model", "draws: 1, 2", "exact: yes", "2 utterances, 4 hypotheses"):
+        assert f"<div>{line}</div>" in made

@@ -12,9 +12,10 @@ from rescore.report.sections.changed_winners import ChangedWinners
 from rescore.report.sections.curves import Curves
 from rescore.report.sections.provenance import Provenance
 from rescore.report.sections.results import Results
+from rescore.report.sections.warnings import Warnings
 from returnn_bridge.registry import Registry
 
 SECTIONS: Registry[Section] = Registry(
     "section of the report",
-    {section.anchor: section for section in (Results(), Curves(), Provenance(), ChangedWinners())},
+    {section.anchor: section for section in (Warnings(), Results(), Curves(), Provenance(), ChangedWinners())},
 )
