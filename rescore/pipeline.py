@@ -53,8 +53,8 @@ def rescore(
 
     An interrupted run can be resumed, because scores in `out` are kept. `rows`: default: those of `default_rows`. The
     row `FIRST` of the recogniser's order is always there, and is the default baseline. `format`: the format of all
-    lists; None: chosen by their suffixes. `model_paths`: the path of each LM, to be recorded. ValueError for malformed files, rows with unknown sources, or
-    a baseline that is not a row.
+    lists; None: chosen by their suffixes. `model_paths`: the path of each LM, to be recorded. ValueError for malformed
+    files, rows with unknown sources, or a baseline that is not a row.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)

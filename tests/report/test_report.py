@@ -12,13 +12,14 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rescore.combination.scales import Scales, winners
+from rescore.combination.scales import Scales, best_texts, winners
 from rescore.combination.tuning import tune
 from rescore.nbest import read_sources
 from rescore.nbest.references import attach_references, read_references
@@ -233,6 +234,7 @@ class Page(HTMLParser):
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.scripts: list[str] = []
+        self.data: list[str] = []
         self.open: list[str] = []
         self.feed(text)
         self.close()
@@ -251,7 +253,8 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self.open and self.open[-1] == "script":
-            self.scripts.append(data)
+            is_data = self.elements[-1][1].get("type") == "application/json"
+            (self.data if is_data else self.scripts).append(data)
 
 
 def nasty_page() -> str:
@@ -277,7 +280,10 @@ def test_hostile_texts_do_not_run() -> None:
     page = nasty_page()
     parsed = Page(page)
     names = [name for name, _ in parsed.elements]
-    assert names.count("script") == 1
+    assert names.count("script") == 2 and len(parsed.scripts) == 1 and len(parsed.data) == 1
+    (utterance,) = json.loads(parsed.data[0])["utterances"]
+    assert utterance["tag"] == NASTY and utterance["winners"][0][1] == f"a {NASTY}"
+    assert "<" not in parsed.data[0]
     assert not {"img", "iframe", "object", "link"} & set(names)
     assert not [key for _, attributes in parsed.elements for key in attributes if key.startswith("on")]
     policy = next(
@@ -288,21 +294,52 @@ def test_hostile_texts_do_not_run() -> None:
 
 
 def test_page_of_the_demo(tmp_path: Path) -> None:
-    """Tuned on dev, reported on test; every changed utterance is there once, in its row."""
+    """Tuned on dev, reported on test; the page works offline, and the first changes can be read without a script."""
     dev, test = demo_lists("dev"), demo_lists("test")
     tuned = tune(dev, free={"bigram": (0.0, 3.0)})
     scales = {"first pass": FIRST_PASS, "+ bigram": tuned.scales}
     rows = evaluate(test, scales, baseline="first pass", seed=1)
     table = ResultTable("demo", rows, baseline="first pass", scales_from="tuned on dev")
     changes = changed_winners(test, winners(test, FIRST_PASS), winners(test, tuned.scales))
-    write_report(tmp_path / "report.html", RescoreResult(table, {"+ bigram": tuned}, scales, dev, test))
+    result = RescoreResult(table, {"+ bigram": tuned}, scales, dev, test)
+    write_report(tmp_path / "report.html", result)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert not re.search(r"https?:|//|url\(|@import|src=|href=", page)  # works offline
     parsed = Page(page)
-    cards = [attributes for name, attributes in parsed.elements if name == "article"]
-    assert [card["data-gain"] for card in cards] == [str(change.gain) for change in changes]
+    assert not re.search(r"https?:|url\(|@import|src=|href=", page)
+    cards = [attributes["class"] for name, attributes in parsed.elements if name == "article"]
+    assert cards == [change.verdict for change in changes][:20]
     assert sum(change.gain for change in changes) == rows[0].errors.errors - rows[1].errors.errors
     assert sum(name == "polyline" for name, _ in parsed.elements) == 1
+    assert len(parsed.elements) < 1500  # the cards of all other utterances are data
+    check_winner_data(json.loads(parsed.data[0]), result)
+
+
+def check_winner_data(data: dict[str, Any], result: RescoreResult) -> None:
+    """The steps lead from the reference to the text, the errors add up to those of the table, and no row prefers the
+    winner of another row."""
+    for utterance in data["utterances"]:
+        for _, text, steps, errors, _ in utterance["winners"]:
+            reference, words = iter(utterance["reference"].split()), iter(text.split())
+            for step in steps:
+                expected = next(reference) if step in "CSD" else None
+                found = next(words) if step in "CSI" else None
+                assert (expected == found) == (step == "C")
+            assert not [*reference, *words] and errors == len(steps) - steps.count("C")
+    for row, measured in zip(data["rows"], result.table.rows, strict=True):
+        chosen = [
+            utterance["winners"][utterance["of_row"][data["rows"].index(row)]] for utterance in data["utterances"]
+        ]
+        agreed = {utterance.seq_tag for utterance in result.test_lists} - {each["tag"] for each in data["utterances"]}
+        rest = [each for each in result.test_lists if each.seq_tag in agreed]
+        shared = sum(
+            count_errors(each.reference or "", best_texts(rest, FIRST_PASS)[each.seq_tag]).errors for each in rest
+        )
+        assert sum(winner[3] for winner in chosen) + shared == measured.errors.errors
+        weights = [(row["scales"] or {}).get(source, 0.0) for source in data["sources"]]
+        for winner, utterance in zip(chosen, data["utterances"]):
+            for other in utterance["winners"]:
+                lead = sum(scale * (own - its) for scale, own, its in zip(weights, winner[4], other[4]))
+                assert lead >= -1e-4
 
 
 def test_page_without_extras_has_no_script() -> None:

@@ -42,10 +42,7 @@ table.facts { border-collapse: collapse; font-size: 13px; margin: 0 0 16px; }
             ]
         tables = _table(items)
         if models:
-            described = [
-                (name, _lines(facts) if isinstance(facts, Mapping) else [_text(facts)])
-                for name, facts in models.items()
-            ]
+            described = [(name, _lines(own)) for name, own in models.items()]
             tables += f"<h3>Models</h3>\n{_table(described)}"
         return tables
 

@@ -1,0 +1,63 @@
+"""The winners of all rows as plain lists for JSON: their words aligned to the reference, and their scores.
+
+    data = winner_data(result)
+    data["rows"][1]                  # {"name": "+ AR", "scales": {"am": 1.0, "ar": 0.6}}, scales None for the oracle
+    data["utterances"][0]            # {"tag": ..., "reference": ..., "winners": [...], "of_row": [0, 1, 1]}
+
+Utterances in which all rows choose the same words are left out. A winner is [rank from 1, text, steps, errors, scores]:
+`steps` has one letter for each step of the alignment to the reference, C (right), S, D or I, and `scores` are in the
+order of `data["sources"]`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from rapidfuzz.distance import Levenshtein
+
+from rescore.combination.rows import ORACLE
+from rescore.combination.scales import feature_matrix, winners
+from rescore.report.result import RescoreResult
+from rescore.wer import error_table, list_offsets
+
+_LETTERS = {"equal": "C", "replace": "S", "delete": "D", "insert": "I"}
+
+
+def winner_data(result: RescoreResult) -> dict[str, Any]:
+    """The winners of every row and of the oracle. Scores are in nats, rounded to seven digits."""
+    lists, scales = result.test_lists, result.scales
+    table = error_table(lists)
+    chosen = [winners(lists, own) for own in scales.values()] + [table.oracle_winners()]
+    sources = list(dict.fromkeys(name for own in scales.values() for name, scale in own.named().items() if scale))
+    features, offsets = feature_matrix(lists, sources), list_offsets(lists)
+    utterances = []
+    for number, utterance in enumerate(lists):
+        picked = [int(best[number]) for best in chosen]
+        texts = {" ".join(utterance.hypotheses[index].text.split()) for index in picked}
+        if len(texts) == 1:
+            continue
+        reference = (utterance.reference or "").split()
+        distinct = sorted(set(picked))
+        found = []
+        for index in distinct:
+            words = utterance.hypotheses[index].text.split()
+            steps = alignment_steps(reference, words)
+            values = [float(f"{value:.7g}") for value in features[offsets[number] + index]]
+            found.append([index + 1, " ".join(words), steps, len(steps) - steps.count("C"), values])
+        of_row = np.searchsorted(distinct, picked).tolist()
+        utterances.append(
+            {"tag": utterance.seq_tag, "reference": " ".join(reference), "winners": found, "of_row": of_row}
+        )
+    rows = [{"name": name, "scales": own.named()} for name, own in scales.items()]
+    return {"rows": [*rows, {"name": ORACLE, "scales": None}], "sources": sources, "utterances": utterances}
+
+
+def alignment_steps(reference: list[str], words: list[str]) -> str:
+    """The alignment with the fewest errors as letters: C, S and D take a word of the reference, C, S and I one of
+    `words`."""
+    blocks = Levenshtein.opcodes(reference, words)
+    return "".join(
+        _LETTERS[block.tag] * max(block.src_end - block.src_start, block.dest_end - block.dest_start)
+        for block in blocks
+    )
