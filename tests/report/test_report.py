@@ -373,7 +373,7 @@ def test_a_section_of_ones_own_is_shown() -> None:
     assert f"'sha256-{digest}'" in page
     assert Count.css not in bare and "count" not in bare
     anchors = [attributes["id"] for name, attributes in Page(page).elements if name == "section"]
-    assert anchors == ["results", "provenance", "changed", "count"]
+    assert anchors == ["results", "errors", "changed", "provenance", "count"]
 
 
 def test_warnings_come_first_and_nothing_is_python() -> None:
