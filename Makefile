@@ -1,6 +1,7 @@
 # make demo   trains small LMs on real text, rescores real N-best lists, prints a WER table, writes a report
 # make test   the whole test suite
 # Both install what they need into .venv first.
+# make hashes writes requirements.txt anew after a change of constraints.txt
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,26 +10,32 @@ DEMO := runs/demo
 DATA := data/demo
 TRAIN := data.vocab=$(DEMO)/vocab data.text=$(DATA)/train.txt.gz data.valid_text.dev=$(DATA)/dev.txt
 
-.PHONY: demo test lint install
+.PHONY: demo test lint install hashes
 .DELETE_ON_ERROR:
 
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
 install: .venv/installed
 
-.venv/installed: setup.cfg constraints.txt
+# Everything but torch is checked against the hashes of requirements.txt. torch can not be: its builds for CPU and for
+# CUDA share a version but no hash, and only the latter needs a dozen packages of NVIDIA. It is pinned by version.
+.venv/installed: setup.cfg constraints.txt requirements.txt
 	$(PYTHON) -m venv .venv
-	$(PIP) --editable .
+	$(PIP) --require-hashes --no-deps --requirement requirements.txt
+	$(PIP) --constraint constraints.txt torch
+	$(PIP) --no-deps --editable .
 	touch $@
 
-.venv/installed-dev: .venv/installed
-	$(PIP) --editable .[dev]
-	touch $@
+# After a change of constraints.txt: the hashes of all files of each version, from the package index.
+hashes:
+	$(PYTHON) -m venv .venv/uv && .venv/uv/bin/pip install --quiet uv
+	.venv/uv/bin/uv pip compile --quiet --no-config --no-deps --generate-hashes --no-emit-package torch --no-header \
+	  --no-annotate constraints.txt --output-file requirements.txt
 
-test: .venv/installed-dev
+test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-lint: .venv/installed-dev
+lint: .venv/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy recipe/diffusion_lm recipe/returnn_bridge rescore
 
 $(DEMO)/vocab/spm.model: | install

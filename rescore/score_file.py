@@ -10,33 +10,31 @@ Results are appended to a hidden file beside `out`, a few utterances at a time, 
 only when complete. The header holds everything the scores depend on (a digest of the lists, the model, the estimator,
 the seed), so that results of different settings are never mixed. `out` is locked: a second process that wants to write
 it fails at once. The cost of a run and the counts of unknown words are not part of the result; they are in
-`out`.cost.json (cost.py).
+`out`.cost.json (cost.py), with the header and the digest of a .py file, which can not hold a header.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
-import operator
 import os
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isnan
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rescore.cost import Cost
+from rescore.cost import Cost, cost_file, read_cost, read_record, resumed_cost, write_cost
 from rescore.lms.base import LanguageModelScorer
 from rescore.nbest import read_metadata, read_nbest, read_sources, split_source, write_nbest
 from rescore.nbest.formats.json_lines import FORMAT, format_json_lines, iterate_json_lines, write_json_lines
 from rescore.nbest.types import Hypothesis, NBestList
 from rescore.scores import NotFinite, SequenceScore, UnknownCounts
 from returnn_bridge.bar import progress_bar
-from returnn_bridge.files import check_outputs, has_suffix, lock, quoted
+from returnn_bridge.digests import sha256_of
+from returnn_bridge.files import check_outputs, has_suffix, lock, naming, quoted
 
 SHARD = "shard"  # key in the header of a part: [its number, counted from 1, number of parts]
 GROUP = 8  # utterances scored together; a constant, because an interruption must not change what shares a batch
@@ -49,11 +47,9 @@ class ScoreRun:
     out: Path
     """Score file."""
     lists: list[NBestList]
-    seconds: float
-    passes: float
-    """Network passes run for all hypotheses; equal inputs are run once."""
-    unknown: UnknownCounts | None = None
-    """How much of the texts the model did not know; None if that is not recorded."""
+    """Its lists, with the new score."""
+    cost: Cost
+    """What the scoring cost, over all its runs."""
     was_complete: bool = False
     """Whether the result existed before, so that nothing was computed."""
 
@@ -61,6 +57,21 @@ class ScoreRun:
     def hypotheses(self) -> int:
         """Number of hypotheses in all lists."""
         return sum(len(utterance.hypotheses) for utterance in self.lists)
+
+    @property
+    def seconds(self) -> float:
+        """Time that the scoring took."""
+        return self.cost.seconds
+
+    @property
+    def passes(self) -> float:
+        """Network passes run for all hypotheses; equal inputs are run once."""
+        return self.cost.passes
+
+    @property
+    def unknown(self) -> UnknownCounts | None:
+        """How much of the texts the model did not know; None if that is not recorded."""
+        return self.cost.unknown
 
     def note(self) -> str:
         """A line which says that the result existed already; "" otherwise."""
@@ -125,8 +136,7 @@ def _score_rest(
     """Score the utterances that the hidden file does not hold yet, and write the complete result to `target`."""
     partial = _partial_of(target)
     done = _resume(partial, header, lists, scorer.name)
-    # A process that was killed behind its first group has recorded nothing: the cost is that of what is left.
-    cost = Cost.read(target, missing=0) if done else Cost(0.0, 0, scorer.unknown() - scorer.unknown())
+    cost = resumed_cost(target, done, Cost.nothing(scorer.unknown()))
     with progress_bar() as progress:
         bar = progress.add_task(f"scoring with {scorer.name}", total=len(lists), completed=done)
         for start in range(done, len(lists), GROUP):
@@ -135,22 +145,21 @@ def _score_rest(
                 with_score(utterance, scorer.name, found, alone=new_only)
                 for utterance, found in _score(scorer, lists[start : start + GROUP])
             ]
-            cost += Cost(time.monotonic() - began, scorer.passes_run - passes_before, scorer.unknown() - unknown_before)
-            cost = dataclasses.replace(cost, done=(start + len(group)) / len(lists))
+            seconds, passes = time.monotonic() - began, scorer.passes_run - passes_before
+            before, cost = cost, cost + Cost(seconds, passes, scorer.unknown() - unknown_before, len(group))
+            write_cost(target, cost, total=len(lists), before=before)
             lines = [line.encode() for line in list(format_json_lines(group))[1:]]
             _append(partial, b"".join(lines if start else [_head(header), *lines]))
-            cost.write(target)
             progress.advance(bar, len(group))
-    if not lists:  # an empty shard
-        dataclasses.replace(cost, done=1.0).write(target)
     scored = list(iterate_json_lines(partial)) if lists else []
     if [utterance.seq_tag for utterance in scored] != [utterance.seq_tag for utterance in lists]:
         raise ValueError(
             f"{partial}: does not hold the utterances that were scored; expected one process at a time to write it"
         )
     _publish(target, scored, header, scorer.name)
+    _write_final_cost(target, header, cost)
     partial.unlink(missing_ok=True)
-    return ScoreRun(target, scored, cost.seconds, cost.passes, cost.unknown)
+    return ScoreRun(target, scored, cost)
 
 
 def merge_parts(parts: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> ScoreRun:
@@ -178,19 +187,23 @@ def merge_parts(parts: Sequence[str | os.PathLike[str]], out: str | os.PathLike[
     (name,) = header["scores"]
     with lock(target):
         scored: list[NBestList] = []
-        costs: list[Cost] = []
+        cost = Cost.nothing(None)
         for _, part in sorted(found.items()):
             lists = list(iterate_json_lines(part, may_be_empty=True))
-            costs += [Cost.read(part)] if lists else []
+            if lists:
+                spent = read_cost(part) or Cost.nothing(None)
+                cost = cost + spent if scored else spent
             scored += lists
-        cost = functools.reduce(operator.add, costs, *([] if costs else [Cost(0.0, 0)]))
+        cost = dataclasses.replace(cost, utterances=len(scored))
         there = target.exists()
         if there and not _holds(target, scored, header, name):
             raise ValueError(f"{target}: exists and holds something else; expected a new name (or remove it)")
         if not there:
-            cost.write(target)
+            cost_file(target).unlink(missing_ok=True)
             _publish(target, scored, header, name)
-    return ScoreRun(target, scored, cost.seconds, cost.passes, cost.unknown, there)
+        if not cost_file(target).exists():
+            _write_final_cost(target, header, cost)
+    return ScoreRun(target, scored, cost, there)
 
 
 def _shard_of(value: Any, part: Path) -> tuple[int, int]:
@@ -210,9 +223,11 @@ def recorded(sources: Sequence[str], *, format: str | None = None) -> dict[str, 
         name, path = split_source(source)
         scores = read_metadata(path, format=format).get("scores", {})
         if isinstance(scores, dict) and len(scores) == 1:
-            cost = Cost.read(Path(path))
+            cost = read_cost(Path(path))
             ((recorded_name, facts),) = scores.items()
-            found[name or recorded_name] = Recorded(facts, None if isnan(cost.seconds) else cost.seconds, cost.unknown)
+            found[name or recorded_name] = (
+                Recorded(facts, cost.seconds, cost.unknown) if cost else Recorded(facts, None)
+            )
     return found
 
 
@@ -303,7 +318,7 @@ def _describe_not_finite(scorer: LanguageModelScorer, group: Sequence[NBestList]
 
 
 def _append(path: Path, data: bytes) -> None:
-    with open(path, "ab") as file:
+    with naming(path), open(path, "ab") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -358,9 +373,7 @@ def _finished(target: Path, header: dict[str, Any], lists: Sequence[NBestList], 
     ours = partial.is_file() and partial.read_bytes().startswith(_head(header))
     if has_suffix(target, ".jsonl"):
         if _plain(header) != read_metadata(target):
-            raise ValueError(
-                f"{target}: exists and was made with other settings or lists; expected a new name (or remove it)"
-            )
+            raise _made_otherwise(target)
         scored = list(iterate_json_lines(target, may_be_empty=not lists))
         if [utterance.seq_tag for utterance in scored] != [utterance.seq_tag for utterance in lists]:
             raise ValueError(
@@ -368,15 +381,47 @@ def _finished(target: Path, header: dict[str, Any], lists: Sequence[NBestList], 
                 "in their order (remove it to score them again)"
             )
     else:
-        # The format does not hold the settings. A process that was killed right after it wrote the file has left the
-        # hidden file, whose header holds them.
-        complete = ours and lists and _resume(partial, header, lists, name) == len(lists)
-        scored = list(iterate_json_lines(partial)) if complete else []
-        if not scored or not _holds(target, scored, header, name):
-            raise ValueError(
-                f"{target}: exists, and its format does not record how it was made; expected a new name (or remove it)"
-            )
-    if ours:
+        scored = _finished_py(target, header, lists, name, resumable=ours)
+    if ours:  # killed between writing the result and recording its cost
+        _write_final_cost(target, header, resumed_cost(target, len(lists), Cost.nothing(None)))
         partial.unlink(missing_ok=True)
-    cost = Cost.read(target)
-    return ScoreRun(target, scored, cost.seconds, cost.passes, cost.unknown, True)
+    cost = read_cost(target) or Cost(float("nan"), float("nan"), None, len(lists))
+    return ScoreRun(target, scored, cost, True)
+
+
+def _finished_py(
+    target: Path, header: dict[str, Any], lists: Sequence[NBestList], name: str, *, resumable: bool
+) -> list[NBestList]:
+    """The lists of an existing .py result, which does not hold its settings.
+
+    They are in the record beside it, or, if the process was killed before writing that, in the header of the hidden
+    file (`resumable`).
+    """
+    record = read_record(target)
+    if record == _origin(target, header):
+        return read_nbest(target, name=name)
+    if resumable and lists and _resume(_partial_of(target), header, lists, name) == len(lists):
+        scored = list(iterate_json_lines(_partial_of(target)))
+        if _holds(target, scored, header, name):
+            return scored
+    if not isinstance(record, dict):
+        raise ValueError(
+            f"{target}: exists, and its format does not record how it was made; expected a new name (or remove it)"
+        )
+    if record.get("header") != _plain(header):
+        raise _made_otherwise(target)
+    raise ValueError(f"{target}: was changed after it was written; expected a new name (or remove it)")
+
+
+def _origin(target: Path, header: dict[str, Any]) -> dict[str, Any]:
+    """How a .py result was made, and which one it is."""
+    return {"header": _plain(header), "sha256": sha256_of(target)}
+
+
+def _write_final_cost(target: Path, header: dict[str, Any], cost: Cost) -> None:
+    record = None if has_suffix(target, ".jsonl") else _origin(target, header)
+    write_cost(target, cost, total=cost.utterances, record=record)
+
+
+def _made_otherwise(target: Path) -> ValueError:
+    return ValueError(f"{target}: exists and was made with other settings or lists; expected a new name (or remove it)")

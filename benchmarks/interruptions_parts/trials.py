@@ -230,8 +230,7 @@ class Trials:
                 both = [process.wait() for process in (first, self.runner.start(self.command, work))]
                 for done in both:
                     self._check_health(trial, done, plan)
-                    refused = self.command.refuses_again and done.status == 1
-                    if done.status and not refused:
+                    if done.status:
                         self._check_refusal(trial, done, plan)
                 if all(done.status for done in both):
                     self._find(trial, "status", f"both fail: {_first(both[0])}; {_first(both[1])}", both[1], plan)
@@ -260,7 +259,7 @@ class Trials:
     def _check(self, trial: str, done: Done, work: Path, plan: list[str] | None = None) -> None:
         """Run a command that has to succeed."""
         self._check_health(trial, done, plan)
-        if done.status and not (self.command.refuses_again and done.status == 1 and len(done.complaint) == 1):
+        if done.status:
             self._find(trial, "status", f"does not go on, status {done.status}: {_first(done)}", done, plan)
         self._compare(trial, done, work, plan)
 

@@ -334,12 +334,12 @@ def whole_file(path: PathLike) -> Iterator[Path]:
     # Not tempfile, because its files are readable by the owner only; this mode follows the umask.
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     try:
-        yield temporary
-        _flush_to_disk(temporary)
-        os.replace(temporary, target)
-    except BaseException as error:
+        with naming(target):
+            yield temporary
+            _flush_to_disk(temporary)
+            os.replace(temporary, target)
+    except BaseException:
         temporary.unlink(missing_ok=True)
-        _name_file(error, target)
         raise
 
 
@@ -348,19 +348,22 @@ def whole_folder(path: PathLike, *, replaces: Callable[[Path], bool] | None = No
     """A temporary folder beside `path` that is renamed to it when the block succeeds, and removed otherwise.
 
     replaces: returns whether an existing folder is an earlier result of the same kind, which may be replaced. Any other
-    folder that is not empty raises ValueError before the block runs and stays unchanged.
+    folder that is not empty raises ValueError before the block runs and stays unchanged. If `path` is a symbolic link,
+    the folder that it points to is written, and the link stays.
     """
-    target = Path(path)
+    check_replaceable(Path(path), replaces)
+    target = Path(path).resolve() if os.path.islink(path) else Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     sweep(target)
     check_replaceable(target, replaces)
     temporary = temporary_path(target)
     temporary.mkdir()
     try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                _flush_to_disk(file)
+        with naming(target):
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    _flush_to_disk(file)
         check_replaceable(target, replaces)
         if target.exists():
             old = temporary_path(target).with_suffix(".old")
@@ -369,9 +372,8 @@ def whole_folder(path: PathLike, *, replaces: Callable[[Path], bool] | None = No
             shutil.rmtree(old)
         else:
             os.replace(temporary, target)
-    except BaseException as error:
+    except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
-        _name_file(error, target)
         raise
 
 
@@ -387,9 +389,21 @@ def scratch_folder(path: PathLike) -> Iterator[Path]:
     folder = temporary_path(target)
     folder.mkdir()
     try:
-        yield folder
+        with naming(target):
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def naming(target: PathLike) -> Iterator[None]:
+    """Name `target` in an OSError without a file: a full disk is an error of `write`, which knows none."""
+    try:
+        yield
+    except OSError as error:
+        if error.strerror and error.filename is None:
+            error.filename = os.fspath(target)
+        raise
 
 
 def check_replaceable(target: Path, replaces: Callable[[Path], bool] | None) -> None:
@@ -474,8 +488,9 @@ def lock(path: PathLike) -> Iterator[None]:
             break
         os.close(handle)  # the previous holder removed the file after it was opened here, so try again
     try:
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} on {_host()}\n".encode(), 0)
+        with naming(target):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()} on {_host()}\n".encode(), 0)
         yield
     finally:
         file.unlink(missing_ok=True)
@@ -495,12 +510,6 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys)
-
-
-def _name_file(error: BaseException, target: Path) -> None:
-    """A full disk is an OSError of `write`, which knows no file: say which one was being written."""
-    if isinstance(error, OSError) and error.strerror and error.filename is None:
-        error.filename = os.fspath(target)
 
 
 def _host() -> str:

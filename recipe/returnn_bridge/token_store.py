@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from returnn_bridge.datasets import check_corpus, is_xml, plain_opts
 from returnn_bridge.digests import Digests
-from returnn_bridge.files import iterate_raw_lines, lock, read_json_object, sweep, temporary_path, write_text
+from returnn_bridge.files import iterate_raw_lines, lock, naming, read_json_object, sweep, temporary_path, write_text
 from returnn_bridge.ordering import sub_epoch_order
 from returnn_bridge.token_file import BLOCK as MOVED
 from returnn_bridge.token_file import SAMPLED, are_sources, check_content, digest_of, read_layout, write_token_file
@@ -179,7 +179,8 @@ def build_store(
         return TokenStore.open(target, corpus_files=files, spm_model=spm_model)
     with lock(target):
         if not target.exists():
-            _build(files, spm_model, target, partial, progress)
+            with naming(target):
+                _build(files, spm_model, target, partial, progress)
         store = TokenStore.open(target, corpus_files=files, spm_model=spm_model)
         _remove(partial)
     return store

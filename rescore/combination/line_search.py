@@ -177,10 +177,20 @@ class Space:
 
 
 def _beaten(totals: FloatArray) -> NDArray[np.bool_]:
-    """[H] bool: another hypothesis has a higher total in every column, or an earlier one has no lower total in any."""
-    higher = (totals[:, None] > totals[None]).all(axis=2)
-    no_lower = (totals[:, None] >= totals[None]).all(axis=2)
-    return np.asarray((higher | np.triu(no_lower, 1)).any(axis=0))
+    """[H] bool: another hypothesis has a higher total in every column, or an earlier one has no lower total in any.
+
+    A few hypotheses at a time are compared with all others, so that the memory does not grow with the square of H.
+    """
+    beaten = np.empty(len(totals), bool)
+    count = max(1, _ELEMENTS_IN_MEMORY // len(totals))
+    for first in range(0, len(totals), count):
+        compared = totals[first : first + count]
+        higher, no_lower = np.ones((2, len(totals), len(compared)), bool)
+        for column, others in zip(totals.T, compared.T):
+            higher &= column[:, None] > others
+            no_lower &= column[:, None] >= others
+        beaten[first : first + count] = (higher | np.triu(no_lower, 1 - first)).any(axis=0)
+    return beaten
 
 
 def steps_along(bases: FloatArray, slopes: FloatArray, errors: IntArray) -> Iterator[Steps]:

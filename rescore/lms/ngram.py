@@ -9,6 +9,7 @@ Words are not normalised, so texts must have the case of the training text. Unkn
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.util
 import itertools
@@ -63,6 +64,8 @@ def train_ngram(texts: Sequence[str | os.PathLike[str]], *, order: int, out: str
             done = subprocess.run([*command, "--text", str(corpus), "--lm", str(arpa)], capture_output=True, text=True)
         if done.returncode or not arpa.is_file():
             reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            if os.strerror(errno.ENOSPC) in reason:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
             raise ValueError(f"{sources}: kaldingram could not train a {order}-gram ({reason}); expected other text")
         if ngram := _impossible_ngram(arpa):
             raise ValueError(
@@ -197,13 +200,15 @@ def _check_replaceable(target: Path) -> None:
 
 def _with_unknown(arpa: Path) -> Iterator[str]:
     """The lines of an ARPA file with an <unk> of 10^-100, which KenLM would otherwise add, with a warning, at every
-    load."""
+    load. An <unk> that was trained, because the text has that word for rare ones, stays."""
     with open(arpa, encoding="utf-8") as lines:
+        missing = not any(line.rstrip("\n").split("\t")[1:2] == ["<unk>"] for line in lines)
+        lines.seek(0)
         for line in lines:
-            if line.startswith("ngram 1="):
+            if missing and line.startswith("ngram 1="):
                 line = f"ngram 1={int(line.partition('=')[2]) + 1}\n"
             yield line
-            if line.startswith("\\1-grams:"):
+            if missing and line.startswith("\\1-grams:"):
                 yield "-100\t<unk>\n"
 
 

@@ -72,7 +72,8 @@ def evaluate(
     `rows`: scales by name. `baseline`: the row that changes are measured against. `seconds`: time by row, measured by
     the caller. `groups`: the speaker of each utterance, for the block bootstrap. `table`: the error table of the lists,
     if it has been computed. Standard errors, passes and targets are taken from the details of the scores
-    (`standard_error`, `num_passes`, `target`). ValueError for a row with the name of the oracle, and for references
+    (`standard_error`, `num_passes`, `target`). With one utterance, or one group, there is nothing to draw from, so the
+    rows have neither standard errors nor changes. ValueError for a row with the name of the oracle, and for references
     without words.
     """
     for name in rows:
@@ -89,10 +90,16 @@ def evaluate(
     best = {name: winners(lists, scales) for name, scales in rows.items()}
     before = table.errors_of(best[baseline])
 
-    def change(after: IntArray) -> BootstrapResult:
+    several = len(set(table.seq_tags if groups is None else groups)) > 1
+
+    def change(after: IntArray) -> BootstrapResult | None:
+        if not several:
+            return None
         return paired_bootstrap(before, after, table.reference_words, seed=seed, groups=groups)
 
-    def deviation(errors: IntArray) -> float:
+    def deviation(errors: IntArray) -> float | None:
+        if not several:
+            return None
         return wer_interval(errors, table.reference_words, seed=seed, groups=groups).standard_error
 
     measured = []

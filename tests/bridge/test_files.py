@@ -183,6 +183,28 @@ def test_a_scratch_folder_goes_with_its_block_and_that_of_a_killed_process_with_
     assert not list(target.parent.iterdir())
 
 
+def test_a_folder_is_written_where_a_link_points_and_the_link_stays(tmp_path):
+    real, link = tmp_path / "disk" / "model", tmp_path / "model"
+    real.mkdir(parents=True)
+    link.symlink_to(real)
+    for content in ("first", "second"):
+        with whole_folder(link, replaces=lambda folder: (folder / "weights").is_file()) as temporary:
+            (temporary / "weights").write_text(content)
+        assert link.is_symlink() and (real / "weights").read_text() == content
+        assert sorted(tmp_path.rglob("*")) == sorted([real.parent, real, link, real / "weights"])
+    dangling = tmp_path / "nowhere"
+    dangling.symlink_to(tmp_path / "missing")
+    with pytest.raises(ValueError, match="nowhere: is a file"), whole_folder(dangling):
+        raise AssertionError("the block must not run")
+
+
+@pytest.mark.parametrize("writer", [files.naming, files.whole_file, files.scratch_folder, files.whole_folder])
+def test_a_full_disk_is_an_error_that_names_what_is_written(tmp_path, writer):
+    with pytest.raises(OSError, match="No space left") as caught, writer(tmp_path / "out"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.filename == str(tmp_path / "out") and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

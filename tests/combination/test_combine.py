@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from itertools import combinations, pairwise
 from pathlib import Path
 from time import perf_counter
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rescore.combination import line_search
 from rescore.combination.line_search import Space
 from rescore.combination.rows import FIRST, RowSpec, default_rows, unused_scores, with_first
 from rescore.combination.scales import Scales, best_texts, combined_scores, feature_matrix, winners
@@ -339,6 +341,28 @@ def test_two_scales_are_tuned_quickly() -> None:
     start = perf_counter()
     tune(lists, free={"lm": (0.0, 2.0), "words": (-2.0, 2.0)})
     assert perf_counter() - start < 5.0
+
+
+@given(st.lists(st.tuples(QUARTERS, QUARTERS), min_size=1, max_size=20), st.sampled_from([1, 50, 10_000]))
+def test_beaten_hypotheses_are_found_a_few_at_a_time(totals: list[tuple[float, float]], memory: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(line_search, "_ELEMENTS_IN_MEMORY", memory)
+        found = line_search._beaten(np.array(totals))
+    for place, own in enumerate(totals):
+        above = any(all(a > b for a, b in zip(other, own)) for other in totals)
+        before = any(all(a >= b for a, b in zip(other, own)) for other in totals[:place])
+        assert found[place] == (above or before)
+
+
+def test_memory_grows_with_the_number_of_hypotheses_and_not_with_its_square() -> None:
+    peaks = []
+    for size in (3000, 6000):
+        totals = np.random.default_rng(0).normal(size=(size, 2))
+        tracemalloc.start()
+        line_search._beaten(totals)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0] and peaks[0] < 40e6
 
 
 def test_default_rows_add_an_lm_to_everything_the_recogniser_has_used() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from rescore.estimators import ESTIMATORS
 from rescore.nbest import read_nbest
 
 GOOD = "{\n'a': [\n(-1.0, 'the king said'),\n(-2.0, 'the king went'),\n],\n'b': [\n(-1.5, 'a tree'),\n(-1.0, 'the tree'),\n],\n}\n"
+ROOT = Path(__file__).parents[2]
 REFS = "{'a': 'the king went', 'b': 'a tree'}\n"
 
 
@@ -297,3 +300,20 @@ def test_samples_their_entropy_and_perplexity_under_any_judge(vocab, tmp_path, a
     assert f"under {arpa}" in capsys.readouterr().out
     assert run(*command, "--judge", str(hybrid)) != 0
     assert "no log-probability" in capsys.readouterr().err
+
+
+def test_an_interruption_during_the_first_imports_is_one_line(monkeypatch, capsys):
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rescore.cli.all_commands", interrupted)  # it imports the verbs
+    with pytest.raises(SystemExit) as left:
+        main(["--version"])
+    assert left.value.code == 130 and capsys.readouterr().err == "dlm: interrupted before it began\n"
+
+
+def test_the_program_begins_without_imports_that_an_interruption_could_reach():
+    code = f"import sys; sys.path.append({str(ROOT)!r}); old = set(sys.modules); import rescore.cli; "
+    code += "print(*sorted(set(sys.modules) - old))"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "__future__ rescore rescore.cli\n"

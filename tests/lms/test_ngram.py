@@ -265,6 +265,20 @@ def test_what_a_killed_training_left_goes_with_the_next(text, tmp_path):
     assert [found.name for found in tmp_path.iterdir()] == ["lm.arpa"]
 
 
+def test_an_unknown_word_of_the_training_text_stays_the_only_one(text, tmp_path):
+    """KenLM takes one of two <unk> for all unknown words: the added one has the probability 10^-100."""
+    (tmp_path / "rare.txt").write_text(text.read_text().replace("stone", "<unk>").replace("came", "<unk>"))
+    arpa = train_ngram([tmp_path / "rare.txt"], order=2, out=tmp_path / "lm.arpa")
+    lines = arpa.read_text().split("\n")
+    unigrams = lines[lines.index("\\1-grams:") + 1 : lines.index("\\2-grams:")]
+    (unknown,) = (line for line in unigrams if line.split("\t")[1:2] == ["<unk>"])
+    assert float(unknown.split("\t")[0]) > -3
+    assert f"ngram 1={len([line for line in unigrams if line])}" in lines
+    scorer = NgramScorer(arpa)
+    known, other = scorer.score_texts("u", ["the <unk> of", "the zebra of"])
+    assert known.log_prob == other.log_prob > -30 and scorer.unknown() == UnknownCounts(2, 6, "words")
+
+
 @pytest.mark.parametrize(
     "spoil",
     [

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rescore import score_file as module
-from rescore.cost import Cost
+from rescore.cost import Cost, read_cost, write_cost
 from rescore.lms.base import LanguageModelScorer, texts_of
 from rescore.nbest import read_metadata, read_nbest, write_nbest
 from rescore.nbest.types import Hypothesis, NBestList
@@ -147,6 +147,77 @@ def test_killed_at_the_very_end_the_same_command_ends_in_the_same_bytes(lists, t
     assert out.read_bytes() == unpublished[suffix]
     assert (scorer.calls, run.hypotheses, run.was_complete) == (0, 2 * (2 * GROUP + 3), written)
     assert not partial_of(out).exists()
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_finished_result_is_complete_when_it_is_asked_for_again(lists, tmp_path, suffix):
+    out, scorer = tmp_path / f"out{suffix}", LetterScorer()
+    first = score_file([lists], scorer, out)
+    calls, content = scorer.calls, out.read_bytes()
+    again = score_file([lists], scorer, out)
+    assert (scorer.calls, out.read_bytes(), again.was_complete, again.cost) == (calls, content, True, first.cost)
+    assert again.hypotheses == first.hypotheses and "complete already" in again.note()
+    other = LetterScorer()
+    other.describe = lambda: {"kind": "other letters"}
+    with pytest.raises(ValueError, match=r"out\..*: exists and was made with other settings or lists"):
+        score_file([lists], other, out)
+    assert out.read_bytes() == content
+
+
+def test_a_py_result_that_was_changed_is_not_called_complete(lists, tmp_path):
+    out = tmp_path / "out.py"
+    score_file([lists], LetterScorer(), out)
+    out.write_text(out.read_text().replace("-3.0", "-4.0"))
+    with pytest.raises(ValueError, match=r"out\.py: was changed after it was written"):
+        score_file([lists], LetterScorer(), out)
+    (tmp_path / "out.py.cost.json").unlink()
+    with pytest.raises(ValueError, match=r"out\.py: exists, and its format does not record"):
+        score_file([lists], LetterScorer(), out)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("moment", ["write_cost", "_append", "_publish", "_write_final_cost"])
+@pytest.mark.parametrize("group", [0, 1])
+@pytest.mark.parametrize("after", [False, True])
+def test_the_cost_counts_every_group_once_wherever_a_process_is_killed(
+    lists, tmp_path, monkeypatch, suffix, moment, group, after
+):
+    class Counting(LetterScorer):
+        @property
+        def passes_run(self):
+            return self.calls
+
+    def recorded(name):
+        tree = json.loads((tmp_path / f"{name}{suffix}.cost.json").read_text())
+        return {key: value for key, value in tree.items() if key != "seconds"}
+
+    score_file([lists], Counting(), tmp_path / f"whole{suffix}")
+    unharmed, calls = getattr(module, moment), []
+
+    def killed(*arguments, **options):
+        calls.append(None)
+        last = len(calls) > group or moment in ("_publish", "_write_final_cost")
+        if after or not last:
+            unharmed(*arguments, **options)
+        if last:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, moment, killed)
+        with pytest.raises(KeyboardInterrupt):
+            score_file([lists], Counting(), tmp_path / f"out{suffix}")
+    run = score_file([lists], Counting(), tmp_path / f"out{suffix}")
+    assert recorded("out") == recorded("whole") and run.passes == 2 * GROUP + 3
+    assert not partial_of(tmp_path / f"out{suffix}").exists()
+
+
+@pytest.mark.parametrize("content", ["[]", '{"seconds": "1"}', '{"passes": 1, "unknown": [1]}', "{"])
+def test_a_damaged_cost_file_is_one_line(lists, tmp_path, content):
+    out = tmp_path / "out.jsonl"
+    score_file([lists], LetterScorer(), out)
+    (tmp_path / "out.jsonl.cost.json").write_text(content)
+    with pytest.raises(ValueError, match=r"out\.jsonl\.cost\.json.*expected"):
+        score_file([lists], LetterScorer(), out)
 
 
 def test_a_file_that_is_not_the_result_is_not_replaced_by_it(lists, tmp_path, unpublished):
@@ -322,17 +393,24 @@ def test_a_part_whose_header_does_not_say_which_it_is_is_not_merged(tmp_path, pa
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("seconds", "1"), ("seconds", True), ("passes", -1), ("done", 1.5), ("unknown", [1, 2]), ("unknown", [1, 2, "x"])],
+    [
+        ("seconds", "1"),
+        ("seconds", True),
+        ("passes", -1),
+        ("utterances", 1.5),
+        ("unknown", [1, 2]),
+        ("unknown", [1, 2, "x"]),
+    ],
 )
 def test_a_cost_of_another_type_names_its_file_and_key(tmp_path, key, value):
     (tmp_path / "a.jsonl.cost.json").write_text(json.dumps({key: value}))
     with pytest.raises(ValueError, match=rf"a\.jsonl\.cost\.json: {key} is .*; expected the file that scoring wrote"):
-        Cost.read(tmp_path / "a.jsonl")
+        read_cost(tmp_path / "a.jsonl")
 
 
 def test_a_cost_is_read_as_it_was_written_and_costs_of_parts_add_up(tmp_path):
-    cost = Cost(1.5, 3, UnknownCounts(1, 9, "words"), 0.5)
-    cost.write(tmp_path / "a.jsonl")
-    assert Cost.read(tmp_path / "a.jsonl") == cost
-    assert cost + cost == Cost(3.0, 6, UnknownCounts(2, 18, "words"))
-    assert (cost + Cost(1.0, 1)).unknown is None, "one part was not counted"
+    cost = Cost(1.5, 3, UnknownCounts(1, 9, "words"), 4)
+    write_cost(tmp_path / "a.jsonl", cost, total=8)
+    assert read_cost(tmp_path / "a.jsonl") == cost
+    assert cost + cost == Cost(3.0, 6, UnknownCounts(2, 18, "words"), 8)
+    assert (cost + Cost(1.0, 1, None, 2)).unknown is None, "one part was not counted"

@@ -19,7 +19,7 @@ def tables(tmp_path):
     for name, reference in (("dev", "a b"), ("test", "a c")):
         hypotheses = (Hypothesis("a b", {"am": -1.0, "lm": -3.0}), Hypothesis("a c", {"am": -2.0, "lm": -1.0}))
         rows = evaluate(
-            [NBestList("u", hypotheses, reference)],
+            [NBestList(tag, hypotheses, reference) for tag in ("u", "v")],
             {"first | alone": Scales({"am": 1.0}), "+ lm": Scales({"am": 1.0, "lm": 1.0})},
             baseline="first | alone",
             seed=1,

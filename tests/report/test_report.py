@@ -103,6 +103,16 @@ def test_exact_scores_and_scores_of_scale_zero() -> None:
     ]
 
 
+def test_one_utterance_or_group_has_no_interval() -> None:
+    lists = measured_lists()
+    systems = {"acoustic": Scales({"am": 1.0}), "other": Scales({"am": -1.0})}
+    for chosen, groups in ((lists[:1], None), (lists, ["speaker"] * len(lists))):
+        rows = evaluate(chosen, systems, baseline="acoustic", seed=1, groups=groups)
+        assert all(row.wer_standard_error is None and row.change is None for row in rows)
+        text = ResultTable("t", rows, baseline="acoustic").to_markdown()
+        assert "±" not in text and "[" not in text
+
+
 def test_clear_errors() -> None:
     lists = measured_lists()
     with pytest.raises(ValueError, match="baseline 'first' is not among the rows; expected one of acoustic"):

@@ -106,7 +106,7 @@ def test_a_run_killed_in_its_first_validation_begins_again(config, other, vocab,
         leave(run, name, vocab)
     (run / "scores.tsv").write_text("step\tval/nll\n7\t1.0\n")
     (run / "checkpoints").mkdir()
-    (run / "checkpoints" / ".last.ckpt.writing").write_text("half")
+    (run / "checkpoints" / ".last.ckpt.host-1-ab.tmp").write_text("half")
     refused(run, other, "holds a run of another configuration")
     assert claimed(run, config) is None
     assert train(config, run, stop_after=8).steps == 8

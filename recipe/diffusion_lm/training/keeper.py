@@ -10,7 +10,6 @@ average`.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -141,14 +140,8 @@ class Keeper(Callback):
         """Write the resume checkpoint; the network must hold the trained weights, not their average."""
         module.check_loss()
         self.saved_step = trainer.global_step
-        target = self.folder / "checkpoints" / "last.ckpt"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(".last.ckpt.writing")
-        trainer.save_checkpoint(temporary)
+        trainer.save_checkpoint(self.folder / "checkpoints" / "last.ckpt")
         if trainer.is_global_zero:
-            with open(temporary, "rb") as written:
-                os.fsync(written.fileno())  # else a crash of the machine could leave an empty file under the new name
-            os.replace(temporary, target)
             progress = {"step": trainer.global_step, "max_steps": self.config.trainer.max_steps}
             write_text(self.folder / "progress.json", json.dumps(progress) + "\n")
 

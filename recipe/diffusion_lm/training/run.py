@@ -30,6 +30,7 @@ from diffusion_lm.backbones.flex import check_attention
 from diffusion_lm.config import TrainConfig, TrainerConfig
 from diffusion_lm.model import LanguageModel
 from diffusion_lm.training.checkpoint_check import check_checkpoint, not_restored
+from diffusion_lm.training.checkpoint_file import CheckpointFile
 from diffusion_lm.training.clip_callback import ClipTraining
 from diffusion_lm.training.failures import is_out_of_memory, out_of_memory
 from diffusion_lm.training.interruption import StopRequest
@@ -204,6 +205,7 @@ def fit(
         num_sanity_val_steps=0,
         log_every_n_steps=options.log_every,
         enable_checkpointing=False,  # Keeper writes checkpoints
+        plugins=[CheckpointFile()],
         enable_model_summary=False,
         enable_progress_bar=terminal,
         logger=_logger(config, folder),
