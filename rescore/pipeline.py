@@ -119,7 +119,7 @@ def rescore(
         },
         unknown=unknown_in(known),
     )
-    return RescoreResult(table, tuned, scales, tune_lists, test_lists, tuple(notes))
+    return RescoreResult(table, tuned, scales, tune_lists, test_lists, tuple(notes), seed)
 
 
 def _tuned_on(tune_lists: Sequence[NBestList], test_lists: Sequence[NBestList]) -> str:

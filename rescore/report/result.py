@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rescore.combination.scales import Scales
@@ -26,3 +26,7 @@ class RescoreResult:
     """Lists to tune and to test on, with the scores of all LMs."""
     notes: tuple[str, ...] = ()
     """Notes for the user: results that existed already, and choices that follow from the names of sources."""
+    seed: int = 1
+    """Seed of the bootstrap."""
+    groups: Sequence[Hashable] | None = None
+    """Speaker of each utterance to test on, for the block bootstrap; None: utterances are drawn one by one."""
