@@ -28,7 +28,8 @@ table.results { border-collapse: collapse; width: 100%; font-variant-numeric: ta
 .results td.text { color: var(--soft); font-size: 13px; white-space: normal; min-width: 11em; }
 .scroll tbody th, .scroll thead th:first-child { position: sticky; left: 0; background: var(--page); }
 @media (max-width: 700px) { main { padding: 20px 16px 40px; } .results th, .results td { padding: 5px 8px; }
-  .results tbody th { max-width: 34vw; white-space: normal; overflow-wrap: anywhere; font-size: 13px; } }
+  .results tbody th { min-width: 6em; max-width: 34vw; white-space: normal; overflow-wrap: break-word;
+    font-size: 13px; } }
 @media print { :root { color-scheme: light; } main { max-width: none; padding: 0; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """

@@ -19,7 +19,7 @@ class Comparisons(Section):
     css = """
 .pairs { width: auto !important; } .pairs .lower { background: var(--good-back); color: var(--good); }
 .pairs .higher { background: var(--bad-back); color: var(--bad); } .pairs .own { color: var(--soft); }
-.results.pairs thead th { max-width: 11em; overflow-wrap: anywhere; }
+.results.pairs thead th { max-width: 11em; overflow-wrap: break-word; }
 #against { margin: 18px 0 6px; font-size: 14px; } #against[hidden], #against-rows[hidden] { display: none; }
 #against select { font: inherit; color: inherit; background: var(--page); border: 1px solid var(--faint);
   border-radius: 5px; padding: 3px 6px; max-width: 100%; }
@@ -81,7 +81,9 @@ paired bootstrap leaves out zero: <span class="pairs"><span class="lower">fewer 
 </tbody></table></div>
 <form id="against" hidden><label>Against <select name="row">{options}</select></label></form>
 <div class="scroll"><table class="results pairs" id="against-rows" hidden><thead><tr>
-<th scope="col" class="text">row</th><th scope="col" class="num">change</th><th scope="col" class="num">95 % interval</th>
+<th scope="col" class="text">row</th>
+<th scope="col" class="num">change</th>
+<th scope="col" class="num">95 % interval</th>
 <th scope="col" class="num">probability of improvement</th></tr></thead><tbody></tbody></table></div>
 {embedded_json("comparison-data", data)}"""
 
