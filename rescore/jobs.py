@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from sisyphus import Job, Task, tk
 
@@ -194,17 +194,34 @@ class ScoreNbestJob(Job):
 
 
 class TuneScalesJob(Job):
-    """Tunes the scales of one row for the fewest word errors (`dlm tune`)."""
+    """Tunes the scales of one row for few word errors (`dlm tune`)."""
 
-    def __init__(self, nbest: dict[str, tk.Path], references: tk.Path, *, row: str) -> None:
+    __sis_hash_exclude__: ClassVar[dict[str, Any]] = {"resamples": 50, "mbr": False, "seed": 1}
+
+    def __init__(
+        self,
+        nbest: dict[str, tk.Path],
+        references: tk.Path,
+        *,
+        row: str,
+        resamples: int = 50,
+        mbr: bool = False,
+        seed: int = 1,
+    ) -> None:
         """
         :param nbest: aligned N-best files, keyed by the name of their score
         :param references: .py, Kaldi text, .trn or .json
         :param row: terms joined by commas: SOURCE:SCALE for a fixed scale, SOURCE or SOURCE:LOW:HIGH for one to tune
+        :param resamples: bootstrap resamples over which the scales are averaged; 0: the scales with the fewest errors
+        :param mbr: tune a posterior as well, for the choice by expected errors
+        :param seed: seed of the resamples
         """
         self.nbest = nbest
         self.references = references
         self.row = row
+        self.resamples = resamples
+        self.mbr = mbr
+        self.seed = seed
 
         self.out_scales = self.output_path("scales.json")
 
@@ -223,6 +240,9 @@ class TuneScalesJob(Job):
             Path(self.references.get_path()),
             Path(self.out_scales.get_path()),
             row=self.row,
+            resamples=self.resamples,
+            mbr=self.mbr,
+            seed=self.seed,
         )
 
 
@@ -285,6 +305,8 @@ class WerTableJob(Job):
 class RescoreJob(Job):
     """Tunes every row on one set and reports on another (`dlm rescore`), in tables and an HTML page."""
 
+    __sis_hash_exclude__: ClassVar[dict[str, Any]] = {"resamples": 50, "mbr": False}
+
     def __init__(
         self,
         *,
@@ -296,6 +318,8 @@ class RescoreJob(Job):
         baseline: str = "",
         title: str = "WER",
         seed: int = 1,
+        resamples: int = 50,
+        mbr: bool = False,
     ) -> None:
         """
         :param tune: aligned N-best files to tune on, keyed by the name of their score: the recogniser's file and
@@ -307,6 +331,8 @@ class RescoreJob(Job):
         :param baseline: row that the changes are measured against; "": the recogniser's order, "first in list"
         :param title: title of the table
         :param seed: seed of the bootstrap
+        :param resamples: bootstrap resamples over which the scales are averaged; 0: the scales with the fewest errors
+        :param mbr: choose by expected errors in rows with tuned scales
         """
         self.tune = tune
         self.tune_references = tune_references
@@ -316,6 +342,8 @@ class RescoreJob(Job):
         self.baseline = baseline
         self.title = title
         self.seed = seed
+        self.resamples = resamples
+        self.mbr = mbr
 
         self.out_folder = self.output_path("rescore", directory=True)
         self.out_tables = {suffix: self.output_path(f"rescore/wer{suffix}") for suffix in _TABLES}
@@ -343,6 +371,8 @@ class RescoreJob(Job):
             row=[f"{name}={row}" for name, row in self.rows.items()],
             baseline=self.baseline,
             title=self.title,
+            resamples=self.resamples,
+            mbr=self.mbr,
             scoring=ScoringOptions(seed=self.seed),
         )
 

@@ -45,6 +45,8 @@ def rescore(
     baseline: str = "",
     seed: int = 1,
     title: str = "WER",
+    resamples: int = 0,
+    expected_errors: bool = False,
     command: str = "",
     format: str | None = None,
     model_paths: Mapping[str, str] | None = None,
@@ -53,8 +55,9 @@ def rescore(
 
     An interrupted run can be resumed, because scores in `out` are kept. `rows`: default: those of `default_rows`. The
     row `FIRST` of the recogniser's order is always there, and is the default baseline. `format`: the format of all
-    lists; None: chosen by their suffixes. `model_paths`: the path of each LM, to be recorded. ValueError for malformed
-    files, rows with unknown sources, or a baseline that is not a row.
+    lists; None: chosen by their suffixes. `resamples`, `expected_errors`: see `tune`; `seed` is that of the resamples
+    too. `model_paths`: the path of each LM, to be recorded. ValueError for malformed files, rows with unknown sources,
+    or a baseline that is not a row.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +85,15 @@ def rescore(
     scales: dict[str, Scales] = {}
     for row in rows:
         if row.free:
-            tuned[row.name] = tune(tune_lists, free=row.free, fixed=row.fixed, table=tune_table)
+            tuned[row.name] = tune(
+                tune_lists,
+                free=row.free,
+                fixed=row.fixed,
+                table=tune_table,
+                resamples=resamples,
+                seed=seed,
+                expected_errors=expected_errors,
+            )
             scales[row.name] = tuned[row.name].scales
         else:
             scales[row.name] = Scales.from_named(row.fixed)
@@ -95,11 +106,12 @@ def rescore(
         seconds=seconds_of(scales, known),
         table=test_table,
     )
+    averaged = f"means over {resamples} bootstrap resamples" if resamples else ""
     table = ResultTable(
         title,
         measured,
         baseline=baseline,
-        scales_from="; ".join(filter(None, [f"tuned on {', '.join(map(str, tune_sources))}", remark])),
+        scales_from="; ".join(filter(None, [f"tuned on {', '.join(map(str, tune_sources))}", averaged, remark])),
         metadata={
             "tune": list(map(str, tune_sources)),
             "tune_refs": str(tune_references),

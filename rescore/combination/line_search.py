@@ -79,6 +79,32 @@ class Steps:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Walk:
+    """The errors of every utterance along a line, from which those of any resample of the utterances are summed up."""
+
+    start: IntArray
+    """[U]: errors of the winner at 0."""
+    crossings: FloatArray
+    """[E]: the positions at which the winner of an utterance changes, ascending."""
+    utterances: IntArray
+    """[E]: the utterance of each crossing."""
+    changes: IntArray
+    """[E]: by how many errors its new winner differs."""
+
+    @property
+    def edges(self) -> FloatArray:
+        return np.concatenate([[0.0], self.crossings, [1.0]])
+
+    def counts(self, weights: IntArray) -> IntArray:
+        """[R, E + 1]: errors between the edges if utterance u is counted weights[r, u] times; weights: [R, U]."""
+        first = weights @ self.start
+        return np.cumsum(np.concatenate([first[:, None], weights[:, self.utterances] * self.changes], axis=1), axis=1)
+
+    def steps(self) -> Steps:
+        return Steps(self.edges, self.counts(np.ones((1, len(self.start)), np.int64))[0])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Space:
     """The box of free scales, with the hypotheses of each list that can win somewhere in it (padded with copies)."""
 
@@ -117,15 +143,28 @@ class Space:
         best = np.argmax(self._sum(self.base, point), axis=1)
         return int(np.take_along_axis(self.errors, best[:, None], 1).sum())
 
+    def walk(self, point: FloatArray, direction: FloatArray) -> Walk:
+        """The walk along point + position * direction, for the positions 0 ... 1."""
+        base, slopes = self._sum(self.base, point), self._sum(np.zeros_like(self.base), direction)
+        (walk,) = walks_along(base[None], slopes, self.errors)
+        return walk
+
     def steps(self, point: FloatArray, direction: FloatArray) -> Steps:
         """Errors along point + position * direction, for the positions 0 ... 1."""
-        base, slopes = self._sum(self.base, point), self._sum(np.zeros_like(self.base), direction)
-        (steps,) = steps_along(base[None], slopes, self.errors)
-        return steps
+        return self.walk(point, direction).steps()
+
+    def resampled(self, weights: IntArray) -> Space:
+        """The space in which utterance u is counted weights[u] times."""
+        kept = weights > 0
+        errors = self.errors[kept] * weights[kept, None]
+        return Space(self.low, self.high, self.base[kept], self.features[:, kept], errors)
 
     def best(self, point: FloatArray, axis: int) -> Best:
         """The best piece along one scale, in units of that scale, with the other scales as in `point`."""
-        found = self.along(point, axis).best()
+        return self.in_units(self.along(point, axis).best(), axis)
+
+    def in_units(self, found: Best, axis: int) -> Best:
+        """A piece along one scale, found for the positions 0 ... 1 of its range, in units of that scale."""
         start, span = self.low[axis], self.high[axis] - self.low[axis]
         low, high, middle = (float(start + span * value) for value in (found.low, found.high, found.middle))
         return Best(found.errors, low, high, middle)
@@ -136,9 +175,12 @@ class Space:
         return moved
 
     def along(self, point: FloatArray, axis: int) -> Steps:
+        return self.walk_along(point, axis).steps()
+
+    def walk_along(self, point: FloatArray, axis: int) -> Walk:
         start, direction = point.copy(), np.zeros(len(point))
         start[axis], direction[axis] = self.low[axis], self.high[axis] - self.low[axis]
-        return self.steps(start, direction)
+        return self.walk(start, direction)
 
     def _sum(self, base: FloatArray, weights: FloatArray) -> FloatArray:
         """[U, H]: totals, added term by term as in `weighted_sum`, so that equal hypotheses tie."""
@@ -193,7 +235,7 @@ def _beaten(totals: FloatArray) -> NDArray[np.bool_]:
     return beaten
 
 
-def steps_along(bases: FloatArray, slopes: FloatArray, errors: IntArray) -> Iterator[Steps]:
+def walks_along(bases: FloatArray, slopes: FloatArray, errors: IntArray) -> Iterator[Walk]:
     """The errors along many parallel lines, bases [lines, U, H] + position * slopes [U, H] for positions 0 ... 1.
 
     Every row (line, utterance) walks along its upper envelope: from the winner at 0 to the line of a steeper hypothesis
@@ -211,8 +253,8 @@ def steps_along(bases: FloatArray, slopes: FloatArray, errors: IntArray) -> Iter
         rows = np.arange(len(totals))
         current = totals.argmax(axis=1)
         position = np.zeros(len(rows))
-        start = errors[rows % utterances, current].reshape(lines, utterances).sum(axis=1)
-        events: list[tuple[IntArray, FloatArray, IntArray]] = []
+        start = errors[rows % utterances, current].reshape(lines, utterances)
+        events: list[tuple[IntArray, FloatArray, IntArray, IntArray]] = []
         while rows.size:
             utterance, line = rows % utterances, rows // utterances
             steeper = slopes[utterance] - slopes[utterance, current][:, None]
@@ -225,12 +267,11 @@ def steps_along(bases: FloatArray, slopes: FloatArray, errors: IntArray) -> Iter
             inside = reached < 1.0
             # Because of rounding, a meeting point may lie slightly before the previous one.
             reached = np.maximum(reached, position)
-            events.append((line[inside], reached[inside], change[inside]))
+            events.append((line[inside], reached[inside], utterance[inside], change[inside]))
             rows, current, position = rows[inside], following[inside], reached[inside]
-        line, crossing, change = (np.concatenate(column) for column in zip(*events))
+        line, crossing, changed, change = (np.concatenate(column) for column in zip(*events))
         by_line = np.lexsort((crossing, line))
         limits = np.searchsorted(line[by_line], np.arange(lines + 1))
         for number, (begin, end) in enumerate(pairwise(limits.tolist())):
             chosen = by_line[begin:end]
-            edges = np.concatenate([[0.0], crossing[chosen], [1.0]])
-            yield Steps(edges, start[number] + np.concatenate([[0], np.cumsum(change[chosen])]))
+            yield Walk(start[number], crossing[chosen], changed[chosen], change[chosen])

@@ -9,7 +9,8 @@
     counted)
 
 Scores and totals are in nats, higher is better. A scale may be negative, for example to divide out a prior. Of equal
-totals the earlier hypothesis wins, so with a scale of 0 for every LM the order of the first pass is kept.
+totals the earlier hypothesis wins, so with a scale of 0 for every LM the order of the first pass is kept. With
+`posterior`, the hypothesis with the fewest expected errors is chosen instead (rescore/combination/expected_errors.py).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from rescore.combination.expected_errors import least_risk
 from rescore.nbest.types import Hypothesis, NBestList
 from rescore.wer import FloatArray, IntArray, first_maxima, list_offsets
 from returnn_bridge.files import PathLike, is_finite, quoted, read_json, write_whole
@@ -43,23 +45,28 @@ class Scales:
     """Nats added for each word of the text; positive values reward long texts."""
     tokens: Mapping[str, float] = field(default_factory=dict)
     """Nats added for each token that a source counted (`num_tokens` of its details), by name of the source."""
+    posterior: float | None = None
+    """Scale of the totals in the posterior under which expected errors are counted; None: the best total is chosen."""
 
     def __post_init__(self) -> None:
         for name, value in self.named().items():
             if isinstance(value, bool) or not is_finite(value):
                 raise ValueError(f"the scale of {quoted(name)} is {quoted(value)}; expected a finite number")
+        scale = self.posterior
+        if scale is not None and (isinstance(scale, bool) or not is_finite(scale) or scale <= 0):
+            raise ValueError(f"the scale of the posterior is {quoted(scale)}; expected a finite number above 0")
         for name in self.scores:
             if name == WORDS or name.startswith(TOKENS):
                 raise ValueError(f"a score is named {quoted(name)}; expected another name: this one means a count")
 
     def named(self) -> dict[str, float]:
-        """All scales in one dict, with the keys SOURCE, "words" (unless it is 0) and "tokens:SOURCE"."""
+        """The scales of the total in one dict, with the keys SOURCE, "words" (unless it is 0) and "tokens:SOURCE"."""
         counts = {TOKENS + name: value for name, value in self.tokens.items()}
         return {**self.scores, **({WORDS: self.words} if self.words else {}), **counts}
 
     @classmethod
     def from_named(cls, named: Mapping[str, float]) -> Scales:
-        """The inverse of `named`."""
+        """The inverse of `named`, without posterior."""
         return cls(
             {name: value for name, value in named.items() if name != WORDS and not name.startswith(TOKENS)},
             named.get(WORDS, 0.0),
@@ -68,15 +75,16 @@ class Scales:
 
     def to_json(self) -> dict[str, Any]:
         """The scales as plain dicts and numbers for `json`."""
-        return {"scores": dict(self.scores), "words": self.words, "tokens": dict(self.tokens)}
+        value = {"scores": dict(self.scores), "words": self.words, "tokens": dict(self.tokens)}
+        return value if self.posterior is None else {**value, "posterior": self.posterior}
 
     @classmethod
     def from_json(cls, value: Any, *, where: str = "scales") -> Scales:
-        """The inverse of `to_json`; "words" and "tokens" may be left out. ValueError naming `where` for anything
+        """The inverse of `to_json`; all but "scores" may be left out. ValueError naming `where` for anything
         else."""
         if not isinstance(value, dict):
             raise ValueError(f"{where}: got {type(value).__name__}; expected an object with the key 'scores'")
-        known = ["scores", "words", "tokens"]
+        known = ["scores", "words", "tokens", "posterior"]
         for key in value:
             if key not in known:
                 near = difflib.get_close_matches(str(key), known, 1)
@@ -86,7 +94,7 @@ class Scales:
             if not isinstance(value.get(key, {}), dict) or (key == "scores" and not value.get(key)):
                 raise ValueError(f"{where}: {key!r} is {quoted(value.get(key))}; expected an object {{source: scale}}")
         try:
-            return cls(value["scores"], value.get("words", 0.0), value.get("tokens", {}))
+            return cls(value["scores"], value.get("words", 0.0), value.get("tokens", {}), value.get("posterior"))
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
 
@@ -104,8 +112,14 @@ class Scales:
 
 
 def winners(lists: Sequence[NBestList], scales: Scales) -> IntArray:
-    """[utterances]: the index of the hypothesis with the highest total, 0 = first; of equal totals the first wins."""
-    return first_maxima(combined_scores(lists, scales), list_offsets(lists))
+    """[utterances]: the index of the hypothesis with the highest total, 0 = first; of equal totals the first wins.
+
+    With a posterior, that of the hypothesis with the fewest expected errors.
+    """
+    totals = combined_scores(lists, scales)
+    if scales.posterior is not None:
+        return least_risk(lists, totals, [scales.posterior])[0]
+    return first_maxima(totals, list_offsets(lists))
 
 
 def best_texts(lists: Sequence[NBestList], scales: Scales) -> dict[str, str]:

@@ -9,22 +9,25 @@ the upper envelope of its lines and the errors of the corpus are piecewise const
 step size, no local minimum (Och, ACL 2003, "Minimum error rate training"). The scale chosen is the middle of the best
 piece, where it is farthest from any change. Pieces narrower than 1e-9 of the range are ignored, except the scale 0,
 which switches a source off.
+
+The minimum of a few hundred utterances is sharp and moves with every one of them. `resamples` takes the mean of the
+minima of many resamples instead, which ranks other utterances better (docs/results.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rescore.combination.line_search import NARROW, Range, Space, steps_along
-from rescore.combination.scales import Scales, winners
+from rescore.combination.line_search import NARROW, Range, Space
+from rescore.combination.posterior import tune_posterior
+from rescore.combination.scales import Scales, combined_scores, winners
+from rescore.combination.search import resample, search
 from rescore.nbest.types import NBestList
 from rescore.wer import ErrorCounts, ErrorTable, FloatArray, error_table
 
-_GRID_LINES = 257
 _CURVE_POINTS = 201
 
 
@@ -55,7 +58,9 @@ class TuneResult:
     curves: tuple[Curve, ...]
     """One curve for each free scale."""
     warnings: tuple[str, ...]
-    """One line for each scale that is at the edge of its range or has no effect."""
+    """One line for each scale whose best value is at the edge of its range or has no effect."""
+    cloud: tuple[tuple[float, ...], ...] = ()
+    """The best scales of each resample, in the order of the curves; empty for scales of the lists as they are."""
 
 
 def tune(
@@ -64,6 +69,10 @@ def tune(
     free: Mapping[str, Range],
     fixed: Mapping[str, float] | None = None,
     table: ErrorTable | None = None,
+    resamples: int = 0,
+    seed: int = 1,
+    groups: Sequence[Hashable] | None = None,
+    expected_errors: bool = False,
 ) -> TuneResult:
     """Minimise the word errors over the `free` scales, each within its range; `fixed` scales stay (default am = 1).
 
@@ -76,33 +85,50 @@ def tune(
       turn. A minimum can be missed only if its region is narrower than 1/256 of the range in both scales;
     * more: exact line searches along each scale and each pair of scales from eight starting points; a local minimum.
 
+    With `resamples`, the scales are the mean of those that are best for each of so many bootstrap resamples of the
+    utterances (bagging: Breiman, Machine Learning 24, 1996), each searched as above; a scale that is 0 in most of
+    them is 0. `seed` and `groups` (speakers, say) say what is drawn, see `search.resample`.
+
+    With `expected_errors`, the scale of the posterior is tuned too, after the others (`posterior.tune_posterior`), on
+    the same resamples. The curves are still those of the highest total.
+
     ValueError for missing scores or references, an empty range, or a scale that is both free and fixed.
     """
     fixed = {"am": 1.0} if fixed is None else fixed
     _check(fixed, free)
     table = error_table(lists) if table is None else table
     space = Space.build(lists, fixed, free, table)
-    size = len(free)
-    if size == 1:
-        point = np.array([space.low[0]])
-        point = space.at(point, space.best(point, 0))
-    elif size == 2:
-        point = space.centred(_search_grid(space))
-    else:
-        point = space.centred(_search_many(space))
-    ends = [point] if size == 1 else [point, space.nearest_to_zero()]
-    point = min(map(space.at_zeros, ends), key=space.errors_at)
+    if resamples < 0:
+        raise ValueError(f"{resamples} resamples; expected 0 or more")
+    weights = np.ones((1, len(lists)), np.int64)
+    if resamples:
+        weights = np.concatenate([weights, resample(len(lists), resamples, seed=seed, groups=groups)])
+    best, *cloud = search(space, weights)
+    point = _mean(np.array(cloud)) if cloud else best
     # Round to ten digits, because scales are not known better and the file should be readable. The rounded scales are
     # used only if no winner changes.
     rounded = np.array([float(f"{value:.10g}") for value in point])
     point = rounded if space.errors_at(rounded) == space.errors_at(point) else point
     scales = Scales.from_named({**fixed, **dict(zip(free, point.tolist()))})
+    if expected_errors:
+        drawn_weights = weights[1:] if resamples else weights
+        posterior = tune_posterior(lists, combined_scores(lists, scales), table, drawn_weights)
+        scales = replace(scales, posterior=float(f"{posterior:.10g}"))
     errors = table.corpus(winners(lists, scales))
     if errors.wer_percent is None:
         raise ValueError("the references have no words; expected some to tune the scales on")
-    curves = tuple(_curve(space, point, axis, name, errors) for axis, name in enumerate(free))
-    warnings = tuple(warning for curve in curves for warning in _warnings(curve, free[curve.name]))
-    return TuneResult(scales, errors, errors.wer_percent, curves, warnings)
+    curves = _curves(space, point, free, errors.reference_words)
+    # Warnings are about the best scales, because a mean is at the edge of a range only if all resamples are.
+    found = _curves(space, best, free, errors.reference_words) if cloud else curves
+    warnings = tuple(warning for curve in found for warning in _warnings(curve, free[curve.name]))
+    drawn = tuple(tuple(entry.tolist()) for entry in cloud)
+    return TuneResult(scales, errors, errors.wer_percent, curves, warnings, drawn)
+
+
+def _mean(cloud: FloatArray) -> FloatArray:
+    """[F]: the mean of the points [R, F]. A source that most resamples switch off is off: a mean between 0 and scales
+    that suit resamples without its worst utterance may be worse than either."""
+    return np.where((cloud == 0.0).mean(axis=0) > 0.5, 0.0, cloud.mean(axis=0))
 
 
 def _check(fixed: Mapping[str, float], free: Mapping[str, Range]) -> None:
@@ -116,77 +142,30 @@ def _check(fixed: Mapping[str, float], free: Mapping[str, Range]) -> None:
     Scales.from_named({**fixed, **{name: low for name, (low, _) in free.items()}})
 
 
-def _search_grid(space: Space) -> FloatArray:
-    """Search two scales: an even grid of each, with an exact line search over the other; of equal errors the widest
-    piece."""
-    found: list[tuple[int, float, FloatArray]] = []
-    for axis in (0, 1):
-        other = 1 - axis
-        grid = np.linspace(space.low[other], space.high[other], _GRID_LINES)
-        span = space.high[axis] - space.low[axis]
-        start = space.base + space.low[axis] * space.features[axis]
-        bases = start + grid[:, None, None] * space.features[other]
-        for value, steps in zip(grid, steps_along(bases, span * space.features[axis], space.errors)):
-            best = steps.best()
-            point = np.empty(2)
-            point[axis], point[other] = space.low[axis] + span * best.middle, value
-            found.append((best.errors, best.low - best.high, point))
-    return min(found, key=lambda entry: entry[:2])[2]
+def _curves(space: Space, point: FloatArray, names: Iterable[str], words: int) -> tuple[Curve, ...]:
+    errors = space.errors_at(point)
+    return tuple(_curve(space, point, axis, name, errors, words) for axis, name in enumerate(names))
 
 
-def _search_many(space: Space) -> FloatArray:
-    """Search three or more scales: from each start, descend along axes and diagonals of pairs until none helps."""
-    span = space.high - space.low
-    size = len(span)
-    axes = [span * unit for unit in np.eye(size)]
-    directions = axes + [first + sign * second for first, second in combinations(axes, 2) for sign in (1.0, -1.0)]
-    # One start is at or near zero, so that the result is not worse than any of the sources alone.
-    generator = np.random.default_rng(0)
-    starts = [space.low + span / 2, space.nearest_to_zero(), *(space.low + span * generator.random((6, size)))]
-    results = []
-    for point in starts:
-        errors, improved = space.errors_at(point), True
-        while improved:
-            # The best of all directions is taken, so that the result is not worse than that of any single direction.
-            ends = [_through(point, direction, space) for direction in directions]
-            moves = [begin + space.steps(begin, end - begin).best().middle * (end - begin) for begin, end in ends]
-            found = [space.errors_at(moved) for moved in moves]
-            improved = min(found) < errors
-            if improved:
-                errors, point = min(found), moves[found.index(min(found))]
-        results.append((errors, point))
-    return min(results, key=lambda entry: entry[0])[1]
-
-
-def _through(point: FloatArray, direction: FloatArray, space: Space) -> tuple[FloatArray, FloatArray]:
-    """The two ends of the line through a point in this direction, clipped to the box."""
-    used = direction != 0.0
-    to_low = (space.low - point)[used] / direction[used]
-    to_high = (space.high - point)[used] / direction[used]
-    back, ahead = np.minimum(to_low, to_high).max(), np.maximum(to_low, to_high).min()
-    return point + back * direction, point + ahead * direction
-
-
-def _curve(space: Space, point: FloatArray, axis: int, name: str, errors: ErrorCounts) -> Curve:
+def _curve(space: Space, point: FloatArray, axis: int, name: str, errors: int, words: int) -> Curve:
     steps = space.along(point, axis)
     low, span = float(space.low[axis]), float(space.high[axis] - space.low[axis])
     grid = np.linspace(0.0, 1.0, _CURVE_POINTS)
     counts = steps.counts[np.clip(np.searchsorted(steps.edges, grid, side="right") - 1, 0, len(steps.counts) - 1)]
-    begin, end = steps.run_at((point[axis] - low) / span, errors.errors)
+    begin, end = steps.run_at((point[axis] - low) / span, errors)
     at_ends = []
     for bound, plateau_end in ((space.low, begin), (space.high, end)):
         moved = point.copy()
         moved[axis] = bound[axis]
         near = abs(plateau_end - (bound[axis] - low) / span) <= NARROW
         # A plateau that reaches the end of the range may still not include the end point itself.
-        at_ends.append(bool(near and space.errors_at(moved) == errors.errors))
-    assert errors.wer_percent is not None, "tune has refused references without words"
+        at_ends.append(bool(near and space.errors_at(moved) == errors))
     return Curve(
         name=name,
         grid=tuple((low + span * grid).tolist()),
-        wer_percent=tuple((100.0 * counts / errors.reference_words).tolist()),
+        wer_percent=tuple((100.0 * counts / words).tolist()),
         chosen=float(point[axis]),
-        chosen_wer_percent=errors.wer_percent,
+        chosen_wer_percent=100.0 * errors / words,
         plateau=(low + span * begin, low + span * end),
         at_ends=(at_ends[0], at_ends[1]),
     )

@@ -18,3 +18,12 @@ ListFormat = Annotated[
         "suffix, and where several share it by the beginning of the file).",
     ),
 ]
+RESAMPLES = 50
+"""Default of `Resamples`; docs/results.md compares it with others."""
+Resamples = Annotated[
+    int,
+    typer.Option(
+        help="Number of bootstrap resamples of the tuning utterances. The scales are the mean of those with the fewest "
+        "errors on each resample; with 0, those with the fewest errors on the utterances as they are."
+    ),
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,14 @@ def wer(
         typer.Option(
             help="Scales of one row of the table: FILE or NAME=FILE of `dlm tune`, or NAME=SOURCE:SCALE,SOURCE:SCALE "
             "(default: only the row of the first hypotheses as listed). May be repeated."
+        ),
+    ] = None,
+    mbr: Annotated[
+        float | None,
+        typer.Option(
+            help="Choose in the rows of --scales the hypothesis with the fewest expected word errors (minimum "
+            "Bayes risk), under a posterior with this scale of the totals; `dlm tune --mbr` tunes it "
+            "and writes it to its file."
         ),
     ] = None,
     out: Annotated[
@@ -50,6 +59,8 @@ def wer(
     from rescore.report.table import ResultTable, evaluate, table_suffix
     from rescore.score_file import recorded
 
+    if mbr is not None and not scales:
+        raise ValueError(f"--mbr {mbr:g} without --scales; expected the scales of the totals")
     for path in out or []:
         table_suffix(path)
     for path in transcripts or []:
@@ -64,7 +75,7 @@ def wer(
         check_row_name(name)
         if name in rows:
             raise ValueError(f"--scales {item}: a row named {name!r} is there already; expected different names")
-        rows[name] = row_scales
+        rows[name] = row_scales if mbr is None else replace(row_scales, posterior=mbr)
     known = recorded(nbest, format=list_format)
     measured = evaluate(lists, rows, baseline=baseline or FIRST, seed=seed, seconds=seconds_of(rows, known))
     table = ResultTable(

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from diffusion_lm.commands.options import say_device
-from rescore.commands.options import ListFormat
+from rescore.commands.options import RESAMPLES, ListFormat, Resamples
 from rescore.commands.syntax import list_files, parse_passes
 from rescore.lms.open import open_scorer
 from rescore.lms.options import ScoringOptions
@@ -48,6 +48,15 @@ def rescore(
         str, typer.Option(help="Row that the changes are measured against (default: 'first in list').")
     ] = "",
     title: Annotated[str, typer.Option(help="Title of the table and the report.")] = "WER",
+    resamples: Resamples = RESAMPLES,
+    mbr: Annotated[
+        bool,
+        typer.Option(
+            "--mbr",
+            help="In rows with tuned scales, choose the hypothesis with the fewest expected word errors (minimum Bayes "
+            "risk) under a posterior, whose scale is tuned too, instead of the one with the highest total.",
+        ),
+    ] = False,
     scoring: ScoringOptions = ScoringOptions(),
     list_format: ListFormat = None,
 ) -> None:
@@ -88,6 +97,8 @@ def rescore(
             baseline=baseline,
             seed=scoring.seed,
             title=title,
+            resamples=resamples,
+            expected_errors=mbr,
             command=shlex.join(["dlm", *sys.argv[1:]]),
             format=list_format,
             model_paths=paths,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rescore.commands.options import ListFormat, Sources
+from rescore.commands.options import RESAMPLES, ListFormat, Resamples, Sources
 from rescore.commands.syntax import list_files
 from returnn_bridge.files import check_outputs
 
@@ -35,9 +35,19 @@ def tune(
             help="All scales in one option, instead of --free and --fixed: SOURCE:SCALE,SOURCE,... as in `dlm rescore`."
         ),
     ] = "",
+    resamples: Resamples = RESAMPLES,
+    mbr: Annotated[
+        bool,
+        typer.Option(
+            "--mbr",
+            help="Tune the scale of a posterior as well, with which the hypothesis with the fewest expected word "
+            "errors is chosen (minimum Bayes risk) instead of the one with the highest total.",
+        ),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the resamples.")] = 1,
     list_format: ListFormat = None,
 ) -> None:
-    """Choose the scales with the fewest word errors by exact line searches, which do not depend on a step size."""
+    """Choose the scales by exact line searches for the fewest word errors on resamples of the utterances, averaged."""
     from rescore.combination import tuning
     from rescore.combination.rows import RowSpec
     from rescore.combination.scales import WORDS
@@ -59,7 +69,7 @@ def tune(
     if len(chosen) < len(free or []):
         raise ValueError(f"--free {' '.join(free or [])}; expected SOURCE or SOURCE:LOW:HIGH, each source once")
     spec = RowSpec.from_terms("tuned", row.split(",")) if row else RowSpec("tuned", given, chosen)
-    result = tuning.tune(lists, free=spec.free, fixed=spec.fixed)
+    result = tuning.tune(lists, free=spec.free, fixed=spec.fixed, resamples=resamples, seed=seed, expected_errors=mbr)
     result.scales.save(out)
     print(f"{out}: WER {result.wer_percent:.2f} % on {len(lists)} utterances with {format_scales(result.scales)}")
     for note in spec.notes():

@@ -101,6 +101,8 @@ class Race:
             )
         if self.scales.tokens:
             raise ValueError("scales with a token term can not be raced with; expected a word term")
+        if self.scales.posterior is not None:
+            raise ValueError("scales with a posterior can not be raced with; expected scales for the highest total")
 
     def save(self, path: PathLike) -> None:
         """Write the race as JSON, atomically."""

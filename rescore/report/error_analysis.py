@@ -90,7 +90,7 @@ def margin_bins(margins: Sequence[float]) -> list[Bin]:
 
 
 def margins(lists: Sequence[NBestList], scales: Scales) -> list[float]:
-    """[utterances]: how far the total of the winner is above that of the best hypothesis with other words, nats;
+    """[utterances]: how far the largest total is above that of the best hypothesis with other words, nats;
     infinite if there is none."""
     totals, offsets = combined_scores(lists, scales), list_offsets(lists)
     found = []

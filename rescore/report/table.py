@@ -194,6 +194,10 @@ class ResultTable:
             )
         if any(row.scales for row in rows):
             notes.append(f"Scales: {self.scales_from}.")
+        if any(row.scales and row.scales.posterior is not None for row in rows):
+            notes.append(
+                "A row with a posterior picks the hypothesis with the fewest expected word errors (minimum Bayes risk)."
+            )
         targets = dict.fromkeys(target for row in rows for target in row.targets)
         if any(target.is_bound for target in targets):
             notes.append(f"{BOUND_MARK} An LM score is an estimate of a lower bound on the log-probability.")
@@ -327,7 +331,8 @@ class Column:
 
 def format_scales(scales: Scales) -> str:
     """The scales as text, such as "am 1, masked 0.62, words -0.5"."""
-    return ", ".join(f"{name} {value:.3g}" for name, value in scales.named().items())
+    posterior = {} if scales.posterior is None else {"posterior": scales.posterior}
+    return ", ".join(f"{name} {value:.3g}" for name, value in {**scales.named(), **posterior}.items())
 
 
 def _columns(baseline: str) -> list[Column]:

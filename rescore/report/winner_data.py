@@ -1,10 +1,11 @@
 """The winners of all rows as plain lists for JSON: their words aligned to the reference, and their scores.
 
     data = winner_data(result)
-    data["rows"][1]                  # {"name": "+ AR", "scales": {"am": 1.0, "ar": 0.6}}, scales None for the oracle
+    data["rows"][1]                  # {"name": "+ AR", "scales": {"am": 1.0, "ar": 0.6}, "by_risk": False}
     data["utterances"][0]            # {"tag": ..., "reference": ..., "winners": [...], "of_row": [0, 1, 1]}
 
-Utterances in which all rows choose the same words are left out. A winner is [rank from 1, text, steps, errors, scores]:
+The oracle is the last row, with the scales None. `by_risk`: the row takes the fewest expected errors, not the largest
+total. Utterances in which all rows choose the same words are left out. A winner is [rank from 1, text, steps, errors, scores]:
 `steps` has one letter for each step of the alignment to the reference, C (right), S, D or I, and `scores` are in the
 order of `data["sources"]`.
 """
@@ -49,8 +50,12 @@ def winner_data(result: RescoreResult) -> dict[str, Any]:
         utterances.append(
             {"tag": utterance.seq_tag, "reference": " ".join(reference), "winners": found, "of_row": of_row}
         )
-    rows = [{"name": name, "scales": own.named()} for name, own in scales.items()]
-    return {"rows": [*rows, {"name": ORACLE, "scales": None}], "sources": sources, "utterances": utterances}
+    rows = [{"name": name, "scales": own.named(), "by_risk": own.posterior is not None} for name, own in scales.items()]
+    return {
+        "rows": [*rows, {"name": ORACLE, "scales": None, "by_risk": False}],
+        "sources": sources,
+        "utterances": utterances,
+    }
 
 
 def alignment_steps(reference: list[str], words: list[str]) -> str:

@@ -136,7 +136,10 @@ def test_scales_file(tmp_path: Path) -> None:
         ("", "scales.json:1: invalid JSON"),
         ('{"scores": {"am": 1.0}', "scales.json:1: "),
         ("[]", "got list; expected an object"),
-        ('{"scores": {"am": 1}, "word": 1}', "unknown key 'word'; expected scores, words, tokens, perhaps 'words'"),
+        (
+            '{"scores": {"am": 1}, "word": 1}',
+            "unknown key 'word'; expected scores, words, tokens, posterior, perhaps 'words'",
+        ),
         ("{}", "'scores' is None; expected an object"),
         ('{"scores": {"am": "1"}}', "the scale of 'am' is '1'; expected a finite number"),
         ('{"scores": {"am": NaN}}', "got nan in 'scores.am'; expected a finite number"),

@@ -14,7 +14,8 @@ import pytest
 from conftest import random_model
 from rescore.cli import all_commands, main
 from rescore.estimators import ESTIMATORS
-from rescore.nbest import read_nbest
+from rescore.nbest import read_nbest, write_nbest
+from rescore.nbest.types import Hypothesis, NBestList
 
 GOOD = "{\n'a': [\n(-1.0, 'the king said'),\n(-2.0, 'the king went'),\n],\n'b': [\n(-1.5, 'a tree'),\n(-1.0, 'the tree'),\n],\n}\n"
 ROOT = Path(__file__).parents[2]
@@ -270,6 +271,50 @@ def test_score_tune_wer_through_files(files, model_folder, ar_folder, capsys):
     assert run(*wer, "--out", files / "wer.json", "--transcripts", files / "best.trn") == 0
     assert "| scales " in capsys.readouterr().out
     assert (files / "best.trn").read_text().count("(") == 2
+
+
+@pytest.fixture
+def two_lists(tmp_path):
+    """Two scores that disagree, and references that are in the lists."""
+    lists = [
+        NBestList("u1", tuple(Hypothesis(t, {"am": a, "lm": b}) for t, a, b in (("a b", 0, -2), ("a c", -1, 0)))),
+        NBestList("u2", tuple(Hypothesis(t, {"am": a, "lm": b}) for t, a, b in (("d", 0, -1), ("e", -2, 0)))),
+    ]
+    write_nbest(tmp_path / "two.jsonl", lists)
+    (tmp_path / "refs.txt").write_text("u1 a c\nu2 d\n")
+    return tmp_path
+
+
+def test_scales_averaged_over_resamples_and_a_posterior(two_lists, capsys):
+    """Means lie within the ranges, seeds count, and files with a posterior choose by it in `dlm wer`."""
+    tune = ("tune", two_lists / "two.jsonl", "--refs", two_lists / "refs.txt", "--row", "am:1,lm")
+    found = []
+    for number, more in enumerate([("--resamples", "0"), (), ("--seed", "2"), ("--resamples", "0", "--mbr")]):
+        assert run(*tune, *more, "--out", two_lists / f"{number}.json") == 0
+        found.append(json.loads((two_lists / f"{number}.json").read_text()))
+    assert len({scales["scores"]["lm"] for scales in found[:3]}) == 3
+    assert found[3]["scores"] == found[0]["scores"]
+    assert 0.001 <= found[3]["posterior"] <= 10
+    assert "posterior" in capsys.readouterr().out
+    wer = ("wer", two_lists / "two.jsonl", "--refs", two_lists / "refs.txt")
+    assert run(*wer, "--scales", two_lists / "3.json", "--mbr", "0.5", "--out", two_lists / "wer.json") == 0
+    rows = json.loads((two_lists / "wer.json").read_text())["rows"]
+    assert [row["scales"] and row["scales"].get("posterior") for row in rows] == [None, 0.5, None]
+    assert run(*tune, "--resamples", "-1", "--out", two_lists / "x.json") == 1
+    assert "-1 resamples; expected 0 or more" in capsys.readouterr().err
+    assert run(*wer, "--mbr", "0.5") == 1
+    assert "--mbr 0.5 without --scales" in capsys.readouterr().err
+
+
+def test_rescore_averages_over_resamples(two_lists):
+    lists, refs = two_lists / "two.jsonl", two_lists / "refs.txt"
+    options = ("--tune", lists, "--tune-refs", refs, "--test", lists, "--test-refs", refs, "--row", "first=am:1")
+    assert run("rescore", *options, "--row", "lm=am:1,lm", "--resamples", "4", "--mbr", "--out", two_lists / "out") == 0
+    table = json.loads((two_lists / "out" / "wer.json").read_text())
+    assert "means over 4 bootstrap resamples" in table["scales_from"]
+    scales = {row["system"]: row["scales"] or {} for row in table["rows"]}
+    assert [name for name, found in scales.items() if "posterior" in found] == ["lm"]
+    assert 'class="drawn"' in (two_lists / "out" / "report.html").read_text()
 
 
 def test_print_config_is_a_config(tmp_path, capsys):

@@ -22,6 +22,7 @@ import rescore.jobs  # noqa: E402
 import returnn_bridge.jobs  # noqa: E402
 from conftest import DEMO  # noqa: E402
 from diffusion_lm.jobs import TrainLmJob  # noqa: E402
+from rescore.commands.options import RESAMPLES  # noqa: E402
 from rescore.jobs import (  # noqa: E402
     NgramJob,
     PerplexityJob,
@@ -108,6 +109,18 @@ def test_resources_are_no_part_of_the_id(graph):
     two = TrainLmJob("demo_ar", {"trainer.devices": 2})
     assert two.rqmt["gpu"] == 2, "the batch depends on the devices, so they are a setting and in the id"
     assert sis_standin.job_id(two) != sis_standin.job_id(TrainLmJob("demo_ar"))
+
+
+def test_newer_options_keep_the_ids_at_their_defaults(graph):
+    nbest, references = {"am": tk.Path("a.py")}, tk.Path("r.py")
+    lists = {"tune": nbest, "tune_references": references, "test": nbest, "test_references": references}
+    for make in (
+        lambda **options: TuneScalesJob(nbest, references, row="am:1,words", **options),
+        lambda **options: RescoreJob(**lists, rows={"a": "am:1,words"}, **options),
+    ):
+        plain = sis_standin.job_id(make())
+        assert sis_standin.job_id(make(resamples=RESAMPLES, mbr=False, seed=1)) == plain
+        assert len({plain, *(sis_standin.job_id(make(**new)) for new in ({"resamples": 0}, {"mbr": True}))}) == 3
 
 
 def test_a_job_is_on_one_node(graph):

@@ -352,6 +352,31 @@ def check_winner_data(data: dict[str, Any], result: RescoreResult) -> None:
                 assert lead >= -1e-4
 
 
+def test_the_cloud_of_the_resamples_is_shown() -> None:
+    """A stroke for each resample in each plot of a scale, a dot for each in the plot of each pair, and nothing of it
+    without resamples."""
+    lists = measured_lists()
+    free = {"masked": (0.0, 2.0), "words": (-1.0, 1.0)}
+    for resamples in (0, 3):
+        tuned = tune(lists, free=free, resamples=resamples)
+        scales = {"acoustic": Scales({"am": 1.0}), "+ LM": tuned.scales}
+        page = render_html(RescoreResult(small_table(), {"+ LM": tuned}, scales, lists, lists))
+        classes = [attributes.get("class") for _, attributes in Page(page).elements]
+        assert classes.count("drawn") == 2 * resamples
+        assert classes.count("one") == resamples
+        assert classes.count("curve") == 2
+        assert ("best scales of each bootstrap resample" in page) == bool(resamples)
+
+
+def test_a_posterior_is_in_the_table() -> None:
+    scales = Scales({"am": 1.0, "masked": 0.5}, posterior=0.25)
+    rows = evaluate(measured_lists(), {"acoustic": Scales({"am": 1.0}), "+ LM": scales}, baseline="acoustic", seed=1)
+    table = ResultTable("t", rows, baseline="acoustic")
+    assert "am 1, masked 0.5, posterior 0.25" in table.to_markdown()
+    assert any("fewest expected word errors" in note for note in table.footnotes())
+    assert json.loads(table.to_json())["rows"][1]["scales"]["posterior"] == 0.25
+
+
 def test_page_without_extras_has_no_script() -> None:
     lists = measured_lists()
     page = render_html(RescoreResult(small_table(), {}, {"acoustic": Scales({"am": 1.0})}, lists, lists))

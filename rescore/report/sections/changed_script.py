@@ -55,7 +55,7 @@ function signed(value) { return (value < 0 ? "\\u2212" : "+") + Math.abs(value).
 
 // The lead of the winner after over the winner before, as the sum of scale times difference of each score.
 function decision(row, entry) {
-  const { name, scales } = data.rows[row], line = make("p", "why", "\\u201c" + name + "\\u201d: ");
+  const { name, scales, by_risk } = data.rows[row], line = make("p", "why", "\\u201c" + name + "\\u201d: ");
   if (!scales) line.append("picks by the reference");
   else if (!Object.keys(scales).length) line.append("keeps the order of the list");
   else {
@@ -70,7 +70,7 @@ function decision(row, entry) {
     shares.sort((a, b) => Math.abs(b[1]) - Math.abs(a[1]));
     for (const [source, share] of shares)
       line.append(make("span", share < 0 ? "minus" : "plus", source + " " + signed(share)), " ");
-    line.append("= ", make("b", "", signed(total)));
+    line.append("= ", make("b", "", signed(total)), by_risk ? ", but chosen by expected errors" : "");
   }
   return line;
 }

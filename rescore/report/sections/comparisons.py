@@ -34,7 +34,8 @@ function update() {
     .filter(({ index }) => index !== against);
   table.tBodies[0].replaceChildren(...lines.map(({ name, found: [change, low, high, probability] }) => {
     const line = document.createElement("tr");
-    const texts = [name, signed(change), `${signed(low)} \\u2026 ${signed(high)}`, (100 * probability).toFixed(1) + " %"];
+    const interval = `${signed(low)} \\u2026 ${signed(high)}`;
+    const texts = [name, signed(change), interval, (100 * probability).toFixed(1) + " %"];
     line.append(...texts.map((text, place) => {
       const cell = document.createElement(place ? "td" : "th");
       const side = place !== 1 ? "" : high < 0 ? " lower" : low > 0 ? " higher" : "";
