@@ -5,9 +5,9 @@
     data["utterances"][0]            # {"tag": ..., "reference": ..., "winners": [...], "of_row": [0, 1, 1]}
 
 The oracle is the last row, with the scales None. `by_risk`: the row takes the fewest expected errors, not the largest
-total. Utterances in which all rows choose the same words are left out. A winner is [rank from 1, text, steps, errors, scores]:
-`steps` has one letter for each step of the alignment to the reference, C (right), S, D or I, and `scores` are in the
-order of `data["sources"]`.
+total. Utterances in which all rows choose the same words are left out. A winner is [rank from 1, text, steps, errors,
+scores]: `steps` has one letter for each step of the alignment to the reference, C (right), S, D or I, and `scores` are
+in the order of `data["sources"]`.
 """
 
 from __future__ import annotations

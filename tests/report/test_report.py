@@ -368,6 +368,20 @@ def test_the_cloud_of_the_resamples_is_shown() -> None:
         assert ("best scales of each bootstrap resample" in page) == bool(resamples)
 
 
+def test_the_figures_of_all_rows_have_one_wer_axis() -> None:
+    """The baseline is at the same height in every plot, and so is the oracle; there is a figure for each row."""
+    lists = measured_lists()
+    tuned = {
+        "+ LM": tune(lists, free={"masked": (0.0, 2.0), "words": (-1.0, 1.0)}),
+        "+ AR": tune(lists, free={"ar": (0.0, 0.1)}),
+    }
+    scales = {"acoustic": Scales({"am": 1.0}), **{row: found.scales for row, found in tuned.items()}}
+    page = Page(render_html(RescoreResult(small_table(), tuned, scales, lists, lists)))
+    levels = [attributes["y1"] for _, attributes in page.elements if attributes.get("class") == "level"]
+    assert len(levels) == 6 and levels == 3 * levels[:2]
+    assert sum(name == "figure" for name, _ in page.elements) == 2
+
+
 def test_a_posterior_is_in_the_table() -> None:
     scales = Scales({"am": 1.0, "masked": 0.5}, posterior=0.25)
     rows = evaluate(measured_lists(), {"acoustic": Scales({"am": 1.0}), "+ LM": scales}, baseline="acoustic", seed=1)
