@@ -18,9 +18,9 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from rescore.combination.rows import ORACLE
-from rescore.combination.scales import feature_matrix, winners
+from rescore.combination.scales import feature_matrix
 from rescore.report.result import RescoreResult
-from rescore.wer import error_table, list_offsets
+from rescore.wer import list_offsets
 
 _LETTERS = {"equal": "C", "replace": "S", "delete": "D", "insert": "I"}
 
@@ -28,8 +28,7 @@ _LETTERS = {"equal": "C", "replace": "S", "delete": "D", "insert": "I"}
 def winner_data(result: RescoreResult) -> dict[str, Any]:
     """The winners of every row and of the oracle. Scores are in nats, rounded to seven digits."""
     lists, scales = result.test_lists, result.scales
-    table = error_table(lists)
-    chosen = [winners(lists, own) for own in scales.values()] + [table.oracle_winners()]
+    chosen = [*result.winners.values(), result.errors.oracle_winners()]
     sources = list(dict.fromkeys(name for own in scales.values() for name, scale in own.named().items() if scale))
     features, offsets = feature_matrix(lists, sources), list_offsets(lists)
     utterances = []

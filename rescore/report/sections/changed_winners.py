@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from rescore.combination.scales import winners
 from rescore.report.changed_words import Change, MarkedWord, changed_winners, mark_words
 from rescore.report.escaping import embedded_json
 from rescore.report.result import RescoreResult
@@ -30,10 +29,10 @@ class ChangedWinners(Section):
 
     def html(self, result: RescoreResult) -> str:
         baseline = result.table.baseline
-        before = winners(result.test_lists, result.scales[baseline])
+        before = result.winners[baseline]
         changes = {
-            row: changed_winners(result.test_lists, before, winners(result.test_lists, scales))
-            for row, scales in result.scales.items()
+            row: changed_winners(result.test_lists, before, after)
+            for row, after in result.winners.items()
             if row != baseline
         }
         changes = {row: found for row, found in changes.items() if found}

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from html import escape
 
-from rescore.combination.scales import winners
 from rescore.report.escaping import embedded_json
 from rescore.report.result import RescoreResult
 from rescore.report.sections.base import Section
-from rescore.wer import BootstrapResult, error_table, paired_matrix
+from rescore.wer import BootstrapResult, paired_matrix
 
 
 class Comparisons(Section):
@@ -56,9 +55,8 @@ update();
     def html(self, result: RescoreResult) -> str:
         if len(result.scales) < 3 or not result.test_lists:
             return ""
-        table = error_table(result.test_lists)
-        errors = [table.errors_of(winners(result.test_lists, scales)) for scales in result.scales.values()]
-        matrix = paired_matrix(errors, table.reference_words, seed=result.seed, groups=result.groups)
+        errors = [result.errors.errors_of(chosen) for chosen in result.winners.values()]
+        matrix = paired_matrix(errors, result.errors.reference_words, seed=result.seed, groups=result.groups)
         names = list(result.scales)
         head = "".join(f'<th scope="col" class="num">{escape(name)}</th>' for name in names)
         body = "\n".join(

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from rescore.combination.rows import ORACLE
-from rescore.combination.scales import winners
 from rescore.report.error_analysis import (
     Bin,
     WordErrors,
@@ -18,7 +17,7 @@ from rescore.report.error_analysis import (
 )
 from rescore.report.result import RescoreResult
 from rescore.report.sections.base import Section
-from rescore.wer import ErrorTable, IntArray, error_table
+from rescore.wer import ErrorTable, IntArray
 
 _SHOWN = 10
 
@@ -38,8 +37,7 @@ class Errors(Section):
         lists = result.test_lists
         if not lists:
             return ""
-        table = error_table(lists)
-        chosen = {name: winners(lists, scales) for name, scales in result.scales.items()}
+        table, chosen = result.errors, result.winners
         parts = [
             "<h3>WER % by length of the reference</h3>",
             _by_bin(length_bins(table.reference_words), chosen, table),
