@@ -25,7 +25,7 @@ from rescore.combination.scales import Scales, winners
 from rescore.combination.tuning import TuneResult, tune
 from rescore.lms.base import LanguageModelScorer
 from rescore.nbest.references import read_with_references
-from rescore.nbest.types import NBestList
+from rescore.nbest.types import NBestList, never_chosen
 from rescore.report.result import RescoreResult
 from rescore.report.table import TABLE_SUFFIXES, ResultTable, evaluate
 from rescore.score_file import Recorded, recorded, score_file
@@ -130,6 +130,7 @@ def rescore(
             },
         },
         unknown=unknown_in(known),
+        never=never_chosen(test_lists),
     )
     return RescoreResult(table, tuned, scales, tune_lists, test_lists, tuple(notes), seed)
 

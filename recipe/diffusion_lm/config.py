@@ -25,6 +25,8 @@ from returnn_bridge.files import quoted
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 
+WANDB_KEYS = ("project", "name", "group", "id", "job_type", "notes", "tags")
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -57,6 +59,20 @@ class DataConfig:
     """Most pieces in a training sentence, without BOS and EOS; `too_long` applies to longer ones."""
     too_long: str = "drop"
     """One of "drop" (and count) and "crop" (a random window of max_seq_length pieces, drawn anew each sub-epoch)."""
+    valid_too_long: str = "keep"
+    """The same for validation: "keep" or "crop" (the same random window at every validation, as GIDD validates)."""
+    wrap: bool = False
+    """Pack documents into rows of max_seq_length + 2 tokens, for training and validation, instead of one sentence a
+    row.
+    """
+    insert_train_eos: bool = True
+    """With `wrap`, EOS after every training document."""
+    insert_train_special: bool = True
+    """With `wrap`, BOS and EOS around every training row."""
+    insert_valid_eos: bool = True
+    """The same for validation documents."""
+    insert_valid_special: bool = True
+    """The same for validation rows."""
     num_workers: int = 0
     """Number of processes that read data: 0 (the training process reads) or 1."""
 
@@ -68,6 +84,16 @@ class DataConfig:
                 raise ValueError(f"data.{name} {getattr(self, name)}: expected at least 1")
         if self.too_long not in ("drop", "crop"):
             raise ValueError(f"data.too_long {quoted(self.too_long)}; expected 'drop' or 'crop'")
+        if self.valid_too_long not in ("keep", "crop"):
+            raise ValueError(f"data.valid_too_long {quoted(self.valid_too_long)}; expected 'keep' or 'crop'")
+        inserts = ("insert_train_eos", "insert_train_special", "insert_valid_eos", "insert_valid_special")
+        if not self.wrap and (changed := [name for name in inserts if not getattr(self, name)]):
+            raise ValueError(f"data.{changed[0]} false: it is for packed rows; expected data.wrap=true too")
+        if self.wrap and "crop" in (self.too_long, self.valid_too_long):
+            raise ValueError(
+                "data.too_long or data.valid_too_long 'crop' with data.wrap true: rows are filled by documents of any "
+                "length; expected the usual values"
+            )
         if self.num_workers not in (0, 1):
             raise ValueError(
                 f"data.num_workers {self.num_workers}: expected 0 or 1 (more would each load the whole corpus index)"
@@ -92,6 +118,8 @@ class OptimConfig:
     """Learning rate after the warm-up: "constant" or "cosine" (to lr * final_factor at trainer.max_steps)."""
     warmup_steps: int = 2500
     """Number of optimizer steps over which the learning rate rises linearly from 0."""
+    stable_steps: int = 0
+    """For "cosine": number of optimizer steps at the full rate between the warm-up and the cosine."""
     final_factor: float = 0.0
     """Learning rate at the end of the cosine, as a share of `lr`."""
 
@@ -101,6 +129,11 @@ class OptimConfig:
         if self.lr <= 0 or self.warmup_steps < 0:
             raise ValueError(
                 f"optim.lr {self.lr}, optim.warmup_steps {self.warmup_steps}: expected lr > 0 and warmup_steps >= 0"
+            )
+        if self.stable_steps < 0 or (self.stable_steps and self.schedule != "cosine"):
+            raise ValueError(
+                f"optim.stable_steps {self.stable_steps} with optim.schedule {self.schedule!r}: "
+                "expected a number of steps before the decay of 'cosine', or 0"
             )
 
 
@@ -150,6 +183,8 @@ class TrainerConfig:
     """Validation value that selects the best model, lower is better."""
     logger: str = "tensorboard"
     """One of "tensorboard", "wandb" and "none"."""
+    wandb: dict[str, Any] = field(default_factory=dict)
+    """For W&B: project (default diffusion-lm), name (that of the run folder), group, id, job_type, notes and tags."""
 
     def __post_init__(self) -> None:
         if self.accelerator not in ACCELERATORS:
@@ -160,6 +195,7 @@ class TrainerConfig:
             raise ValueError(f"trainer.precision {quoted(self.precision)}; expected '32' or 'bf16'")
         if self.logger not in ("tensorboard", "wandb", "none"):
             raise ValueError(f"trainer.logger {quoted(self.logger)}; expected 'tensorboard', 'wandb' or 'none'")
+        self._check_wandb()
         if self.attention not in ATTENTIONS:
             raise ValueError(f"trainer.attention {quoted(self.attention)}; expected 'sdpa' or 'flex'")
         if self.strategy not in ("auto", "ddp", "fsdp"):
@@ -182,6 +218,17 @@ class TrainerConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name} {getattr(self, name)}: expected at least 1")
 
+    def _check_wandb(self) -> None:
+        if self.wandb and self.logger != "wandb":
+            raise ValueError(f"trainer.wandb is set, but trainer.logger is {self.logger!r}; expected 'wandb'")
+        for key, value in self.wandb.items():
+            if key not in WANDB_KEYS:
+                raise ValueError(unknown_key(f"trainer.wandb.{key}", str(key), WANDB_KEYS))
+            fits = isinstance(value, list) if key == "tags" else isinstance(value, str)
+            if not fits or not all(isinstance(item, str) for item in value):
+                expected = "a list of texts" if key == "tags" else "text"
+                raise ValueError(f"trainer.wandb.{key}: got {value!r}; expected {expected}")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -203,6 +250,14 @@ class TrainConfig:
     """Parts of other models to take initial weights from, as RETURNN's setting of this name (training/preload.py)."""
     seed: int = 1
     """Seed of initial weights, noise, dropout and random windows of long texts."""
+
+    def __post_init__(self) -> None:
+        begin = self.optim.warmup_steps + self.optim.stable_steps
+        if self.optim.stable_steps and begin >= self.trainer.max_steps:
+            raise ValueError(
+                f"optim.stable_steps {self.optim.stable_steps}: the cosine would begin at step {begin}; "
+                f"expected less than trainer.max_steps {self.trainer.max_steps}"
+            )
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -236,6 +291,7 @@ def apply_overrides(config: TrainConfig, overrides: Sequence[str]) -> TrainConfi
                 "family",
                 "preload_from_files",
                 "trainer.clip_search",
+                "trainer.wandb",
                 "data.train",
                 "data.valid",
                 "data.valid_text",

@@ -19,8 +19,8 @@ import torch
 from diffusion_lm.draws import NoiseDraw, step_seed
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.model import LanguageModel
-from diffusion_lm.packing import Packed
 from returnn_bridge.bar import progress_bar
+from returnn_bridge.packing import Packed
 from returnn_bridge.vocab import read_lines
 
 
@@ -102,10 +102,12 @@ def evaluate_tokens(
     seed: int = 1,
     batch_tokens: int = 2048,
     framed: bool = False,
+    likelihood: bool = False,
 ) -> Perplexity:
     """Perplexity of sentences given as piece ids.
 
-    ValueError if there is no token to score, and for fewer than two passes unless the family is exact.
+    ValueError if there is no token to score, for fewer than two passes of a bound, and for a likelihood that can not be
+    computed.
 
     Args:
         model: the language model, on the device to compute on.
@@ -115,10 +117,12 @@ def evaluate_tokens(
         seed: seed of the noise.
         batch_tokens: most tokens in a batch, all passes counted.
         framed: rows are used without adding BOS and EOS, and their ends do not count as sentence ends.
+        likelihood: exact -log p of a block model with small blocks (families/block_likelihood.py), not its bound.
     """
     family = model.family
-    passes = 1 if family.exact else passes
-    if passes < 2 and not family.exact:
+    exact = family.exact or likelihood
+    passes = 1 if exact else passes
+    if passes < 2 and not exact:
         raise ValueError(f"passes {passes}: expected at least 2, an error bar needs them")
     order = sorted(range(len(encoded)), key=lambda index: (len(encoded[index]), index))
     nelbo, variance, tokens = 0.0, 0.0, 0
@@ -129,7 +133,10 @@ def evaluate_tokens(
             rows = [encoded[index] for index in batch for _ in range(passes)]
             sentences = _without_frame(rows, model.device) if framed else model.frame(rows)
             draw = _draws(batch, sentences.layout.lengths, passes, seed)
-            values = family.nelbo(model.network, sentences, draw).reshape(len(batch), passes).double()
+            if likelihood:
+                values = family.nll(model.network, sentences)[:, None]
+            else:
+                values = family.nelbo(model.network, sentences, draw).reshape(len(batch), passes).double()
             nelbo += float(values.mean(1).sum())
             tokens += int(family.num_scored(sentences.layout).sum()) // passes
             if passes > 1:
@@ -140,10 +147,12 @@ def evaluate_tokens(
         words = sum(len(model.vocab.decode(row).split()) for row in encoded)
     unknown = sum(map(model.vocab.count_unknown, encoded))
     ends = family.scores_end and not framed
-    return Perplexity(nelbo, math.sqrt(variance), tokens, words, len(encoded), unknown, family.exact, ends, passes)
+    return Perplexity(nelbo, math.sqrt(variance), tokens, words, len(encoded), unknown, exact, ends, passes)
 
 
-def evaluate_packed(model: LanguageModel, packed: Packed, *, passes: int = 8, seed: int = 1) -> Perplexity:
+def evaluate_packed(
+    model: LanguageModel, packed: Packed, *, passes: int = 8, seed: int = 1, likelihood: bool = False
+) -> Perplexity:
     """Perplexity of packed rows, of which all tokens but the first are scored. Ends of documents count as words.
 
     A row counts as a sentence in the result. ValueError for a model that does not predict ends.
@@ -157,7 +166,9 @@ def evaluate_packed(model: LanguageModel, packed: Packed, *, passes: int = 8, se
         len(model.vocab.decode([token for token in row[1:] if token != eos]).split()) + row[1:].count(eos)
         for row in packed.rows
     )
-    return evaluate_tokens(model, packed.rows, words=words, passes=passes, seed=seed, framed=True)
+    return evaluate_tokens(
+        model, packed.rows, words=words, passes=passes, seed=seed, framed=True, likelihood=likelihood
+    )
 
 
 def _without_frame(rows: Sequence[Sequence[int]], device: torch.device) -> Sentences:

@@ -15,8 +15,8 @@ pipes build dicts of numbers for each sentence.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -39,9 +39,11 @@ class Position:
     """Counted from 1, as in RETURNN, which would silently use the order of 1 for 0."""
     seqs_done: int
     """Sequences of this sub-epoch (and shard) that were delivered or dropped."""
+    tokens_done: int = field(default=0, repr=False)
+    """Tokens of the next sequence that were delivered; only packed rows end within a sequence."""
 
     def __post_init__(self) -> None:
-        if self.sub_epoch < 1 or self.seqs_done < 0:
+        if self.sub_epoch < 1 or self.seqs_done < 0 or self.tokens_done < 0:
             raise ValueError(
                 f"data position {self}: expected sub_epoch >= 1 (RETURNN counts from 1) and seqs_done >= 0"
             )
@@ -64,6 +66,10 @@ class TokenBatch:
     """Where the stream continues after this batch."""
     num_dropped: int
     """Over-long sentences that were dropped since the previous batch."""
+    framed: bool = False
+    """Whether the rows are packed ones, to which no BOS and EOS are to be added."""
+    left_over: int = 0
+    """Tokens after the last full row of a finite stream of packed rows, which are in no batch."""
 
     @property
     def valid(self) -> Tensor:
@@ -142,14 +148,18 @@ class ReturnnBatches(IterableDataset[TokenBatch]):
         if dataset is None:
             dataset = self._open()
         try:
-            position = self.start
-            while True:
-                yield from self._sub_epoch(dataset, position)
-                if not self.endless:
-                    break
-                position = Position(position.sub_epoch + 1, 0)
+            yield from self._stream(dataset)
         finally:
             self._idle = dataset
+
+    def _stream(self, dataset: Any) -> Iterator[TokenBatch]:
+        """The batches from `start` on, of one sub-epoch or without end."""
+        position = self.start
+        while True:
+            yield from self._sub_epoch(dataset, position)
+            if not self.endless:
+                break
+            position = Position(position.sub_epoch + 1, 0)
 
     def _open(self) -> Any:
         if self.store is None:
@@ -171,23 +181,23 @@ class ReturnnBatches(IterableDataset[TokenBatch]):
             order = order[start.seqs_done :]
             for indices, position, dropped in self._groups(_lengths(dataset, order), start):
                 members = order[indices]
-                tags = [f"{self.opts.get('tag_prefix') or 'line-'}{number}" for number in members]
+                tags = self.tags(members)
                 ids, sizes = self._cropped(dataset.gather(members), dataset.lengths(members), tags, start.sub_epoch)
                 yield self._collate(ids, sizes, tags, position, dropped)
             return
         read: dict[int, tuple[np.ndarray, str]] = {}  # sentences by index that are in no batch yet
 
         def lengths() -> Iterator[int]:
-            for index, sequence in enumerate(_sequences(dataset, start, self.data_key)):
+            for index, sequence in enumerate(sequences(dataset, start, self.data_key)):
                 read[index] = sequence
                 yield len(sequence[0])
 
         for indices, position, dropped in self._groups(lengths(), start):
-            sequences = [read[index] for index in indices]
+            taken = [read[index] for index in indices]
             for index in [index for index in read if index <= indices[-1]]:  # includes dropped over-long sentences
                 del read[index]
-            flat, sizes = np.concatenate([ids for ids, _ in sequences]), np.array([len(ids) for ids, _ in sequences])
-            tags = [tag for _, tag in sequences]
+            flat, sizes = np.concatenate([ids for ids, _ in taken]), np.array([len(ids) for ids, _ in taken])
+            tags = [tag for _, tag in taken]
             flat, sizes = self._cropped(flat, sizes, tags, start.sub_epoch)
             yield self._collate(flat, sizes, tags, position, dropped)
 
@@ -244,17 +254,26 @@ class ReturnnBatches(IterableDataset[TokenBatch]):
         self, flat: np.ndarray, lengths: np.ndarray, tags: list[str], position: Position, num_dropped: int
     ) -> TokenBatch:
         flat, lengths = flat.astype(np.int64, copy=False), lengths.astype(np.int64, copy=False)
-        if flat.size and not 0 <= flat.min() <= flat.max() < self.num_tokens:
-            for ids, tag in zip(np.split(flat, np.cumsum(lengths)[:-1]), tags):
-                if len(ids) and not 0 <= ids.min() <= ids.max() < self.num_tokens:
-                    raise ValueError(
-                        f"{tag}: token ids {ids.min()} .. {ids.max()};"
-                        f" expected 0 .. {self.num_tokens - 1}, the model's pieces"
-                    )
+        self.check_ids(flat, lengths, tags)
         valid = np.arange(lengths.max()) < lengths[:, None]
         tokens = np.zeros(valid.shape, dtype=np.int64)
         tokens[valid] = flat
         return TokenBatch(torch.from_numpy(tokens), torch.from_numpy(lengths), tuple(tags), position, num_dropped)
+
+    def check_ids(self, flat: np.ndarray, lengths: np.ndarray, tags: Sequence[str]) -> None:
+        """ValueError naming the first sentence with an id outside 0 .. num_tokens - 1."""
+        if not flat.size or 0 <= flat.min() <= flat.max() < self.num_tokens:
+            return
+        for ids, tag in zip(np.split(flat, np.cumsum(lengths)[:-1]), tags):
+            if len(ids) and not 0 <= ids.min() <= ids.max() < self.num_tokens:
+                raise ValueError(
+                    f"{tag}: token ids {ids.min()} .. {ids.max()};"
+                    f" expected 0 .. {self.num_tokens - 1}, the model's pieces"
+                )
+
+    def tags(self, sentences: np.ndarray) -> list[str]:
+        """The tags that an LmDataset gives to the sentences with these numbers."""
+        return [f"{self.opts.get('tag_prefix') or 'line-'}{number}" for number in sentences]
 
 
 def _lengths(store: TokenStore, order: np.ndarray) -> Iterator[int]:
@@ -272,7 +291,7 @@ def check_position(position: Position, count: int) -> None:
         )
 
 
-def _sequences(dataset: Any, start: Position, data_key: str) -> Iterator[tuple[np.ndarray, str]]:
+def sequences(dataset: Any, start: Position, data_key: str) -> Iterator[tuple[np.ndarray, str]]:
     """(ids, tag) of the sequences of a sub-epoch in RETURNN's order, without the first `start.seqs_done`."""
     # A MetaDataset that was read to its end in one block still holds that block and then cannot give its num_seqs,
     # so it is emptied first.

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import lightning
@@ -21,6 +22,22 @@ from torch.utils.data import DataLoader
 
 from returnn_bridge.batching import Position, ReturnnBatches, TokenBatch
 from returnn_bridge.datasets import check_corpora, plain_opts
+from returnn_bridge.packed_batches import PackedBatches
+from returnn_bridge.packing import Packing
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """How documents are packed into rows, and the ids that are inserted."""
+
+    train: Packing
+    valid: Packing
+    bos_id: int
+    eos_id: int
+
+    def batches(self, opts: Mapping[str, Any], packing: Packing, stream: Mapping[str, Any]) -> PackedBatches:
+        """The packed rows of a dataset."""
+        return PackedBatches(opts, packing=packing, bos_id=self.bos_id, eos_id=self.eos_id, **stream)
 
 
 class ReturnnDataModule(lightning.LightningDataModule):
@@ -33,11 +50,13 @@ class ReturnnDataModule(lightning.LightningDataModule):
         valid_opts: RETURNN dataset dicts of the validation sets, by name.
         num_tokens: V, the number of pieces of the model's vocabulary.
         batch_size, max_seqs: RETURNN's batching rule, for training and validation.
-        max_seq_length: longer training sentences are dropped and counted; validation keeps every sentence.
+        max_seq_length: longer training sentences are dropped and counted; validation keeps every sentence whole.
         num_workers: 0 reads in the training process, 1 in a separate one (more would each load the corpus index).
         data_key: the dataset's stream of ids.
         store: token store of the training text.
         crop: a seed; random windows of longer training sentences are used instead of dropping them.
+        valid_crop: a seed; validation uses random windows of longer sentences too, the same ones every time.
+        packed: settings of packed rows, instead of one sentence a row, for training and validation.
     """
 
     def __init__(
@@ -53,6 +72,8 @@ class ReturnnDataModule(lightning.LightningDataModule):
         data_key: str = "data",
         store: str | None = None,
         crop: int | None = None,
+        valid_crop: int | None = None,
+        packed: PackedRows | None = None,
     ) -> None:
         super().__init__()
         if num_workers not in (0, 1):
@@ -60,7 +81,8 @@ class ReturnnDataModule(lightning.LightningDataModule):
         self.train_opts = plain_opts(train_opts)
         self.valid_opts = {name: plain_opts(opts) for name, opts in valid_opts.items()}
         self.max_seq_length = max_seq_length
-        self.num_workers, self.store, self.crop = num_workers, store, crop
+        self.num_workers, self.store, self.crop, self.valid_crop = num_workers, store, crop, valid_crop
+        self.packed = packed
         self.rule: dict[str, Any] = {
             "num_tokens": num_tokens,
             "batch_size": batch_size,
@@ -85,16 +107,17 @@ class ReturnnDataModule(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[TokenBatch]:
         """An endless loader that starts after the last consumed batch."""
-        batches = ReturnnBatches(
-            self.train_opts,
-            max_seq_length=self.max_seq_length,
-            endless=True,
-            start=self.position,
-            shard=_rank_and_world(),
-            store=self.store,
-            crop=self.crop,
+        stream: dict[str, Any] = {
+            "endless": True,
+            "start": self.position,
+            "shard": _rank_and_world(),
+            "store": self.store,
             **self.rule,
-        )
+        }
+        if self.packed is None:
+            batches = ReturnnBatches(self.train_opts, max_seq_length=self.max_seq_length, crop=self.crop, **stream)
+        else:
+            batches = self.packed.batches(self.train_opts, self.packed.train, stream)
         if self.num_workers == 0:
             return DataLoader(batches, batch_size=None)
         # Not fork, because updates of reference counts would copy the pages of the corpus index, and threads do not
@@ -110,7 +133,12 @@ class ReturnnDataModule(lightning.LightningDataModule):
 
     def val_dataloader(self) -> list[DataLoader[TokenBatch]]:
         """One finite loader per validation set, with the same batches every time."""
-        return [DataLoader(ReturnnBatches(opts, **self.rule), batch_size=None) for opts in self.valid_opts.values()]
+        if self.packed is not None:
+            rows = [self.packed.batches(opts, self.packed.valid, self.rule) for opts in self.valid_opts.values()]
+            return [DataLoader(batches, batch_size=None) for batches in rows]
+        limit = None if self.valid_crop is None else self.max_seq_length
+        rule = {"max_seq_length": limit, "crop": self.valid_crop, **self.rule}
+        return [DataLoader(ReturnnBatches(opts, **rule), batch_size=None) for opts in self.valid_opts.values()]
 
     def consumed(self, batch: TokenBatch) -> None:
         """Record that training has used `batch`: later checkpoints continue after it, not after prefetched batches."""
@@ -119,6 +147,8 @@ class ReturnnDataModule(lightning.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """The position of every rank. This is a collective call: in a distributed run all ranks have to make it."""
         position = [self.position.sub_epoch, self.position.seqs_done]
+        if self.position.tokens_done:
+            position.append(self.position.tokens_done)
         _, world = _rank_and_world()
         positions: list[Any] = [position]
         if world > 1:

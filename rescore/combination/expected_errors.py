@@ -42,11 +42,13 @@ def expected_errors(texts: Sequence[str], totals: FloatArray, scales: Sequence[f
 
 def least_risk(lists: Sequence[NBestList], totals: FloatArray, scales: Sequence[float] | FloatArray) -> IntArray:
     """[P, utterances]: the index of the hypothesis with the fewest expected errors, 0 = first, for each scale of the
-    posterior. Of equal ones the highest total wins, and of these the first. `totals`: those of all lists, in order."""
+    posterior. Of equal ones the highest total wins, and of these the first; a total of -inf never wins. `totals`: those
+    of all lists, in order."""
     winners = np.empty((len(scales), len(lists)), np.int64)
     for number, (start, end) in enumerate(pairwise(list_offsets(lists).tolist())):
         own = totals[start:end]
         risks = expected_errors([hypothesis.text for hypothesis in lists[number].hypotheses], own, scales)
+        risks[:, own == -np.inf] = np.inf  # these never win, however near they are to the others
         least = risks <= risks.min(axis=1, keepdims=True) + _TIED
         winners[:, number] = np.where(least, own, -np.inf).argmax(axis=1)
     return winners

@@ -111,7 +111,7 @@ class Space:
     low: FloatArray
     high: FloatArray
     base: FloatArray
-    """[U, H]: the sum of the fixed scores."""
+    """[U, H]: the sum of the fixed scores; -inf for a hypothesis that never wins."""
     features: FloatArray
     """[F, U, H]: the score or count that each free scale is multiplied with."""
     errors: IntArray
@@ -122,9 +122,10 @@ class Space:
         cls, lists: Sequence[NBestList], fixed: Mapping[str, float], free: Mapping[str, Range], table: ErrorTable
     ) -> Space:
         names, widest = [*fixed, *free], [*fixed.values(), *(max(map(abs, bounds)) for bounds in free.values())]
-        matrix = feature_matrix(lists, names)
+        matrix, never = feature_matrix(lists, names)
         check_summable(lists, matrix, names, widest)
         base = weighted_sum(matrix[:, : len(fixed)], list(fixed.values()))
+        base[never] = -np.inf  # whatever is added to it: no line of such a hypothesis meets that of a winner
         features = matrix[:, len(fixed) :]
         low, high = np.array([list(bounds) for bounds in free.values()], np.float64).T
         # A hypothesis that is worse than another one at every corner of the box is worse everywhere in it. With more

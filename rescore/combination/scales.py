@@ -11,6 +11,7 @@
 Scores and totals are in nats, higher is better. A scale may be negative, for example to divide out a prior. Of equal
 totals the earlier hypothesis wins, so with a scale of 0 for every LM the order of the first pass is kept. With
 `posterior`, the hypothesis with the fewest expected errors is chosen instead (rescore/combination/expected_errors.py).
+A hypothesis with a score of -inf in one of the sources never wins, whatever the scale.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rescore.combination.expected_errors import least_risk
 from rescore.nbest.types import Hypothesis, NBestList
@@ -129,11 +131,13 @@ def best_texts(lists: Sequence[NBestList], scales: Scales) -> dict[str, str]:
 
 
 def combined_scores(lists: Sequence[NBestList], scales: Scales) -> FloatArray:
-    """[hypotheses of all lists]: the totals, nats, in the order of the lists."""
+    """[hypotheses of all lists]: the totals, nats, in the order of the lists; -inf for those that never win."""
     named = scales.named()
-    matrix = feature_matrix(lists, list(named))
+    matrix, never = feature_matrix(lists, list(named))
     check_summable(lists, matrix, list(named), list(named.values()))
-    return weighted_sum(matrix, list(named.values()))
+    total = weighted_sum(matrix, list(named.values()))
+    total[never] = -np.inf
+    return total
 
 
 def check_summable(
@@ -164,10 +168,11 @@ def weighted_sum(features: FloatArray, weights: Sequence[float] | FloatArray) ->
     return total
 
 
-def feature_matrix(lists: Sequence[NBestList], names: Sequence[str]) -> FloatArray:
-    """[hypotheses of all lists, names]: scores by source name, "words" and "tokens:SOURCE" as counts.
+def feature_matrix(lists: Sequence[NBestList], names: Sequence[str]) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """([hypotheses of all lists, names], [hypotheses]): scores by source name, "words" and "tokens:SOURCE" as counts;
+    and which hypotheses never win, because one of the scores is -inf. Their rows are 0.
 
-    ValueError naming utterance and rank for a score that is missing or not finite.
+    ValueError naming utterance and rank for a score that is missing, nan or +inf, and for a list without winner.
     """
     hypotheses = [hypothesis for utterance in lists for hypothesis in utterance.hypotheses]
     columns = []
@@ -175,14 +180,22 @@ def feature_matrix(lists: Sequence[NBestList], names: Sequence[str]) -> FloatArr
         values = _getter(name)
         try:
             column = np.array([values(hypothesis) for hypothesis in hypotheses], np.float64)
-            bad = np.flatnonzero(~np.isfinite(column))
+            bad = np.flatnonzero(~(column < np.inf))
             index = int(bad[0]) if bad.size else None
         except KeyError:
             index = next(index for index, hypothesis in enumerate(hypotheses) if _lacks(hypothesis, name))
         if index is not None:
             raise ValueError(_describe_bad(lists, index, name))
         columns.append(column)
-    return np.stack(columns, axis=1) if columns else np.zeros((len(hypotheses), 0))
+    matrix = np.stack(columns, axis=1) if columns else np.zeros((len(hypotheses), 0))
+    never = (matrix == -np.inf).any(axis=1)
+    if never.any():
+        lost = np.flatnonzero(np.logical_and.reduceat(never, list_offsets(lists)[:-1]))
+        if lost.size:
+            tag = lists[int(lost[0])].seq_tag
+            raise ValueError(f"all hypotheses of {tag!r} have a score of -inf; expected one that can be chosen")
+        matrix[never] = 0.0
+    return matrix, never
 
 
 def _getter(name: str) -> Callable[[Hypothesis], float]:

@@ -28,7 +28,7 @@ def convert(
 ) -> None:
     """Convert an N-best file to another format. Utterances, order, texts and all digits of the scores are kept.
 
-    What the new format can not hold (references, details of scores) is named. Scores that are nan or infinite can only
+    What the new format can not hold (references, details of scores) is named. Scores that are nan or +inf can only
     be converted from .py to .py.
     """
     from rescore.nbest import iterate_nbest, split_source, write_nbest

@@ -55,6 +55,7 @@ def wer(
     from rescore.nbest import check_no_lists
     from rescore.nbest.reference_formats import transcript_format
     from rescore.nbest.references import check_transcripts, read_with_references, write_transcripts
+    from rescore.nbest.types import never_chosen
     from rescore.pipeline import seconds_of, unknown_in
     from rescore.report.table import ResultTable, evaluate, table_suffix
     from rescore.score_file import recorded
@@ -90,6 +91,7 @@ def wer(
             "models": {name: record.facts for name, record in known.items()},
         },
         unknown=unknown_in(known),
+        never=never_chosen(lists),
     )
     best = best_texts(lists, list(rows.values())[-1])
     for path in transcripts or []:

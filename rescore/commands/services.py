@@ -32,10 +32,13 @@ def rescore_mode(
 
 
 def judge_mode(model: str, *, device: str) -> Callable[[Sequence[str]], str]:
-    """A function that measures the generative perplexity of samples under the given model."""
+    """A function that measures the generative perplexity of samples under the given model; prints its limit first."""
     from rescore.lms.generative_perplexity import open_judge
 
-    return open_judge(model, device=device)
+    judge = open_judge(model, device=device)
+    if judge.limit:
+        print(judge.limit)
+    return judge
 
 
 SERVICES = Services(rescore=rescore_mode, open_judge=judge_mode)

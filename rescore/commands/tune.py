@@ -53,6 +53,7 @@ def tune(
     from rescore.combination.scales import WORDS
     from rescore.nbest import check_no_lists
     from rescore.nbest.references import read_with_references
+    from rescore.nbest.types import never_chosen
     from rescore.report.table import format_scales
 
     if row and (free or fixed):
@@ -72,6 +73,8 @@ def tune(
     result = tuning.tune(lists, free=spec.free, fixed=spec.fixed, resamples=resamples, seed=seed, expected_errors=mbr)
     result.scales.save(out)
     print(f"{out}: WER {result.wer_percent:.2f} % on {len(lists)} utterances with {format_scales(result.scales)}")
+    for name, count in never_chosen(lists).items():
+        print(f"{count} hypotheses have {name} score -inf and are never chosen")
     for note in spec.notes():
         print(note)
     for warning in result.warnings:

@@ -78,6 +78,15 @@ class LanguageModelScorer(ABC):
         """Path of the model, for error messages."""
         return self.name
 
+    @property
+    def longest(self) -> int | None:
+        """Most tokens of a text, special ones included, that the model can read; None: any number."""
+        return None
+
+    def first_words(self, text: str) -> str:
+        """The text, or as many of its first words as have no more than `longest` tokens."""
+        return text
+
     def score_texts(self, seq_tag: str, texts: Sequence[str]) -> list[SequenceScore]:
         """One score for each text of an utterance, in order."""
         if not texts:

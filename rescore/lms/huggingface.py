@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
+from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
@@ -98,7 +99,7 @@ class _HuggingFaceScorer(LanguageModelScorer):
         self.model.config.use_cache = False  # because every text is run once, so a cache would only use memory
         self.vocabulary_size = int(self.model.get_input_embeddings().weight.shape[0])
         with named(self.folder):
-            self.longest = _longest_input(self.model, self.tokenizer)
+            self._longest = _longest_input(self.model, self.tokenizer)
         self.plain_text = PlainText(self.tokenizer)
         self._unknown = UnknownCounts(0, 0, "tokens")
         self._digest = ""
@@ -106,6 +107,20 @@ class _HuggingFaceScorer(LanguageModelScorer):
     @property
     def source(self) -> str:
         return str(self.folder)
+
+    @property
+    def longest(self) -> int:
+        return self._longest
+
+    def first_words(self, text: str) -> str:
+        def too_long(part: str) -> bool:
+            ((ids,), (special,)) = self._encode("text", [part])
+            return any(len(row) > self.longest for row, _, _ in self._rows(ids, special))
+
+        if not too_long(text):
+            return text
+        words = text.split()
+        return " ".join(words[: bisect_left(range(1, len(words)), True, key=lambda n: too_long(" ".join(words[:n])))])
 
     def score_group(self, utterances: Sequence[NBestList]) -> list[list[SequenceScore]]:
         """Equal network inputs are run once. ValueError naming the utterance for a text that does not fit the model."""

@@ -16,6 +16,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import inf
 from typing import Any
 
 from rescore.nbest.formats import format_of_file, format_to_write
@@ -112,14 +113,15 @@ def write_nbest(
     .jsonl holds all scores, details and references, and `metadata` in its header. .py and .json hold one score, named
     by `score`, which may be left out if there is only one; .json (mlm-scoring) also holds the references. Floats keep
     all digits. `allow_non_finite` permits nan and infinite scores in formats that can hold them. ValueError for a score
-    that is missing or not finite, an utterance given twice, no utterances, or an unknown suffix.
+    that is missing or not finite (-inf is written where the format can hold it), an utterance given twice, no
+    utterances, or an unknown suffix.
     """
     where, form = os.fspath(path), format_to_write(path, format)
     if form.many_scores and score is not None:
         raise ValueError(f"{where}: the format {form.name} holds all scores; expected no choice of the score {score!r}")
     if metadata and not form.metadata:
         raise ValueError(f"{where}: the format {form.name} holds no metadata; expected none")
-    checked = _checked(lists, where, allow_non_finite and form.non_finite)
+    checked = _checked(lists, where, allow_non_finite and form.non_finite, form.minus_infinity)
     try:
         head = next(checked)
         chosen = "" if form.many_scores else _choose_score(head, score, where)
@@ -191,7 +193,9 @@ def _merge(utterance: NBestList, other: NBestList, path: str, other_path: str) -
     return NBestList(utterance.seq_tag, tuple(hypotheses), next(iter(references), None))
 
 
-def _checked(lists: Iterable[NBestList], where: str, allow_non_finite: bool) -> Iterator[NBestList]:
+def _checked(
+    lists: Iterable[NBestList], where: str, allow_non_finite: bool, minus_infinity: bool
+) -> Iterator[NBestList]:
     """The lists, after a check for everything that a reader would refuse."""
     seen: set[str] = set()
     names: set[str] = set()
@@ -208,7 +212,8 @@ def _checked(lists: Iterable[NBestList], where: str, allow_non_finite: bool) -> 
                     f"{hyp} has the scores {sorted(hypothesis.scores)}; expected {sorted(names)} as in the first"
                 )
             for name, value in hypothesis.scores.items():
-                if not isinstance(value, float | int) or not (allow_non_finite or is_finite(value)):
+                never_wins = minus_infinity and value == -inf
+                if not (is_finite(value) or never_wins or (allow_non_finite and isinstance(value, float | int))):
                     raise ValueError(f"{hyp} has {name} score {value!r}; expected a finite number (nats)")
             for source, detail in hypothesis.details.items():
                 for key, entry in detail.items():

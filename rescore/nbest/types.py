@@ -8,8 +8,10 @@ Both are frozen, so adding a score creates new objects.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 
 from returnn_bridge.files import is_finite
 
@@ -30,7 +32,7 @@ class Hypothesis:
     text: str
     """The text, byte for byte as it was read; may be empty."""
     scores: Mapping[str, float] = field(default_factory=dict)
-    """Log-probabilities or bounds in nats, higher is better, by name of the source."""
+    """Log-probabilities or bounds in nats, higher is better, by name of the source; -inf: it never wins."""
     details: Mapping[str, Mapping[str, Detail]] = field(default_factory=dict)
     """Details of each score (standard_error, num_passes, num_tokens, target ...), by name of the source."""
 
@@ -49,3 +51,9 @@ class NBestList:
     def __post_init__(self) -> None:
         if not self.hypotheses:
             raise ValueError(f"utterance {self.seq_tag!r} has no hypotheses; expected at least one")
+
+
+def never_chosen(lists: Iterable[NBestList]) -> dict[str, int]:
+    """Number of hypotheses with a score of -inf, by name of the source, for the sources that have any."""
+    scores = (hypothesis.scores for utterance in lists for hypothesis in utterance.hypotheses)
+    return dict(Counter(name for given in scores for name, score in given.items() if score == -inf))

@@ -33,7 +33,7 @@ import numpy as np
 from rescore.combination.scales import Scales
 from rescore.estimators.alignment import Tokens, distances
 from rescore.estimators.plans import FloatArray
-from rescore.nbest.types import NBestList
+from rescore.nbest.types import NBestList, never_chosen
 from rescore.scores import SequenceScore, Target
 from returnn_bridge.files import PathLike, named, quoted, read_json_object, write_whole
 
@@ -278,7 +278,12 @@ class RaceRun:
 def _known(
     utterance: NBestList, given: Sequence[str], stages: Sequence[Sequence[float] | FloatArray], tokens: Sequence[Tokens]
 ) -> FloatArray:
-    """[hypotheses, features]: the known values of each hypothesis, in the order of beta."""
+    """[hypotheses, features]: the known values of each hypothesis, in the order of beta.
+
+    ValueError for a score of -inf, whose differences to others say nothing.
+    """
+    if odd := never_chosen([utterance]):
+        raise ValueError(f"{utterance.seq_tag!r} has a {next(iter(odd))} score of -inf; a race needs finite ones")
     columns: list[Sequence[float] | FloatArray] = [
         [hypothesis.scores[source] for hypothesis in utterance.hypotheses] for source in given
     ]

@@ -160,6 +160,8 @@ class ResultTable:
     """Information to reproduce the table (files, seed, command, versions), as values for JSON."""
     unknown: Mapping[str, UnknownCounts] = field(default_factory=dict)
     """Unknown words or tokens of these lists by LM, if they were recorded."""
+    never: Mapping[str, int] = field(default_factory=dict)
+    """Number of hypotheses with a score of -inf by source (`never_chosen`)."""
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -222,6 +224,9 @@ class ResultTable:
             notes.append(
                 f"Unknown to the LMs: {'; '.join(f'{name}, {value}' for name, value in self.unknown.items())}."
             )
+        if self.never:
+            counts = ", ".join(f"{count:,} of {name}" for name, count in self.never.items())
+            notes.append(f"Scores of -inf: {counts}. Rows that use the source never choose these hypotheses.")
         return [*notes, *(f"Warning: {warning}." for warning in self.warnings())]
 
     def warnings(self) -> list[str]:
@@ -280,6 +285,7 @@ class ResultTable:
             "rows": [_record(row) for row in self.rows],
             "footnotes": self.footnotes(),
             "unknown": {name: asdict(value) for name, value in self.unknown.items()},
+            **({"never_chosen": dict(self.never)} if self.never else {}),
             "metadata": dict(self.metadata),
         }
         return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

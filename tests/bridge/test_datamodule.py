@@ -183,3 +183,20 @@ def test_two_ranks_share_the_data_and_save_both_positions(options, tmp_path):
     assert first.isdisjoint(tag for batch in other_tags[:3] for tag in batch)
     assert follow == tags[3]
     assert other_follow == other_tags[4]
+
+
+def test_validation_crops_the_same_windows_every_time_and_only_of_longer_texts(options):
+    whole = [list(loader) for loader in ReturnnDataModule(**options).val_dataloader()]
+    data = ReturnnDataModule(**options, valid_crop=3)
+    first, again = ([list(map(content, loader)) for loader in data.val_dataloader()] for _ in range(2))
+    assert first == again
+    limit, cropped = RULE["max_seq_length"], 0
+    for before, after in zip(whole, first):
+        texts = {tag: row[:n] for b in before for tag, row, n in zip(b.seq_tags, b.tokens.tolist(), b.lengths.tolist())}
+        windows = {tag: row[:n] for tokens, ns, tags, *_ in after for tag, row, n in zip(tags, tokens, ns)}
+        assert texts.keys() == windows.keys()
+        for tag, text in texts.items():
+            size = min(limit, len(text))
+            assert any(windows[tag] == text[at : at + size] for at in range(len(text) - size + 1))
+            cropped += len(text) > limit
+    assert cropped >= 5

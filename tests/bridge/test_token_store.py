@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import random
+import re
 import shlex
 import shutil
 import signal
@@ -93,6 +94,29 @@ def test_returnn_reads_the_store_itself(corpora, vocab_folder, store):
             dataset.load_seqs(index, index + 1)
         assert text.get_tag(index) == stored.get_tag(index)
         assert np.array_equal(text.get_data(index, "data"), stored.get_data(index, "data"))
+
+
+def test_returnn_trains_on_the_store_with_the_config_of_the_docs(store, tmp_path, monkeypatch):
+    """RETURNN's own loading of docs/data.md's settings: four sub-epochs hold every sentence once."""
+    import returnn.__main__
+    from returnn.config import Config
+
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    (block,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "HDFDataset" in block)
+    monkeypatch.chdir(tmp_path)
+    Path("tokens.hdf").symlink_to(store.path)
+    Path("returnn.config").write_text(f"#!rnn.py\n{block}")
+    config = Config()
+    config.load_file("returnn.config")
+    monkeypatch.setattr(returnn.__main__, "config", config, raising=False)
+    dataset, _ = returnn.__main__.load_data(config, returnn.__main__.get_cache_byte_sizes()[0], "train")
+    tags = []
+    for sub_epoch in range(1, 5):
+        dataset.init_seq_order(epoch=sub_epoch)
+        tags += [dataset.get_tag(index) for index in range(dataset.num_seqs)]
+    assert len(tags) == len(set(tags)) == len(store)
+    config.typed_dict.pop("cache_size")
+    assert returnn.__main__.get_cache_byte_sizes()[0] > 0, "with which RETURNN refuses partition_epoch"
 
 
 def test_the_file_tells_its_checksum(store):

@@ -18,7 +18,7 @@ from rescore.combination.line_search import Space
 from rescore.combination.rows import FIRST, RowSpec, default_rows, unused_scores, with_first
 from rescore.combination.scales import Scales, best_texts, combined_scores, feature_matrix, winners
 from rescore.combination.tuning import tune
-from rescore.nbest.types import Hypothesis, NBestList
+from rescore.nbest.types import Hypothesis, NBestList, never_chosen
 from rescore.wer import error_table
 
 # Quarters: many totals tie exactly, and many breakpoints coincide.
@@ -108,7 +108,7 @@ def test_missing_and_bad_scores_are_named() -> None:
     with pytest.raises(ValueError, match=r"hypothesis 1 of 'dev/1' has no score 'maskd' \(perhaps 'masked'\?\)"):
         feature_matrix([good], ["maskd"])
     infinite = NBestList("dev/3", (Hypothesis("a", {"am": float("-inf")}),))
-    with pytest.raises(ValueError, match=r"hypothesis 1 of 'dev/3' has am score -inf; expected a finite number"):
+    with pytest.raises(ValueError, match=r"all hypotheses of 'dev/3' have a score of -inf; expected one that can be"):
         winners([infinite], Scales({"am": 0.0}))
 
 
@@ -210,7 +210,7 @@ def test_two_scales_are_at_least_as_good_as_a_dense_grid(seed: int) -> None:
     table = error_table(lists)
     result = tune(lists, free={"lm": (0.0, 2.0), "words": (-2.0, 2.0)})
     assert result.errors == table.corpus(winners(lists, result.scales))
-    features = feature_matrix(lists, ["am", "lm", "words"])
+    features, _ = feature_matrix(lists, ["am", "lm", "words"])
     sizes = np.diff(table.offsets)
     assert (sizes == 12).all()
     # 33 of the 257 lines of the search. A grid point that lies on a tie is a random score away from being one.
@@ -336,6 +336,25 @@ def test_tune_refuses_what_it_can_not_tune() -> None:
         tune(lists, free={"xlnet": (0, 1)})
     with pytest.raises(ValueError, match="the references have no words"):
         tune([NBestList("u", lists[0].hypotheses, "")], free={"lm": (0, 1)})
+
+
+@pytest.mark.parametrize("free", [["lm"], ["lm", "words"], ["lm", "words", "b", "c", "d", "e"]])
+def test_hypotheses_of_minus_infinity_are_as_if_not_there(free: list[str]) -> None:
+    """Winners, tuned scales, errors and curves are those of the lists without them, wherever they stand."""
+    lists = random_lists(3, utterances=12, size=5, names=("am", "lm", "b", "c", "d", "e"))
+    generator, impossible = np.random.default_rng(5), []
+    for utterance in lists:
+        hypotheses = list(utterance.hypotheses)
+        for name in ("am", "lm"):  # texts without error, which would win
+            scores = dict.fromkeys(("am", "lm", "b", "c", "d", "e"), 9.0) | {name: float("-inf")}
+            hypotheses.insert(int(generator.integers(6)), Hypothesis(utterance.reference or "", scores))
+        impossible.append(NBestList(utterance.seq_tag, tuple(hypotheses), utterance.reference))
+    assert never_chosen(impossible) == {"am": 12, "lm": 12}
+    ranges = dict.fromkeys(free, (-1.0, 2.0))
+    found, expected = tune(impossible, free=ranges), tune(lists, free=ranges)
+    assert found == expected
+    for scales in (found.scales, Scales({"am": -1.0, "lm": 0.0}), Scales({"am": 1.0, "lm": 1.0}, posterior=0.1)):
+        assert best_texts(impossible, scales) == best_texts(lists, scales)
 
 
 def test_two_scales_are_tuned_quickly() -> None:

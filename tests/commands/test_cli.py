@@ -15,6 +15,7 @@ from conftest import random_model
 from rescore.cli import all_commands, main
 from rescore.estimators import ESTIMATORS
 from rescore.nbest import read_nbest, write_nbest
+from rescore.nbest.formats.returnn_py import iterate_lists
 from rescore.nbest.types import Hypothesis, NBestList
 
 GOOD = "{\n'a': [\n(-1.0, 'the king said'),\n(-2.0, 'the king went'),\n],\n'b': [\n(-1.5, 'a tree'),\n(-1.0, 'the tree'),\n],\n}\n"
@@ -45,7 +46,7 @@ MALFORMED = {
     "code": ("bad.py", "{'a': [(__import__('os').system('touch hacked'), 'x')]}"),
     "duplicate tag": ("bad.py", GOOD[:-2] + "'a': [(-1.0, 'x')],\n}\n"),
     "nan": ("bad.py", GOOD.replace("-2.0", "nan")),
-    "infinite": ("bad.py", GOOD.replace("-2.0", "-inf")),
+    "infinite": ("bad.py", GOOD.replace("-2.0", "inf")),
     "score is text": ("bad.py", GOOD.replace("-2.0", "'-2.0'")),
     "three columns": ("bad.py", GOOD.replace("(-2.0,", "(-2.0, 1.0,")),
     "one column": ("bad.py", GOOD.replace("(-2.0, 'the king went')", "(-2.0,)")),
@@ -339,6 +340,13 @@ def test_samples_their_entropy_and_perplexity_under_any_judge(vocab, tmp_path, a
     assert "self-correction changed" in shown and "entropy" in shown
     assert f"generative perplexity under {ar_folder}" in shown
     assert len((tmp_path / "out.txt").read_text().splitlines()) == 3
+    assert run(*command, "--out", str(tmp_path / "out.py.gz")) == 0  # as i6's GenerativePerplexityJob reads it
+    found = dict(iterate_lists(tmp_path / "out.py.gz"))
+    assert [[text for _, text in entries] for entries in found.values()] == [
+        [line] for line in (tmp_path / "out.txt").read_text().splitlines()
+    ]
+    mean = sum(entropy for ((entropy, _),) in found.values()) / 3
+    assert f"entropy {mean:.3f} nats a sentence" in capsys.readouterr().out
     arpa = tmp_path / "lm.arpa"
     assert run("ngram", str(text_file), "--order", "2", "--out", str(arpa)) == 0
     assert run(*command, "--judge", str(arpa)) == 0

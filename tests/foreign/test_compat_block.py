@@ -19,10 +19,10 @@ from diffusion_lm.commands.foreign_modes import run
 from diffusion_lm.evaluate import evaluate_packed, evaluate_text, evaluate_tokens
 from diffusion_lm.foreign import translate as compat
 from diffusion_lm.foreign.bd3lm import KEYS, MOVED
-from diffusion_lm.foreign.rules import HONOURED, NO_EFFECT
+from diffusion_lm.foreign.rules import COMPARED, HONOURED, NO_EFFECT
 from diffusion_lm.model import LanguageModel
-from diffusion_lm.packing import Packing, pack
 from foreign_tree import callbacks, small_model
+from returnn_bridge.packing import Packing, pack
 from returnn_bridge.vocab import train_vocab
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "bd3lm_ppl_eval.yaml"
@@ -132,6 +132,7 @@ MDLM = "algo.name=mdlm algo.cross_attn=false algo.var_min=false block_size=1024"
 SEDD = "algo.name=sedd algo.parameterization=sedd algo.time_conditioning=true algo.cross_attn=false algo.sampler=analytic block_size=1024".split()
 AR = "algo.name=ar algo.parameterization=ar algo.causal_attention=true algo.ignore_bos=false algo.cross_attn=false algo.sampler=ar".split()
 SAMPLES = "mode=sample_eval"
+TRAIN = ["mode=train", "data.wrap=false"]
 
 
 def leaves(tree: Any, prefix: str = "") -> list[str]:
@@ -183,18 +184,10 @@ def test_every_key_of_the_tree_has_exactly_one_verdict(inside, mode):
     made = compat.translate(tree)
     assert [note.key for note in made.notes] == leaves(tree)
     assert made.absent == ()
-    assert made.config.family == {
-        "name": "block",
-        "block_size": 4,
-        "antithetic_sampling": True,
-        "sampling_eps": 1e-3,
-        "resample": False,
-        "sampling_min": 1e-3,
-        "sampling_max": 1.0,
-        "schedule": "loglinear",
-        "schedule_options": {"eps": 0.0},
-        "time_conditioning": False,
-    }
+    compared = {"name": "block", "block_size": 4, "sampling_eps": 1e-3, "time_conditioning": False}
+    compared |= {"schedule": "loglinear", "schedule_options": {"eps": 0.0}}
+    trained = {"antithetic_sampling": True, "resample": False, "sampling_min": 1e-3, "sampling_max": 1.0}
+    assert made.config.family == (compared | trained if mode == "train" else compared)
 
 
 @pytest.mark.skipif(not REFERENCE.is_file(), reason="the reference files are not here")
@@ -225,12 +218,12 @@ def test_the_reference_file_has_these_keys_and_a_verdict_for_each(inside):
     ],
 )
 def test_algorithms_are_families(inside, settings, expected):
-    family = compat.translate(changed(*settings)).config.family
+    family = compat.translate(changed(*TRAIN, *settings)).config.family
     assert {name: family.get(name) for name in expected} == expected
 
 
 def test_an_autoregressive_tree(inside):
-    made = compat.translate(changed(*AR))
+    made = compat.translate(changed(*TRAIN, *AR))
     assert made.config.family == {"name": "autoregressive"}
     assert verdicts(made)["noise.type"][0] == NO_EFFECT
     assert verdicts(made)["algo.name"][0] == HONOURED
@@ -242,43 +235,60 @@ def test_an_autoregressive_tree(inside):
         (["block_size=1"], "training.eval_nll", HONOURED, "exact"),
         (["block_size=1", "training.eval_nll=false"], "training.eval_nll", NO_EFFECT, "exact"),
         (["block_size=1"], "noise.type", NO_EFFECT, "every token is masked"),
-        ([], "training.eval_nll", NO_EFFECT, "block_size 1"),
+        ([], "training.eval_nll", HONOURED, "beside the bound"),
+        (["training.eval_nll=false", "block_size=16"], "training.eval_nll", HONOURED, "the bound alone"),
+        (["mode=train"], "training.eval_nll", NO_EFFECT, "ppl_eval only"),
+        (MDLM, "training.eval_nll", NO_EFFECT, "by its bound"),
         ([], "training.coeff_clip", NO_EFFECT, "never reads"),
-        (["training.resample=true"], "training.resample", NO_EFFECT, "nothing to redraw"),
-        (MDLM, "training.sampling_eps_min", NO_EFFECT, "bd3lm"),
+        ([*TRAIN, "training.resample=true"], "training.resample", NO_EFFECT, "nothing to redraw"),
+        (["training.resample=true"], "training.resample", NO_EFFECT, "mode train only"),
+        ([*TRAIN, *MDLM], "training.sampling_eps_min", NO_EFFECT, "bd3lm"),
         (["training.from_pretrained=x"], "training.from_pretrained", NO_EFFECT, "mode train"),
-        ([], "algo.backbone", HONOURED, "no code of it is run"),
-        (["algo.backbone=dit"], "algo.backbone", HONOURED, "reference transformer"),
-        ([*AR, "algo.backbone=ar"], "algo.backbone", HONOURED, "reference transformer"),
-        (["mode=train", "data.wrap=false"], "algo.backbone", NO_EFFECT, "fresh"),
-        (["algo.clip_search_widths=[0.5, 0.6]"], "algo.clip_search_widths", NO_EFFECT, "does not depend"),
-        (["algo.fix_clipping=true"], "algo.fix_clipping", NO_EFFECT, "stays"),
+        ([], "algo.backbone", NO_EFFECT, "no code of a published"),
+        (["algo.backbone=dit"], "algo.backbone", NO_EFFECT, "reference transformer"),
+        ([*AR, "algo.backbone=ar"], "algo.backbone", NO_EFFECT, "reference transformer"),
+        ([], "algo.name", COMPARED, "family.name block"),
+        ([], "block_size", COMPARED, "family.block_size"),
+        (["algo.clip_search_widths=[0.5, 0.6]"], "algo.clip_search_widths", NO_EFFECT, "mode train only"),
+        ([*TRAIN, "algo.clip_search_widths=[0.5]"], "algo.clip_search_delta", HONOURED, "clip_search.delta"),
+        ([*TRAIN, "algo.clip_search_widths=[0.5]"], "algo.var_min", HONOURED, "clip_search"),
+        (TRAIN, "algo.clip_search_delta", NO_EFFECT, "algo.clip_search_widths is []: no search"),
+        ([*TRAIN, *MDLM, "algo.clip_search_widths=[0.5]"], "algo.clip_search_widths", NO_EFFECT, "bd3lm"),
+        (
+            [*TRAIN, "algo.fix_clipping=true", "algo.clip_search_widths=[0.5]"],
+            "algo.fix_clipping",
+            HONOURED,
+            "no trainer.clip_search",
+        ),
         (["algo.dropout=0.1"], "algo.dropout", NO_EFFECT, "model.dropout"),
         (["model.adaln=true"], "model.adaln", NO_EFFECT, "always"),
-        (["model.attn_backend=sdpa"], "model.attn_backend", NO_EFFECT, "the same"),
-        (["model.attn_backend=flash_attn"], "model.attn_backend", NO_EFFECT, "the same"),
-        (["mode=train", "data.wrap=false"], "model.attn_backend", HONOURED, "trainer.attention flex"),
-        (["mode=train", "data.wrap=false", "trainer.accelerator=cpu"], "model.attn_backend", NO_EFFECT, "on a CPU"),
-        (["mode=train", "data.wrap=false", "model.attn_backend=sdpa"], "model.attn_backend", NO_EFFECT, "the same"),
+        (["model.attn_backend=sdpa"], "model.attn_backend", NO_EFFECT, "mode train"),
+        ([*TRAIN, "model.attn_backend=flash_attn"], "model.attn_backend", NO_EFFECT, "the same"),
+        (TRAIN, "model.attn_backend", HONOURED, "trainer.attention flex"),
+        ([*TRAIN, "trainer.accelerator=cpu"], "model.attn_backend", NO_EFFECT, "on a CPU"),
+        ([*TRAIN, "model.attn_backend=sdpa"], "model.attn_backend", NO_EFFECT, "the same"),
         (["model.tie_word_embeddings=false"], "model.tie_word_embeddings", NO_EFFECT, "apart"),
-        ([SAMPLES], "model.attn_backend", NO_EFFECT, "the same"),
+        ([SAMPLES], "model.attn_backend", NO_EFFECT, "mode train"),
         ([SAMPLES, "sampling.kv_cache=true"], "sampling.kv_cache", NO_EFFECT, "always kept"),
         ([SAMPLES, "sampling.var_length=true"], "sampling.var_length", HONOURED, "EOS"),
-        ([SAMPLES], "sampling.var_length", NO_EFFECT, "EOS"),
+        ([SAMPLES], "sampling.var_length", HONOURED, "a sample has model.length tokens"),
         ([SAMPLES], "sampling.first_hitting", HONOURED, "every token"),
         ([SAMPLES, "sampling.nucleus_p=0.9"], "sampling.nucleus_p", HONOURED, "probab"),
         ([SAMPLES], "algo.T", NO_EFFECT, "first_hitting"),
         ([SAMPLES, "sampling.first_hitting=false", "algo.T=50"], "algo.T", HONOURED, "steps"),
         ([SAMPLES], "sampling.logdir", NO_EFFECT, "samples.txt"),
         ([SAMPLES], "sampling.noise_removal", NO_EFFECT, "analytic"),
-        ([SAMPLES, "data.valid=openwebtext-valid"], "data.valid", NO_EFFECT, "does not read"),
-        (["data.train=openwebtext-train"], "data.train", NO_EFFECT, "does not read"),
+        ([SAMPLES, "data.valid=openwebtext-valid"], "data.valid", NO_EFFECT, "no validation set is read"),
+        (["data.train=openwebtext-train"], "data.train", NO_EFFECT, "mode train"),
         ([SAMPLES, *SEDD, "sampling.first_hitting=false", "algo.T=9"], "sampling.noise_removal", HONOURED, "noise"),
         ([SAMPLES], "data.wrap", NO_EFFECT, "ppl_eval"),
         (["data.wrap=false"], "data.insert_valid_eos", NO_EFFECT, "packed"),
         ([], "data.insert_valid_eos", HONOURED, "EOS behind"),
         ([], "data.insert_valid_special", HONOURED, "no BOS"),
-        ([], "data.insert_train_special", NO_EFFECT, "packed"),
+        ([], "data.insert_train_special", NO_EFFECT, "no training rows"),
+        (["mode=train", "data.insert_train_special=false"], "data.insert_train_special", HONOURED, "no BOS"),
+        (["mode=train"], "data.wrap", HONOURED, "cut into rows"),
+        (TRAIN, "data.insert_train_special", NO_EFFECT, "packed rows"),
     ],
 )
 def test_allowed_values(inside, settings, key, verdict, text):
@@ -306,26 +316,26 @@ def test_allowed_values(inside, settings, key, verdict, text):
         (["algo.causal_attention=true"], r"algo\.causal_attention: got True"),
         (["algo.ignore_bos=false"], r"algo\.ignore_bos: got False"),
         (["algo.cross_attn=false"], r"algo\.cross_attn: got False; expected true"),
-        (["algo.sampler=analytic"], r"algo\.sampler: got 'analytic'; expected 'semi_ar'"),
-        (["algo.clip_search_widths=[2]"], "widths in"),
-        (["mode=train", "data.wrap=false", "algo.clip_search_widths=[0.5]", "algo.clip_search_delta=2"], "number in"),
-        (["mode=train"], r"data\.wrap: got True; .*expected data\.wrap=false"),
+        ([SAMPLES, "algo.sampler=analytic"], r"algo\.sampler: got 'analytic'; expected 'semi_ar'"),
+        ([*TRAIN, "algo.clip_search_widths=[2]"], "widths in"),
+        ([*TRAIN, "algo.clip_search_widths=[0.5]", "algo.clip_search_delta=2"], "number in"),
+        (["block_size=16"], r"eval_nll: got True; .*65,535 runs a row.*at most 8 tokens.*expected false"),
         ([SAMPLES, "sampling.first_hitting=false"], r"algo\.T: got 0; .*algo\.T=5000"),
         ([SAMPLES, *MDLM, "algo.T=10"], r"sampling\.first_hitting: got True; it is the sampler of blocks"),
         ([SAMPLES, "sampling.nucleus_p=0"], r"sampling\.nucleus_p: got 0"),
         ([SAMPLES, *AR, "sampling.nucleus_p=0.5"], r"sampling\.nucleus_p: got 0\.5"),
         ([*MDLM, "sampling.kv_cache=true"], r"sampling\.kv_cache: got True"),
-        ([*MDLM, "training.sampling_eps_max=0.5"], r"sampling_eps_max: got 0\.5"),
-        ([*MDLM, "training.resample=true"], r"training\.resample: got True"),
-        (["training.sampling_eps_max=0.001"], r"set by .*training\.sampling_eps_max"),
-        (["mode=train", "data.wrap=false", "training.from_pretrained=a/b"], "nothing is downloaded"),
-        (["model.attn_backend=xformers"], "attn_backend"),
+        ([*TRAIN, *MDLM, "training.sampling_eps_max=0.5"], r"sampling_eps_max: got 0\.5"),
+        ([*TRAIN, *MDLM, "training.resample=true"], r"training\.resample: got True"),
+        ([*TRAIN, "training.sampling_eps_max=0.001"], r"set by .*training\.sampling_eps_max"),
+        ([*TRAIN, "training.from_pretrained=a/b"], "nothing is downloaded"),
+        ([*TRAIN, "model.attn_backend=xformers"], "attn_backend"),
         ([*AR, "model.adaln=true"], r"model\.adaln: got True"),
         (
             ["data.valid=openwebtext-valid"],
             r"data\.valid: got 'openwebtext-valid'; .*nothing is downloaded; .*data\.valid=FILE",
         ),
-        (["mode=train", "data.wrap=false", "data.train=openwebtext-train"], r"data\.train: got 'openwebtext-train'"),
+        ([*TRAIN, "data.train=openwebtext-train"], r"data\.train: got 'openwebtext-train'"),
         (["data.tokenizer_name_or_path=gpt2"], "got 'gpt2'; .*SentencePiece"),
         (["data.returnn_valid_config={dev: {class: LmDataset}}"], "there is data.returnn_valid_config too"),
         (["parameterization=subs"], r"parameterization: got 'subs'; .*algo\.parameterization"),
@@ -394,7 +404,7 @@ def test_a_model_without_ends_takes_no_packed_rows(vocab):
 
 
 def test_flex_attention_is_asked_of_training_alone_and_refused_by_its_key(inside, monkeypatch):
-    train = ["mode=train", "data.wrap=false"]
+    train = TRAIN
     assert compat.translate(changed(*train)).config.trainer.attention == "flex"
     for others in ([], [*train, "trainer.accelerator=cpu"], [*train, "model.attn_backend=flash_attn"]):
         assert compat.translate(changed(*others)).config.trainer.attention == "sdpa"
@@ -425,6 +435,15 @@ def trained(world):
     return "run/model"
 
 
+def test_training_on_packed_rows(inside, capsys):
+    """The tree as it stands, but for its data, on the rows that it says."""
+    run("tree.yaml", [*SMALL, "mode=train", "training.eval_nll=true", "trainer.max_steps=2"], out="rows")
+    config = json.loads(Path("rows/config.json").read_text())["data"]
+    assert config["wrap"] and config["insert_train_special"] and not config["insert_valid_special"]
+    assert config["train"]["seq_ordering"] == "random"
+    assert json.loads(Path("rows/model/config.json").read_text())["facts"]["tokens"] == 2 * 8 * 64
+
+
 def test_training_makes_a_block_model(inside, trained):
     model = LanguageModel.load(trained)
     assert (model.family_options["name"], model.family_options["block_size"]) == ("block", 4)
@@ -439,6 +458,9 @@ def test_perplexity_of_packed_rows_and_of_sentences(inside, trained, capsys):
     packed = json.loads(Path("packed/perplexity.json").read_text())["valid"]
     assert packed["tokens"] == 63 * packed["sentences"], "all but the first token of a row"
     assert packed["standard_error"] > 0
+    exact = json.loads(Path("packed/perplexity.json").read_text())["valid/exact"]
+    assert exact["exact"] and exact["tokens"] == packed["tokens"]
+    assert exact["nelbo"] < packed["nelbo"] + 3 * packed["standard_error"]
     run("tree.yaml", [*options, "data.wrap=false"], out="sentences")
     assert json.loads(Path("sentences/perplexity.json").read_text())["valid"]["sentences"] == 60
 
@@ -458,7 +480,7 @@ def test_perplexity_with_blocks_of_one_token_is_exact(inside, vocab):
 def test_another_vocabulary_is_refused(inside, trained, text_file, tmp_path):
     train_vocab([text_file], size=40, out=tmp_path)
     options = [*SMALL, f"eval.checkpoint_path={trained}", f"data.tokenizer_name_or_path={tmp_path}"]
-    with pytest.raises(ValueError, match=r"data\.valid\.valid\.\S+: .* is not the vocabulary of the model"):
+    with pytest.raises(ValueError, match=r"data\.tokenizer_name_or_path: \S+ is not the vocabulary of run/model"):
         run("tree.yaml", options, out="no")
     assert not Path("no").exists()
 
@@ -468,6 +490,10 @@ def test_samples(inside, trained, capsys):
     run("tree.yaml", options, out="hitting")
     first = Path("hitting/samples.txt").read_text().splitlines()
     assert len(first) == 6
+    run("tree.yaml", [*options, "sampling.var_length=true"], out="variable")
+    shorter = Path("variable/samples.txt").read_text().splitlines()
+    assert all(long.startswith(short) for long, short in zip(first, shorter))
+    assert sum(map(len, first)) > sum(map(len, shorter)), "they go on behind EOS"
     run(
         "tree.yaml",
         [*options, "sampling.kv_cache=true", "loader.eval_batch_size=6", "sampling.num_sample_batches=1"],
@@ -487,7 +513,10 @@ def test_samples(inside, trained, capsys):
     ("settings", "options"),
     [
         ([*AR, "sampling.first_hitting=false"], {"name": "autoregressive"}),
-        ([*MDLM, "block_size=64", "sampling.first_hitting=false", "algo.T=9"], {"name": "masked", "score_eos": True}),
+        (
+            [*MDLM, "block_size=64", "sampling.first_hitting=false", "algo.T=9"],
+            {"name": "masked", "score_eos": True, "schedule_options": {"eps": 0.0}},
+        ),
     ],
 )
 def test_samples_of_the_other_algorithms(inside, vocab, settings, options):
@@ -498,7 +527,7 @@ def test_samples_of_the_other_algorithms(inside, vocab, settings, options):
 
 def test_a_model_of_another_block_size_is_refused(inside, trained):
     for settings, message in [
-        (["block_size=8"], r"block_size: got family\.block_size 8, but .*has 4"),
+        (["block_size=8"], r"block_size: got 8, which means family\.block_size 8, but run/model has 4"),
         (
             ["eval.checkpoint_path=someone/bd3lm"],
             r"someone/bd3lm: no such folder \(eval\.checkpoint_path\), and nothing is downloaded",
@@ -510,7 +539,7 @@ def test_a_model_of_another_block_size_is_refused(inside, trained):
 
 
 def test_training_starts_from_another_model(inside, trained):
-    options = [*SMALL, "mode=train", "data.wrap=false", "block_size=8", f"training.from_pretrained={trained}"]
+    options = [*SMALL, *TRAIN, "block_size=8", f"training.from_pretrained={trained}"]
     run("tree.yaml", options, out="finer")
     assert LanguageModel.load("finer/model").family_options["block_size"] == 8
 

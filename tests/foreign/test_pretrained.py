@@ -23,6 +23,7 @@ from returnn_bridge.vocab.open import load_vocab
 
 BLOCK = {"name": "block", "block_size": 4, "schedule_options": {"eps": 0.0}}
 SIZE = DiTConfig(hidden_size=24, num_blocks=2, num_heads=2, cond_dim=8)
+SIZE_KEYS = ["model.hidden_size=24", "model.cond_dim=8"]  # of a tree, beside those in SMALL
 
 
 def publish(model: LanguageModel, folder: Path, **changes) -> Path:
@@ -212,7 +213,7 @@ def test_a_tree_samples_from_weights_of_gpt2s_tokenizer(gpt2_folder, tmp_path, m
     monkeypatch.chdir(tmp_path)
     Path("valid.txt").write_text(random_text(30))
     Path("tree.yaml").write_text(yaml.safe_dump(block_tree(), sort_keys=False))
-    options = [*SMALL, "data.train=openwebtext-train", f"data.tokenizer_name_or_path={gpt2_folder}"]
+    options = [*SMALL, *SIZE_KEYS, "data.train=openwebtext-train", f"data.tokenizer_name_or_path={gpt2_folder}"]
     options += ["eval.checkpoint_path=published"]
     run("tree.yaml", [*options, SAMPLES, "data.valid=openwebtext-valid"], out="run")
     assert len(Path("run/samples.txt").read_text().splitlines()) == 3
@@ -225,7 +226,7 @@ def test_a_tree_reads_a_published_folder(published, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("valid.txt").write_text(random_text(30))
     Path("tree.yaml").write_text(yaml.safe_dump(block_tree(), sort_keys=False))
-    options = [*SMALL, "data.train=openwebtext-train", f"data.tokenizer_name_or_path={vocab}"]
+    options = [*SMALL, *SIZE_KEYS, "data.train=openwebtext-train", f"data.tokenizer_name_or_path={vocab}"]
     options += [f"eval.checkpoint_path={folder}"]
     run("tree.yaml", options, out="first")
     run("tree.yaml", [*options, SAMPLES], out="first")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from conftest import random_text, utterances_of
 from huggingface_world import SIZE, make_bert, make_gpt2, save_bpe, save_model, save_wordpiece
+from rescore.lms.generative_perplexity import open_judge
 from rescore.lms.huggingface import HuggingFaceCausalScorer, HuggingFaceMaskedScorer, load_huggingface
 from rescore.scores import UnknownCounts
 
@@ -256,3 +257,22 @@ def test_bf16_is_near_and_finite(gpt2):
         load_huggingface(gpt2, precision="16")
     with pytest.raises(ValueError, match="batch tokens 0"):
         load_huggingface(gpt2, batch_tokens=0)
+
+
+def test_a_judge_reports_by_word_and_by_its_own_token_and_cuts_what_it_can_not_read(gpt2):
+    judge = open_judge(str(gpt2), device="cpu")
+    assert judge.limit == f"{gpt2} reads at most 64 tokens; of longer samples the first words are measured"
+    texts = ["the king", "the thing said the king"]
+    scores = load_huggingface(gpt2).score_texts("u", texts)
+    nats, tokens = -sum(score.log_prob for score in scores), sum(score.num_tokens for score in scores)
+    expected = f"{math.exp(nats / 9):.1f} a word, {math.exp(nats / tokens):.1f} a token of the judge, ends"
+    shown = judge(texts)
+    assert expected in shown
+    assert shown.endswith(f"(2 sentences, 7 words, {tokens} tokens, 0 unknown)")
+    scorer, long = judge.scorer, " ".join(["the king"] * 60)
+    short = scorer.first_words(long)
+    assert long.startswith(short + " ")
+    scorer.score_texts("u", [short])
+    with pytest.raises(ValueError, match="expected at most 64"):
+        scorer.score_texts("u", [" ".join(long.split()[: len(short.split()) + 1])])
+    assert judge([long, *texts]).endswith(" 0 unknown, 1 cut)")

@@ -169,6 +169,21 @@ def test_non_finite_scores_pass_only_when_asked_for(tmp_path: Path) -> None:
         read_nbest(path)
 
 
+def test_minus_infinity_is_kept_where_a_format_can_hold_it(tmp_path: Path) -> None:
+    """RETURNN writes it for a hypothesis that must not be chosen; in JSON it is null."""
+    path, lines = tmp_path / "hyps.py", tmp_path / "hyps.jsonl"
+    path.write_text("{'a': [(-1.5, 'x'), (-inf, 'y')]}")
+    lists = read_nbest(path)
+    assert [hyp.scores["am"] for hyp in lists[0].hypotheses] == [-1.5, -math.inf]
+    write_nbest(lines, lists)
+    assert '{"text": "y", "scores": {"am": null}}' in lines.read_text()
+    assert read_sources([str(lines)]) == lists
+    write_nbest(tmp_path / "again.py", read_nbest(lines))
+    assert read_nbest(tmp_path / "again.py") == lists
+    with pytest.raises(ValueError, match="hypothesis 2 of 'a' has am score -inf; expected a finite number"):
+        write_nbest(tmp_path / "mlm.json", lists)
+
+
 # --- other forms ---
 
 

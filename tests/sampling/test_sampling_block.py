@@ -17,6 +17,7 @@ from diffusion_lm.layout import Layout
 from diffusion_lm.model import LanguageModel
 from diffusion_lm.sampling import build_sampler, sample
 from diffusion_lm.sampling.block import nucleus
+from diffusion_lm.sampling.samples import text_of
 from diffusion_lm.training.clip_search import candidates, search_clip
 
 
@@ -156,8 +157,31 @@ def test_the_command_prints_the_best_interval_as_settings(vocab, text_file, tmp_
     folder = random_model(vocab, {"name": "block", "block_size": 3}).save(tmp_path / "block")
     clip(folder, [text_file], width=[0.5, 0.8], delta=0.25, sentences=30)
     shown = capsys.readouterr().out.strip().splitlines()
+    assert shown.pop(0).startswith("device: ")
     assert len(shown) == 2 + len(candidates(1e-3, [0.5, 0.8], 0.25)) + 2
     low, high = (setting.partition("=")[2] for setting in shown[-1].split())
     assert shown[2].startswith(f"| {low} to {high} |")
     with pytest.raises(ValueError, match="expected a block model"):
         clip(random_model(vocab).save(tmp_path / "masked"), [text_file])
+
+
+@pytest.mark.parametrize("name", ["block", "autoregressive"])
+def test_samples_of_a_fixed_length_have_it_and_go_on_behind_the_ends_of_documents(vocab, name):
+    """Until their first EOS they are the usual samples; then they go on."""
+    model, limits = random_model(vocab, {"name": name}), [3, 12, 1, 7, 29]
+    with torch.no_grad():
+        model.network.head.bias[vocab.eos_id] += 3
+    usual = sample(model, limits, seed=5)
+    fixed = sample(model, limits, seed=5, options={"fixed_length": True})
+    assert [len(row) for row in fixed.tokens] == limits and fixed.unfinished == 0
+    for row, other in zip(fixed.tokens, usual.tokens):
+        end = row.index(vocab.eos_id) if vocab.eos_id in row else len(row)
+        assert row[:end] == other
+    assert any(vocab.eos_id in row[:-1] for row in fixed.tokens)
+    assert not {vocab.bos_id, vocab.mask_id} & {token for row in fixed.tokens for token in row}
+
+
+def test_samples_of_several_documents_are_one_line(vocab):
+    words = vocab.encode("the king"), vocab.encode("a stone")
+    assert text_of([*words[0], vocab.eos_id, vocab.eos_id, *words[1]], vocab) == "the king a stone"
+    assert text_of(words[0], vocab) == vocab.decode(words[0]) and text_of([], vocab) == ""

@@ -109,6 +109,15 @@ class Speller:
         return F.one_hot(torch.tensor(self.text)[layout.position[select] - 1], SPECIAL.num_inputs).double() * 40
 
 
+@pytest.mark.parametrize("name", ["uniform", "hybrid"])
+def test_an_end_that_is_scored_is_drawn_too(name):
+    """The first EOS ends the sentence; without one the sentence has the length that was asked for."""
+    family = build_family({"name": name, "score_eos": True}, SPECIAL)
+    for text, drawn in (([2, 1, SPECIAL.eos_id, 0, 1], [2, 1]), ([0, 1, 2, 0, 1], [0, 1, 2, 0, 1])):
+        model = SimpleNamespace(family=family, network=Speller(text), device=torch.device("cpu"))
+        assert AncestralNoise(model, steps=20).draw_all([4]).tokens == [drawn]
+
+
 def test_self_correction_mends_one_token_a_round_and_stops():
     family = build_family({"name": "hybrid"}, SPECIAL)
     frame = lambda rows: Sentences.of(rows, bos_id=SPECIAL.bos_id, eos_id=SPECIAL.eos_id)  # noqa: E731

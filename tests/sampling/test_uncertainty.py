@@ -10,7 +10,7 @@ from test_sampling import LENGTH, MASK, SIZE, model_of, p_value
 
 from conftest import random_model
 from diffusion_lm.sampling import sample
-from diffusion_lm.sampling.by_entropy import CertainFirst, UncertainFirst, entropy
+from diffusion_lm.sampling.by_entropy import CertainFirst, UncertainFirst, adapted, entropy
 from tiny_world import random_joint
 
 KINDS = {"certain": CertainFirst, "uncertain": UncertainFirst}
@@ -80,10 +80,30 @@ def test_entropy_is_in_nats_and_knows_impossible_symbols():
     assert entropy(log_probs).tolist() == pytest.approx([math.log(2), 0.0])
 
 
+def test_the_share_follows_the_mean_entropy_of_each_row():
+    """Three rows of the levels 0.8, 0.5 and 0.2: 1.2 times as many steps, as many, 0.8 times as many."""
+    full = math.log(8)
+    uncertainty = torch.tensor([0.9, 0.7, 0.5, 0.3, 0.1]) * full
+    row = torch.tensor([0, 0, 1, 2, 2])
+    shares = adapted(torch.full((3,), 0.6, dtype=torch.float64), uncertainty, row, symbols=8)
+    assert shares.tolist() == pytest.approx([0.5, 0.6, 0.75])
+
+
+def test_an_adapted_number_of_passes_depends_on_the_sentence_alone(vocab):
+    model, mask = random_model(vocab), vocab.mask_id
+    rows = [[mask] * 12, [3, mask, mask, 4, 7]]
+    both = fill_by_entropy(model, rows, share=0.4, adapt=True)
+    alone = [fill_by_entropy(model, [row], share=0.4, adapt=True) for row in rows]
+    assert both.tokens[0] == alone[0].tokens[0]
+    assert both.passes == sum(drawn.passes for drawn in alone)
+
+
 def test_what_can_not_be_filled_is_refused(vocab):
     model = random_model(vocab)
     with pytest.raises(ValueError, match="share 1.5"):
         fill_by_entropy(model, [[1]], share=1.5)
+    with pytest.raises(ValueError, match="adapt without a share"):
+        fill_by_entropy(model, [[1]], adapt=True)
     with pytest.raises(ValueError, match="only a masked model"):
         fill_by_entropy(random_model(vocab, {"name": "masked", "score_eos": True}), [[1]])
 

@@ -26,16 +26,17 @@ import torch
 from diffusion_lm.backbones.flex import check_attention
 from diffusion_lm.commands.services import Services
 from diffusion_lm.evaluate import Perplexity, evaluate_packed, evaluate_tokens
+from diffusion_lm.foreign.agreement import check_agreement
+from diffusion_lm.foreign.data import files_of
 from diffusion_lm.foreign.published import is_pretrained, open_pretrained
-from diffusion_lm.foreign.special import files_of
 from diffusion_lm.foreign.translate import Translation, describe, given, read_tree, translate, with_origin
 from diffusion_lm.model import LanguageModel
-from diffusion_lm.packing import pack
 from diffusion_lm.sampling import Samples, build_sampler, sample
-from diffusion_lm.sampling.samples import draw_lengths, one_line, sample_entropy
+from diffusion_lm.sampling.samples import draw_lengths, sample_entropy, text_of
 from diffusion_lm.training.run import train
 from returnn_bridge.batching import ReturnnBatches
 from returnn_bridge.files import named, write_text
+from returnn_bridge.packing import pack
 
 ESTIMATOR = "plain"  # the estimator of the reference run
 Job = Callable[[], None]
@@ -115,24 +116,32 @@ def _perplexity(made: Translation, folder: Path, services: Services) -> Job:
     def job() -> None:
         results = {}
         for name in made.config.data.valid:
-            result = _evaluate(made, name, model)
-            print(f"{name}: {result.summary()}")
-            results[name] = result.to_dict()
+            for kind, result in _evaluate(made, name, model).items():
+                print(f"{kind}: {result.summary()}")
+                results[kind] = result.to_dict()
         write_text(folder / "perplexity.json", json.dumps(results, indent=1) + "\n")
 
     return job
 
 
-def _evaluate(made: Translation, name: str, model: LanguageModel) -> Perplexity:
+def _evaluate(made: Translation, name: str, model: LanguageModel) -> dict[str, Perplexity]:
+    """The perplexity of a validation set by its name and, if asked for, the exact one by NAME/exact."""
+    kinds = {name: False} | ({f"{name}/exact": True} if made.likelihood else {})
     sentences = list(_sentences(made, name, model))
     if made.packing is None:
-        return evaluate_tokens(model, sentences, seed=made.config.seed)
+        return {
+            kind: evaluate_tokens(model, sentences, seed=made.config.seed, likelihood=likelihood)
+            for kind, likelihood in kinds.items()
+        }
     packed = pack(sentences, made.packing, bos_id=model.vocab.bos_id, eos_id=model.vocab.eos_id)
     print(
         f"{name}: {packed.documents} documents in {len(packed.rows)} rows of {made.packing.length} tokens, "
         f"{packed.left_over} tokens left over"
     )
-    return evaluate_packed(model, packed, seed=made.config.seed)
+    return {
+        kind: evaluate_packed(model, packed, seed=made.config.seed, likelihood=likelihood)
+        for kind, likelihood in kinds.items()
+    }
 
 
 def _samples(made: Translation, folder: Path, services: Services) -> Job:
@@ -142,7 +151,8 @@ def _samples(made: Translation, folder: Path, services: Services) -> Job:
     if made.judge_wanted and judge is None:
         raise ValueError("eval.compute_generative_perplexity: got true without eval.gen_ppl_eval_model_name_or_path")
     count = settings.num_batches * settings.batch_size
-    lengths = [made.config.data.max_seq_length] * count
+    # A fixed length counts BOS and the last token, which need not be EOS.
+    lengths = [made.config.data.max_seq_length + settings.fixed_length] * count
     if not model.family.exact and model.family.block_size is None:
         if not made.config.data.valid:
             raise ValueError("data.returnn_valid_config: got no set; samples take their lengths from the first one")
@@ -152,7 +162,7 @@ def _samples(made: Translation, folder: Path, services: Services) -> Job:
 
     def job() -> None:
         drawn = _draw(made, model, lengths)
-        texts = [one_line(model.vocab.decode(tokens)) for tokens in drawn.tokens]
+        texts = [text_of(tokens, model.vocab) for tokens in drawn.tokens]
         write_text(folder / "samples.txt", "".join(f"{text}\n" for text in texts))
         for text in texts[: settings.num_shown]:
             print(text)
@@ -193,6 +203,7 @@ def _draw(made: Translation, model: LanguageModel, lengths: list[int]) -> Sample
         nucleus_p=settings.nucleus_p,
         seed=seed,
         batch_size=settings.batch_size,
+        options={"fixed_length": True} if settings.fixed_length else {},
     )
 
 
@@ -207,11 +218,19 @@ def _rescore(made: Translation, folder: Path, services: Services) -> Job:
     if not os.path.isfile(source):
         raise FileNotFoundError(f"{source}: no such file (rescore.hypothesis_file)")
     output = Path(given("rescore.output_dir", settings.output_dir)) / "lm_scores.py.gz"
-    model = given("eval.checkpoint_path", made.model)
     device = _device(made)
+    _model(made)
 
     def job() -> None:
-        scorer(source, output, model, estimator=ESTIMATOR, passes=settings.passes, seed=made.config.seed, device=device)
+        scorer(
+            source,
+            output,
+            made.model,
+            estimator=ESTIMATOR,
+            passes=settings.passes,
+            seed=made.config.seed,
+            device=device,
+        )
 
     return job
 
@@ -244,14 +263,7 @@ def _model(made: Translation) -> LanguageModel:
         model = open_pretrained(path, vocab, device=_device(made))
     else:
         model = LanguageModel.load(path, device=_device(made))
-    wanted = made.config.family
-    if "block_size" in wanted or model.family.block_size is not None:  # a block network has one size
-        for key, name in (("algo.name", "name"), ("block_size", "block_size")):
-            found = model.family_options.get(name)
-            if wanted.get(name) != found:
-                raise ValueError(
-                    f"{key}: got family.{name} {wanted.get(name)!r}, but {path} has {found!r}; expected that"
-                )
+    check_agreement(made, model, path)
     return model
 
 

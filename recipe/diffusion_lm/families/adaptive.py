@@ -24,9 +24,17 @@ tilted      The odds that token i is masked are multiplied by e^a_i, with a_i = 
             so that E[sum of weighted cross-entropies] + sum_i penalty(a_i) >= -log p(x), with the model's rate of 1/t
             per token. Without the penalty the probabilities can sum to more than 1. It does not depend on the network's
             weights.
+proposal    Masks are tilted as above in a random half of the rows and uniform in the others. The process
+            of the model stays the uniform one, so the loss of a row is weighted by the ratio of the probabilities of
+            its masks, over all its tokens, masked or not:
 
-In expectation "losses" equals the training loss of the masked family. For the same network, the bound of "tilted" is
-looser by the penalty.
+                W = prod_i (rho/m_i if masked, else (1 - rho)/(1 - m_i)),    weight 1 / (1/2 + 1/2 W^-1) < 2
+
+            E[W^2] grows with the length, so the tilts of a row are scaled down until E[W^2] <= 2: long rows are hardly
+            tilted. Training logs the effective sample size of each batch, (sum of weights)^2 / sum of squares.
+
+In expectation "losses" and "proposal" equal the training loss of the masked family. For the same network, the bound of
+"tilted" is looser by the penalty. With beta below 0, easy tokens are masked more often than hard ones.
 """
 
 from __future__ import annotations
@@ -52,7 +60,7 @@ class AdaptiveFamily(MaskedFamily):
     """Masked family with a policy that chooses what is trained on."""
 
     policy: str = "losses"
-    """How scores are used: "losses", "curriculum" or "tilted" (see above)."""
+    """How scores are used: "losses", "curriculum", "tilted" or "proposal" (see above)."""
     pi_min: float = 0.25
     """For "losses": smallest probability that the loss of a masked token is computed."""
     curriculum_steps: int = 0
@@ -64,7 +72,7 @@ class AdaptiveFamily(MaskedFamily):
     focus: float = 2.0
     """For "curriculum": weight of tokens in the band of the current stage."""
     beta: float = 1.0
-    """For "tilted": largest difference of the log-odds of being masked, nats."""
+    """For "tilted" and "proposal": largest difference of the log-odds of being masked, nats."""
     policy_width: int = 256
     """Width of the network that predicts difficulty."""
     policy_layers: int = 2
@@ -78,6 +86,11 @@ class AdaptiveFamily(MaskedFamily):
             raise ValueError(
                 f"family.policy {self.policy!r} is a bound in continuous time; "
                 "expected family.T 0, family.sampling_max 1 and family.weighting 'nelbo'"
+            )
+        if self.policy_object.is_weighted and self.weighting != "nelbo":
+            raise ValueError(
+                f"family.weighting {self.weighting!r} with family.policy {self.policy!r}: it divides by the number of "
+                "masked tokens, which the weights of the rows do not correct; expected 'nelbo'"
             )
         unit = 64 if self.policy_width >= 128 else 2
         if self.policy_width < 2 or self.policy_width % unit or self.policy_layers < 1:
@@ -118,4 +131,10 @@ class AdaptiveFamily(MaskedFamily):
             TokenLoss(terms * choice.factor, divisor),
             choice.penalty / num_scored.clamp(min=1),
             rank_error(score[choice.select], cross_entropy, choice.represented),
+            None if choice.weight is None else effective_share(choice.weight),
         )
+
+
+def effective_share(weight: Tensor) -> Tensor:
+    """Effective sample size of importance weights [B], divided by B (Kong, 1992): 1 for equal weights."""
+    return weight.sum() ** 2 / (len(weight) * (weight**2).sum())

@@ -112,6 +112,8 @@ class PolicyLoss(NamedTuple):
     """Constant in nats per token that makes the loss a bound."""
     policy: Tensor
     """Loss that trains the policy; its gradient does not reach the network."""
+    effective: Tensor | None = None
+    """Effective sample size as a share of the rows, if they have importance weights."""
 
 
 class BlockTerms(NamedTuple):
@@ -170,6 +172,10 @@ class Family(ABC):
     @abstractmethod
     def nelbo(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> Tensor:
         """[B] negative ELBO of each sentence, nats; its expectation over draws is >= -log p (equal when `exact`)."""
+
+    def nll(self, network: Denoiser, sentences: Sentences) -> Tensor:
+        """[B] exact -log p of each sentence, nats, where it can be computed without drawing; else ValueError."""
+        self._has_no("exact likelihood")
 
     @property
     @abstractmethod

@@ -40,6 +40,7 @@ from diffusion_lm.families.base import (
     on_device_of,
     sum_over_rows,
 )
+from diffusion_lm.families.block_likelihood import block_log_probs
 from diffusion_lm.families.masked import smallest_keys
 from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.visibility import Blocks
@@ -231,6 +232,21 @@ class BlockFamily(ScheduledNoise, Family):
         possible = cumulative[:, -1] > 0
         chosen = smallest_keys(draw.keep, count, ~sentences.is_bos, blocks)
         return torch.where(possible[blocks.row], chosen, masked)
+
+    def nll(self, network: Denoiser, sentences: Sentences) -> Tensor:
+        """[B] exact -log p under the sampler, with the filled end as in the bound (block_likelihood.py)."""
+        lengths, unused = sentences.layout.lengths, torch.zeros_like(sentences.ids, dtype=torch.float32)
+        sentences, _ = self.filled(sentences, NoiseDraw(unused[: len(lengths)], unused, unused))
+        layout, blocks = sentences.layout, self.blocks(sentences.layout)
+        log_probs = block_log_probs(
+            lambda masked: self.token_log_probs(network, sentences, masked),
+            ~sentences.is_bos,
+            blocks,
+            layout.position % self.block_size,
+            size=self.block_size,
+        )
+        first = torch.cumsum(blocks.lengths, 0) - blocks.lengths
+        return -sum_over_rows(log_probs, layout.row[first], len(lengths))
 
     def nelbo(self, network: Denoiser, sentences: Sentences, draw: NoiseDraw) -> Tensor:
         num_rows = len(sentences.layout.lengths)

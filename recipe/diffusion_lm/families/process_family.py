@@ -44,8 +44,8 @@ from diffusion_lm.process import (
 class ProcessFamily(Family):
     """Base class of such families.
 
-    BOS and EOS are never noised or scored. The score is p(pieces | their number), so rescoring should also tune a
-    length term.
+    BOS is never noised or scored, and neither is EOS unless `score_eos`. The score is p(pieces | their number), so
+    rescoring should also tune a length term.
     """
 
     time_eps: float = 1e-4
@@ -56,6 +56,8 @@ class ProcessFamily(Family):
     """Spread the training times evenly over the batch."""
     shift: bool = False
     """Predict a token at the position before it, as an autoregressive network does."""
+    score_eos: bool = False
+    """Noise and score EOS too, which is then one of the symbols; packed rows need it."""
 
     runs_per_draw: ClassVar[int] = 2
     sampler_kind: ClassVar[str] = "noise"
@@ -72,9 +74,13 @@ class ProcessFamily(Family):
     def beta_pi(self, t: Tensor) -> Tensor:
         """Probability of each input id as a replacement. [B] float64 -> [B, num_inputs], differentiable in t.
 
-        Each row and alpha together sum to 1. Only symbols and the mask may have a probability above 0; BOS and EOS have
-        0.
+        Each row and alpha together sum to 1. Only symbols and the mask may have a probability above 0; BOS has 0, and
+        so has EOS unless `score_eos` makes it a symbol.
         """
+
+    @property
+    def scores_end(self) -> bool:
+        return self.score_eos
 
     @property
     def process(self) -> ForwardProcess:

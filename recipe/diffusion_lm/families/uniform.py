@@ -79,12 +79,13 @@ class UniformFamily(ScheduledNoise, MixtureFamily):
             rate_uniform=-width * slope / (alpha * count),
             rate_mask=torch.zeros_like(alpha),
         )
-        index_of = torch.zeros(self.special.num_pieces, dtype=torch.int64)
+        kept, _ = self.answers
+        index_of = torch.zeros(kept, dtype=torch.int64)
         index_of[symbols] = torch.arange(count)
         w = noised_onehot(index_of[x.cpu()].to(draw.device), gamma[row].to(draw.device), count, draw.generator())
         symbols = on_device_of(symbols, w)
         temperature = 10 ** (-1 - draw.step / self.curriculum_steps)
-        weights = w.new_zeros(len(x), self.special.num_pieces)
+        weights = w.new_zeros(len(x), kept)
         weights[:, symbols] = torch.softmax(w / temperature, dim=-1)
         logits = network(
             sentences.ids,

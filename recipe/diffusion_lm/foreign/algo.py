@@ -46,9 +46,7 @@ def backbone(reading: Reading, key: str, value: Any) -> tuple[str, str]:
         refuse(key, value, "it belongs to algo.name ar; possible: 'dit', 'hf_dit'")
     if value not in ("dit", "hf_dit", "ar"):
         refuse(key, value, "expected 'dit' or 'hf_dit', or 'ar' with algo.name ar")
-    if value == "hf_dit" and reading.mode == "train":
-        return NO_EFFECT, "the reference transformer, fresh; training.from_pretrained starts from other weights"
-    return HONOURED, "the reference transformer, from a model folder or a published one (no code of it is run)"
+    return NO_EFFECT, "all three are the reference transformer; no code of a published model is run"
 
 
 def parameterization(reading: Reading, key: str, value: Any) -> tuple[str, str]:
@@ -72,8 +70,6 @@ def time_conditioning(reading: Reading, key: str, value: Any) -> tuple[str, str]
 def steps(reading: Reading, key: str, value: Any) -> tuple[str, str]:
     """Rule for algo.T, the number of reverse steps when sampling."""
     steps = typed(key, value, int)
-    if reading.mode != "sample_eval":
-        return NO_EFFECT, "training and bound are those of continuous time; read in mode sample_eval only"
     if algo(reading) == "ar":
         return NO_EFFECT, "an autoregressive model has no steps"
     if algo(reading) == "bd3lm" and reading.leaves.get("sampling.first_hitting", True) is True:
@@ -103,24 +99,16 @@ def ignore_bos(reading: Reading, key: str, value: Any) -> tuple[str, str]:
     if algo(reading) == "ar":
         return NO_EFFECT, "an autoregressive model never predicts BOS"
     if not value:
-        refuse(key, value, "BOS is seen and never scored; expected true")
+        refuse(
+            key,
+            value,
+            "BOS begins every row, so there is nothing to predict; every family here sees it and none scores it; "
+            "expected true",
+        )
     if FAMILIES[algo(reading)] == "masked":
         reading.put("family.score_eos", True, key)
         return HONOURED, "family.score_eos: all but BOS is masked and scored"
     return HONOURED, "BOS is seen and never scored"
-
-
-def widths(reading: Reading, key: str, value: Any) -> tuple[str, str]:
-    if not isinstance(value, list) or not all(type(item) in (int, float) and 0 < item <= 1 for item in value):
-        refuse(key, value, "expected a list of widths in (0, 1]")
-    searching = reading.leaves.get("algo.var_min", True) is True and reading.leaves.get("algo.fix_clipping") is not True
-    if value and reading.mode == "train" and searching and algo(reading) == "bd3lm":
-        delta = reading.leaves.get("algo.clip_search_delta", 0.05)
-        if type(delta) not in (int, float) or not 0 < delta <= 1:
-            refuse("algo.clip_search_delta", delta, "expected a number in (0, 1]")
-        reading.put("trainer.clip_search", {"widths": value, "delta": delta}, key)
-        return HONOURED, "trainer.clip_search, at every validation"
-    return NO_EFFECT, "the interval is that of training.sampling_eps_min and _max; the bound does not depend on it"
 
 
 def sampler(reading: Reading, key: str, value: Any) -> tuple[str, str]:
@@ -130,8 +118,6 @@ def sampler(reading: Reading, key: str, value: Any) -> tuple[str, str]:
         refuse(key, value, f"expected {' or '.join(map(repr, possible))} with algo.name {algo(reading)}")
     if FAMILIES[algo(reading)] == "masked":
         reading.put("sampling.predictor", _MASKED_SAMPLERS[value], key)
-    if reading.mode != "sample_eval":
-        return NO_EFFECT, "read in mode sample_eval only"
     return HONOURED, reading.settings.get("sampling.predictor", "from left to right")
 
 

@@ -11,9 +11,12 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from diffusion_lm.families.block_likelihood import LARGEST_BLOCK
 from diffusion_lm.foreign import algo as algo_rules
+from diffusion_lm.foreign import clip_search as clip
 from diffusion_lm.foreign.algo import FAMILIES, algo, is_exact
 from diffusion_lm.foreign.data import insert
+from diffusion_lm.foreign.rows import PPL, SAMPLE, TRAIN, Row
 from diffusion_lm.foreign.rules import HONOURED, NO_EFFECT, Reading, Rule, nothing, refuse, typed
 
 # Keys of MDLM trees that are not allowed beside algo, and the keys that replace them.
@@ -114,8 +117,6 @@ def _resample(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 def _from_pretrained(reading: Reading, key: str, value: Any) -> tuple[str, str]:
     if value is None:
         return HONOURED, "fresh weights"
-    if reading.mode != "train":
-        return NO_EFFECT, "read in mode train only"
     if not os.path.isdir(typed(key, value, str)):
         refuse(
             key,
@@ -130,15 +131,25 @@ def _eval_nll(reading: Reading, key: str, value: Any) -> tuple[str, str]:
     typed(key, value, bool)
     if algo(reading) == "ar":
         return NO_EFFECT, "an autoregressive model is always measured exactly"
-    if not is_exact(reading):
-        return NO_EFFECT, "read with block_size 1 only"
-    return (HONOURED if value else NO_EFFECT), "with one token a block the bound is the exact value, and is computed so"
+    if algo(reading) != "bd3lm":
+        return NO_EFFECT, f"algo.name {algo(reading)} is measured by its bound"
+    if is_exact(reading):
+        text = "with one token a block the bound is the exact value, and is computed so"
+        return (HONOURED if value else NO_EFFECT), text
+    size = reading.leaves.get("block_size")
+    if value and type(size) is int and size > LARGEST_BLOCK:
+        refuse(
+            key,
+            value,
+            f"the exact value takes 2^block_size - 1 = {2**size - 1:,} runs a row, and blocks of at most "
+            f"{LARGEST_BLOCK} tokens are measured so; expected false, for the bound alone",
+        )
+    reading.put("run.likelihood", value, key)
+    return HONOURED, "the exact value beside the bound" if value else "the bound alone"
 
 
 def _first_hitting(reading: Reading, key: str, value: Any) -> tuple[str, str]:
     typed(key, value, bool)
-    if reading.mode != "sample_eval":
-        return NO_EFFECT, "read in mode sample_eval only"
     if algo(reading) == "ar":
         return NO_EFFECT, "an autoregressive model draws token by token"
     if algo(reading) == "bd3lm":
@@ -153,8 +164,6 @@ def _nucleus(reading: Reading, key: str, value: Any) -> tuple[str, str]:
     share = typed(key, value, float)
     if not 0 < share <= 1:
         refuse(key, value, "expected a share in (0, 1]")
-    if reading.mode != "sample_eval":
-        return NO_EFFECT, "read in mode sample_eval only"
     if algo(reading) != "bd3lm" and share != 1:
         refuse(key, value, "it belongs to algo.name bd3lm; expected 1.0")
     reading.put("sampling.nucleus_p", share, key)
@@ -168,17 +177,19 @@ def _kv_cache(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def _var_length(reading: Reading, key: str, value: Any) -> tuple[str, str]:
-    if typed(key, value, bool) and reading.mode == "sample_eval" and algo(reading) in ("bd3lm", "ar"):
-        return HONOURED, "a sample ends with its EOS"
-    if algo(reading) in ("bd3lm", "ar"):
-        return NO_EFFECT, "a sample always ends with its EOS, at model.length at the latest; none is drawn again"
-    return NO_EFFECT, "samples have the lengths of data.valid"
+    typed(key, value, bool)
+    if algo(reading) not in ("bd3lm", "ar"):
+        return NO_EFFECT, "samples have the lengths of data.valid"
+    reading.put("sampling.fixed_length", not value, key)
+    if value:
+        return HONOURED, "a sample ends with its EOS, at model.length at the latest"
+    return HONOURED, "a sample has model.length tokens, EOS between documents among them; none is drawn again"
 
 
 def _attention(reading: Reading, key: str, value: Any) -> tuple[str, str]:
     if value not in ("flash_attn", "sdpa", "flex"):
         refuse(key, value, "expected 'flash_attn', 'sdpa' or 'flex'")
-    if value != "flex" or reading.mode != "train":
+    if value != "flex":
         return NO_EFFECT, "torch's own attention: the function is the same"
     if reading.leaves.get("trainer.accelerator") == "cpu":
         return NO_EFFECT, "flex attention can not be trained on a CPU; torch's own: the function is the same"
@@ -201,52 +212,54 @@ def by_algo(plain: Rule, other: Rule) -> Rule:
 
 def _noise_removal(reading: Reading, key: str, value: Any) -> tuple[str, str]:
     typed(key, value, bool)
-    if reading.mode == "sample_eval" and reading.leaves.get("algo.sampler") == "analytic":
+    if reading.leaves.get("algo.sampler") == "analytic":
         reading.put("sampling.noise_removal", value, key)
         return HONOURED, "sampling.noise_removal"
-    return NO_EFFECT, "read by algo.sampler analytic in mode sample_eval only; the others leave no mask"
+    return NO_EFFECT, "read by algo.sampler analytic only; the others leave no mask"
 
 
 noise_removal: Rule = _noise_removal
 tied: Rule = nothing("the reference network keeps both tables apart whatever it says, and so does this one", bool)
 
-KEYS: dict[str, Rule] = {
-    "block_size": _block_size,
-    "sampling.var_length": _var_length,
-    "sampling.logdir": nothing("samples.txt is written into checkpointing.save_dir", str),
-    "sampling.nucleus_p": _nucleus,
-    "sampling.first_hitting": _first_hitting,
-    "sampling.kv_cache": _kv_cache,
-    "training.coeff_clip": nothing("a leftover that the reference code never reads", float),
-    "training.resample": _resample,
-    "training.sampling_eps_min": _clipping("family.sampling_min", float, 1e-3),
-    "training.sampling_eps_max": _clipping("family.sampling_max", float, 1.0),
-    "training.from_pretrained": _from_pretrained,
-    "training.eval_nll": _eval_nll,
-    **{f"data.insert_{name}_{what}": insert for name in ("train", "valid") for what in ("eos", "special")},
-    "model.adaln": _adaln,
-    "model.attn_backend": _attention,
-    "algo.name": algo_rules.name,
-    "algo.backbone": algo_rules.backbone,
-    "algo.parameterization": algo_rules.parameterization,
-    "algo.time_conditioning": algo_rules.time_conditioning,
-    "algo.T": algo_rules.steps,
-    "algo.causal_attention": algo_rules.flag(
-        {"bd3lm": False, "mdlm": False, "sedd": False}, "who sees whom follows from algo.name"
+KEYS: dict[str, Row] = {
+    "block_size": Row(_block_size, TRAIN, ("family.block_size",)),
+    "sampling.var_length": Row(_var_length, SAMPLE),
+    "sampling.logdir": Row(nothing("samples.txt is written into checkpointing.save_dir", str)),
+    "sampling.nucleus_p": Row(_nucleus, SAMPLE),
+    "sampling.first_hitting": Row(_first_hitting, SAMPLE),
+    "sampling.kv_cache": Row(_kv_cache),
+    "training.coeff_clip": Row(nothing("a leftover that the reference code never reads", float)),
+    "training.resample": Row(_resample, TRAIN),
+    "training.sampling_eps_min": Row(_clipping("family.sampling_min", float, 1e-3), TRAIN),
+    "training.sampling_eps_max": Row(_clipping("family.sampling_max", float, 1.0), TRAIN),
+    "training.from_pretrained": Row(_from_pretrained, TRAIN),
+    "training.eval_nll": Row(_eval_nll, PPL),
+    **{
+        f"data.insert_{name}_{what}": Row(insert, (*TRAIN, *PPL))
+        for name in ("train", "valid")
+        for what in ("eos", "special")
+    },
+    "model.adaln": Row(_adaln),
+    "model.attn_backend": Row(_attention, TRAIN),
+    "algo.name": Row(algo_rules.name, TRAIN, ("family.name", "family.parameterization")),
+    "algo.backbone": Row(algo_rules.backbone),
+    "algo.parameterization": Row(algo_rules.parameterization),
+    "algo.time_conditioning": Row(algo_rules.time_conditioning, TRAIN, ("family.time_conditioning",)),
+    "algo.T": Row(algo_rules.steps, SAMPLE),
+    "algo.causal_attention": Row(
+        algo_rules.flag({"bd3lm": False, "mdlm": False, "sedd": False}, "who sees whom follows from algo.name")
     ),
-    "algo.dropout": nothing("the reference network reads model.dropout, and so does this one", float),
-    "algo.ignore_bos": algo_rules.ignore_bos,
-    "algo.cross_attn": algo_rules.flag(
-        {"bd3lm": True, "mdlm": False, "sedd": False, "ar": False}, "noised blocks see the clean ones before them"
+    "algo.dropout": Row(nothing("the reference network reads model.dropout, and so does this one", float)),
+    "algo.ignore_bos": Row(algo_rules.ignore_bos, TRAIN, ("family.score_eos",)),
+    "algo.cross_attn": Row(
+        algo_rules.flag(
+            {"bd3lm": True, "mdlm": False, "sedd": False, "ar": False}, "noised blocks see the clean ones before them"
+        )
     ),
-    "algo.var_min": nothing(
-        "with algo.clip_search_widths, which interval varies least is searched (trainer.clip_search); "
-        "no bound depends on it",
-        bool,
-    ),
-    "algo.clip_search_delta": nothing("of the search, see algo.clip_search_widths", float),
-    "algo.clip_search_widths": algo_rules.widths,
-    "algo.fix_clipping": nothing("the interval of training times stays what it is", bool),
-    "algo.sampler": algo_rules.sampler,
-    "algo.mdlm_loss_scale": algo_rules.loss_scale,
+    "algo.var_min": Row(clip.var_min, TRAIN),
+    "algo.clip_search_delta": Row(clip.delta, TRAIN),
+    "algo.clip_search_widths": Row(clip.widths, TRAIN),
+    "algo.fix_clipping": Row(clip.fixed, TRAIN),
+    "algo.sampler": Row(algo_rules.sampler, SAMPLE),
+    "algo.mdlm_loss_scale": Row(algo_rules.loss_scale, TRAIN, ("family.noise.eps",)),
 }

@@ -5,7 +5,7 @@
 
 A rule gets the reading so far, the key and its value. It sets our settings and returns a verdict (honoured, without
 effect) with one line of text, or it raises ValueError to refuse the value. Names of classes (`_target_`) are compared
-with a list, never imported. The table of all keys and rules is in table.py.
+with a list, never imported. A row (rows.py) says in which modes a rule acts; the table of all rows is in table.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from returnn_bridge.files import is_finite, quoted
 
-HONOURED, NO_EFFECT = "honoured", "without effect"
+HONOURED, COMPARED, NO_EFFECT = "honoured", "compared", "without effect"
 
 
 class Note(NamedTuple):
@@ -27,7 +27,7 @@ class Note(NamedTuple):
     value: Any
     """Value of the key in the tree."""
     verdict: str
-    """HONOURED or NO_EFFECT; a refused key raises ValueError instead."""
+    """HONOURED, COMPARED (it must agree with the loaded model) or NO_EFFECT; a refused key is a ValueError instead."""
     text: str
     """Our setting, or the reason why the key has no effect."""
 
@@ -135,16 +135,6 @@ def refused(reason: str) -> Rule:
         refuse(key, value, reason)
 
     return rule
-
-
-def in_mode(mode: str, rule: Rule) -> Rule:
-    """A rule for one mode. In other modes the value is checked too, but has no effect."""
-
-    def wrapped(reading: Reading, key: str, value: Any) -> tuple[str, str]:
-        verdict = rule(reading, key, value)
-        return verdict if reading.mode == mode else (NO_EFFECT, f"read in mode {mode} only")
-
-    return wrapped
 
 
 def target_class(names: Mapping[str, str], target: str = "") -> Rule:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from diffusion_lm.config import WANDB_KEYS
+from diffusion_lm.foreign.data import reads_valid
 from diffusion_lm.foreign.rules import HONOURED, NO_EFFECT, Reading, Rule, refuse, typed
-from returnn_bridge.datasets import plain_opts
 
 
 def noise_bound(reading: Reading, key: str, value: Any) -> tuple[str, str]:
@@ -53,13 +53,15 @@ def parameterization(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def subs_masking(reading: Reading, key: str, value: Any) -> tuple[str, str]:
-    if not typed(key, value, bool):
-        return NO_EFFECT, "false is the rule: d3pm predicts the mask too, the others never do"
-    if reading.leaves.get("parameterization") != "d3pm":
+    wanted, discrete = typed(key, value, bool), reading.leaves.get("parameterization") == "d3pm"
+    if wanted and not discrete:
         refuse(
             key, value, "it belongs to parameterization d3pm, the others never predict the mask; possible here: false"
         )
-    reading.put("family.subs_masking", True, key)
+    if not discrete:
+        return NO_EFFECT, "it belongs to parameterization d3pm, the others never predict the mask"
+    if wanted:
+        reading.put("family.subs_masking", True, key)
     return HONOURED, "family.subs_masking"
 
 
@@ -68,6 +70,10 @@ def length(reading: Reading, key: str, value: Any) -> tuple[str, str]:
     length = typed(key, value, int)
     if length < 3:
         refuse(key, value, "expected at least 3, BOS and EOS count in it")
+    if reading.mode == "ppl_eval" and reading.leaves.get("data.wrap") is not True:
+        return NO_EFFECT, "sentences of any length are evaluated whole"
+    if reading.mode == "sample_eval" and reads_valid(reading):
+        return NO_EFFECT, "samples have the lengths of data.valid"
     reading.put("data.max_seq_length", length - 2, key)
     return HONOURED, f"data.max_seq_length {length - 2}: BOS and EOS count in model.length"
 
@@ -114,14 +120,15 @@ def limit(reading: Reading, key: str, value: Any) -> tuple[str, str]:
 
 
 def strategy(reading: Reading, key: str, value: Any) -> tuple[str, str]:
-    prefix = "lightning.pytorch.strategies."
-    if value == prefix + "FSDPStrategy":
-        refuse(key, value, f"averaging and clipping need whole weights; possible: {prefix}DDPStrategy")
-    if value != prefix + "DDPStrategy":
-        refuse(key, value, f"expected {prefix}DDPStrategy; no other name is looked up or run")
+    """Rule for strategy._target_: two known class names, neither of which is imported."""
+    names = {"DDPStrategy": "ddp", "FSDPStrategy": "fsdp"}
+    known = {f"lightning.pytorch.strategies.{name}": ours for name, ours in names.items()}
+    if not isinstance(value, str) or value not in known:
+        refuse(key, value, f"expected {' or '.join(known)}; no other name is looked up or run")
     several = (reading.leaves.get("trainer.devices", 1), reading.leaves.get("trainer.num_nodes", 1)) != (1, 1)
-    reading.put("trainer.strategy", "ddp" if several else "auto", key)
-    return HONOURED, "trainer.strategy ddp" if several else "trainer.strategy auto: one process"
+    ours = known[value] if several else "auto"
+    reading.put("trainer.strategy", ours, key)
+    return HONOURED, f"trainer.strategy {ours}" if several else "trainer.strategy auto: one process"
 
 
 def training_steps(reading: Reading, key: str, value: Any) -> tuple[str, str]:
@@ -138,7 +145,6 @@ def batching(rule: Rule, *, enabled: bool) -> Rule:
         on = typed("returnn_batching_enabled", reading.leaves.get("returnn_batching_enabled", False), bool)
         if on == enabled:
             return rule(reading, key, value)
-        typed(key, value, int)
         return NO_EFFECT, f"returnn_batching_enabled is {str(on).lower()}: " + (
             "batches follow returnn_batching" if on else "batches follow loader.batch_size"
         )
@@ -165,11 +171,15 @@ def global_batch_size(reading: Reading, key: str, value: Any) -> tuple[str, str]
     return HONOURED, "agrees with loader.batch_size on all devices"
 
 
-def eval_rows(reading: Reading, key: str, value: Any) -> tuple[str, str]:
-    reading.put("sampling.batch_size", typed(key, value, int), key)
-    if reading.mode == "sample_eval":
-        return HONOURED, "samples in a batch"
-    return NO_EFFECT, "evaluation batches hold a number of tokens; no result depends on them"
+def semi_ar(rule: Rule) -> Rule:
+    """Apply a rule only if sampling.semi_ar is on."""
+
+    def wrapped(reading: Reading, key: str, value: Any) -> tuple[str, str]:
+        if reading.leaves.get("sampling.semi_ar") is True:
+            return rule(reading, key, value)
+        return NO_EFFECT, "it belongs to sampling.semi_ar true"
+
+    return wrapped
 
 
 def workers(reading: Reading, key: str, value: Any) -> tuple[str, str]:
@@ -185,8 +195,6 @@ def judge(reading: Reading, key: str, value: Any) -> tuple[str, str]:
     )
     if value is not None and os.path.exists(typed(key, value, str)):
         reading.put("run.judge", value, key)
-        if reading.mode != "sample_eval":
-            return NO_EFFECT, "read in mode sample_eval only"
         return HONOURED, "the model that generative perplexity is measured with"
     if wanted:
         refuse(
@@ -202,7 +210,7 @@ def generative(reading: Reading, key: str, value: Any) -> tuple[str, str]:
     """Rule for eval.compute_generative_perplexity, which needs samples."""
     if typed(key, value, bool) and reading.mode != "sample_eval":
         refuse(key, value, "it is measured in mode sample_eval only; expected false")
-    return HONOURED, "asks for generative perplexity" if value else "none asked for"
+    return NO_EFFECT, "mode sample_eval measures it with eval.gen_ppl_eval_model_name_or_path, where that is there"
 
 
 def resume_path(reading: Reading, key: str, value: Any) -> tuple[str, str]:
@@ -226,57 +234,17 @@ def monitor(reading: Reading, key: str, value: Any) -> tuple[str, str]:
     return HONOURED, "trainer.monitor: best/ is the model of its lowest value"
 
 
-def train_data(reading: Reading, key: str, value: Any) -> tuple[str, str]:
-    try:
-        opts = plain_opts(value) if value is not None else {}
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}") from None
-    reading.put("data.train", opts, key)
-    vocabs = [path for name, path in files_of(opts, key) if name.endswith("model_file")]
-    if vocabs:
-        reading.put("data.vocab", vocabs[0], key)
-    return HONOURED, "data.train, and data.vocab from its SentencePiece model"
-
-
-def valid_data(reading: Reading, key: str, value: Any) -> tuple[str, str]:
-    if value is not None and (type(value) is not dict or "class" in value):
-        refuse(key, type(value).__name__, "expected one dataset dict for each name, e.g. {dev: {class: ...}}")
-    sets = {}
-    for name, opts in (value or {}).items():
-        try:
-            sets[str(name)] = plain_opts(opts)
-        except ValueError as error:
-            raise ValueError(f"{key}.{name}: {error}") from None
-    reading.put("data.valid", sets, key)
-    return HONOURED, "data.valid; the first set is the one that is monitored"
-
-
-def files_of(opts: Any, where: str) -> Iterator[tuple[str, str]]:
-    """(key, path) of every file that a dataset dict names."""
-    for key, item in opts.items() if isinstance(opts, dict) else []:
-        if key in (
-            "corpus_file",
-            "path",
-            "files",
-            "model_file",
-            "seq_list_file",
-            "seq_list_filter_file",
-            "segment_file",
-        ):
-            for path in item if isinstance(item, list) else [item]:
-                if path is not None:
-                    yield f"{where}.{key}", str(path)
-        else:
-            yield from files_of(item, f"{where}.{key}")
-
-
 def wandb(reading: Reading, key: str, value: Any) -> tuple[str, str]:
-    """Rule for section wandb and its keys, of which we only take that Weights & Biases logs the training."""
+    """Rule for section wandb and its keys: options of Weights & Biases, if it is installed."""
     if value is None:
         return (HONOURED, "trainer.logger tensorboard") if key == "wandb" else (NO_EFFECT, "empty")
     if importlib.util.find_spec("wandb") is None:
         return NO_EFFECT, "wandb is not installed: trainer.logger is tensorboard"
-    if reading.mode == "train":
-        reading.put("trainer.logger", "wandb", key)
-        return HONOURED, "trainer.logger wandb; a run is named after its folder"
-    return NO_EFFECT, f"mode {reading.mode} logs nothing"
+    name = key.removeprefix("wandb.")
+    if name not in WANDB_KEYS:
+        refuse(key, value, "expected a section of keys, or null")
+    reading.put("trainer.logger", "wandb", key)
+    options = reading.settings.setdefault("trainer.wandb", {})
+    options[name] = value
+    reading.origin["trainer.wandb"] = "wandb"
+    return HONOURED, f"trainer.wandb.{name}"

@@ -4,15 +4,17 @@
     made = translate(tree)              # made.config: our TrainConfig; made.notes: the verdict on every key
     print(describe(tree, made))
 
-Overrides are dotted keys of that tree. Every key is honoured, refused (with a ValueError that names it), or listed as
-without effect with the reason (foreign/table.py). The modes of a tree are run by commands/foreign_modes.py.
+Overrides are dotted keys of that tree. Every key is honoured, refused (with a ValueError that names it), compared with
+the model that the mode loads, or listed as without effect with the reason (foreign/table.py). The modes of a tree are
+run by commands/foreign_modes.py.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +26,11 @@ from rich.tree import Tree
 from diffusion_lm.config import TrainConfig, from_dict, override_tree
 from diffusion_lm.families import SpecialIds, build_family
 from diffusion_lm.foreign.bd3lm import not_missed
-from diffusion_lm.foreign.rules import HONOURED, NO_EFFECT, Note
-from diffusion_lm.foreign.table import KEYS, OPTIONAL, SECTIONS, read
-from diffusion_lm.packing import Packing
+from diffusion_lm.foreign.reading import read
+from diffusion_lm.foreign.rules import COMPARED, HONOURED, NO_EFFECT, Note
+from diffusion_lm.foreign.table import KEYS, OPTIONAL, SECTIONS
 from returnn_bridge.files import read_yaml
+from returnn_bridge.packing import Packing
 
 FOREIGN = {
     "mode",
@@ -68,6 +71,8 @@ class SamplingSettings:
     """For block models: one network run per token, instead of `steps` per block."""
     nucleus_p: float = 1.0
     """For block models: draw from the most probable symbols with this total probability."""
+    fixed_length: bool = False
+    """For models that draw EOS: samples go on behind it, up to exactly model.length tokens, BOS counted."""
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("batch_size", 1), ("num_batches", 1), ("num_shown", 0), ("stride", 1)):
@@ -106,7 +111,7 @@ class Translation:
     notes: tuple[Note, ...]
     """Verdict on each key, in the order of the tree."""
     absent: tuple[str, ...]
-    """Keys that would set something but are not in the tree, so that our defaults apply."""
+    """Keys that would act in this mode but are not in the tree, so that our defaults apply."""
     save_dir: str
     """Folder of the run, from checkpointing.save_dir."""
     model: str
@@ -118,7 +123,9 @@ class Translation:
     resume: bool
     """Whether an existing run is continued."""
     packing: Packing | None
-    """How validation documents are packed into rows; None for one document per row."""
+    """How validation documents are packed into rows in mode ppl_eval; None for one document per row."""
+    likelihood: bool
+    """Whether mode ppl_eval also computes the exact likelihood."""
     origin: Mapping[str, str]
     """Our setting -> key of the tree that set it."""
 
@@ -163,7 +170,10 @@ def translate(tree: Mapping[str, Any]) -> Translation:
         absent=tuple(
             key
             for key in KEYS
-            if key not in reading.leaves and quiet.isdisjoint(key.split(".")) and key not in unneeded
+            if reading.mode in KEYS[key].modes
+            and key not in reading.leaves
+            and quiet.isdisjoint(key.split("."))
+            and key not in unneeded
         ),
         save_dir=run_settings.get("save_dir", ""),
         model=run_settings.get("model", ""),
@@ -171,6 +181,7 @@ def translate(tree: Mapping[str, Any]) -> Translation:
         judge_wanted=bool(reading.leaves.get("eval.compute_generative_perplexity")),
         resume=run_settings.get("resume", True),
         packing=_packing(config, run_settings),
+        likelihood=run_settings.get("likelihood", False),
         origin=reading.origin,
     )
 
@@ -186,9 +197,8 @@ def read_tree(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> di
 
 
 def describe(tree: Mapping[str, Any], made: Translation) -> str:
-    """Text with the tree as rich prints it, titled CONFIG, the keys without effect and the absent keys.
-
-    No line is cut off.
+    """Text with the tree as rich prints it, titled CONFIG, the keys that are compared with a model, those without
+    effect by reason, and the absent ones. No line is cut off.
     """
     root = Tree("CONFIG", guide_style="dim")
     for name, value in tree.items():
@@ -199,12 +209,30 @@ def describe(tree: Mapping[str, Any], made: Translation) -> str:
     console.print(root)
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     lines = [line.rstrip() for line in shown.splitlines()]
-    idle = [note for note in made.notes if note.verdict == NO_EFFECT]
-    lines += ["", f"{sum(note.verdict == HONOURED for note in made.notes)} keys honoured, {len(idle)} without effect:"]
-    lines += [f"  {note.key} = {note.value}: {note.text}" for note in idle]
+    counts = Counter(note.verdict for note in made.notes)
+    lines += ["", f"{counts[HONOURED]} keys honoured"]
+    if counts[COMPARED]:
+        lines += [f"{counts[COMPARED]} keys compared with the model in eval.checkpoint_path, which must agree:"]
+        lines += _wrapped(note for note in made.notes if note.verdict == COMPARED)
+    lines += [f"{counts[NO_EFFECT]} keys without effect:"]
+    reasons = dict.fromkeys(note.text for note in made.notes if note.verdict == NO_EFFECT)
+    for reason in reasons:
+        lines += [f"  {reason}:"]
+        lines += _wrapped(note for note in made.notes if (note.verdict, note.text) == (NO_EFFECT, reason))
     if made.absent:
         lines += ["", f"not in the tree, left at our defaults: {', '.join(made.absent)}"]
     return "\n".join(lines) + "\n"
+
+
+def _wrapped(notes: Iterable[Note]) -> list[str]:
+    """Keys with their values as a few lines, of which only one with a long value is longer than 120 characters."""
+    lines = [""]
+    for note in notes:
+        item = f"{note.key} = {note.value}"
+        if lines[-1] and len(lines[-1]) + len(item) > 112:
+            lines.append("")
+        lines[-1] += f", {item}" if lines[-1] else item
+    return [f"      {line}" for line in lines]
 
 
 def given(key: str, value: str) -> str:

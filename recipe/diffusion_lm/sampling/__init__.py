@@ -16,17 +16,20 @@ The name is then valid as `predictor`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, get_type_hints
 
 from diffusion_lm.model import LanguageModel
 from diffusion_lm.sampling.base import Sampler
 from diffusion_lm.sampling.block import AncestralBlocks, FirstHitting
 from diffusion_lm.sampling.by_entropy import CertainFirst, UncertainFirst
+from diffusion_lm.sampling.by_importance import ImportantFirst
 from diffusion_lm.sampling.left_to_right import LeftToRight
 from diffusion_lm.sampling.masked import PREDICTORS
 from diffusion_lm.sampling.noise import AncestralNoise, GreedyTail
 from diffusion_lm.sampling.samples import Samples
 from diffusion_lm.sampling.semi_autoregressive import SemiAutoregressive
+from diffusion_lm.strict import convert
 from returnn_bridge.registry import Registry
 
 SAMPLERS: Registry[Registry[type[Sampler]]] = Registry(
@@ -38,6 +41,7 @@ SAMPLERS: Registry[Registry[type[Sampler]]] = Registry(
                 **PREDICTORS,
                 "certain-first": CertainFirst,
                 "uncertain-first": UncertainFirst,
+                "important-first": ImportantFirst,
                 "semi-autoregressive": SemiAutoregressive,
             },
         ),
@@ -55,7 +59,7 @@ def build_sampler(
 ) -> Sampler:
     """Build the sampler with this name and these options; None selects the first sampler for the model.
 
-    ValueError for a name unknown for this kind of model, and for an unknown or a missing option.
+    ValueError for a name unknown for this kind of model, and for an option that is unknown, missing or of a wrong type.
     """
     named = SAMPLERS[model.family.sampler_kind]
     name = next(iter(named)) if predictor is None else predictor
@@ -68,7 +72,12 @@ def build_sampler(
     for option, parameter in allowed.items():
         if parameter.default is inspect.Parameter.empty and option not in options:
             raise ValueError(f"predictor {name!r} without its option {option!r}; expected a value")
-    return kind(model, **options)
+    hints = get_type_hints(kind.__init__)
+    converted = {
+        key: convert(hints[key], value, f"predictor {name!r}, option {key}") if key in hints else value
+        for key, value in options.items()
+    }
+    return kind(model, **converted)
 
 
 def sample(
@@ -81,6 +90,7 @@ def sample(
     nucleus_p: float = 1.0,
     seed: int = 1,
     batch_size: int = 64,
+    options: Mapping[str, Any] | None = None,
 ) -> Samples:
     """Draw one sentence for each of `lengths`, with the options that most samplers share.
 
@@ -92,13 +102,16 @@ def sample(
         nucleus_p: draw from the most probable symbols with this total probability; for samplers with this option.
         seed: seed of all random numbers.
         batch_size: number of sentences per network run; it does not change the sentences.
+        options: further options of the sampler, by name.
 
     ValueError for lengths or options that the model does not support.
     """
     named = SAMPLERS[model.family.sampler_kind]
     allowed = named[next(iter(named)) if predictor is None else predictor].options()
-    options: dict[str, bool | int | float | str | None] = {"steps": steps} if "steps" in allowed else {}
+    given: dict[str, Any] = {"steps": steps} if "steps" in allowed else {}
     # Defaults are not passed on, because not every sampler has these options.
-    options |= {} if noise_removal else {"noise_removal": noise_removal}
-    options |= {} if nucleus_p == 1 else {"nucleus_p": nucleus_p}
-    return build_sampler(model, predictor, **options).draw_all(lengths, seed=seed, batch_size=batch_size)
+    given |= {} if noise_removal else {"noise_removal": noise_removal}
+    given |= {} if nucleus_p == 1 else {"nucleus_p": nucleus_p}
+    return build_sampler(model, predictor, **{**given, **(options or {})}).draw_all(
+        lengths, seed=seed, batch_size=batch_size
+    )

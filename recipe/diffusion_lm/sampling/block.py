@@ -9,8 +9,9 @@ chosen uniformly. A network without time conditioning does not need the time of 
 once, and only runs the steps that reveal something. With `cached`, a finished block is read once more, clean, for its
 keys and values; otherwise every run reads the whole text again. Both give the same sentences.
 
-An EOS ends the sentence at any position of its block. The random numbers of a sentence depend only on the seed and the
-index of the sentence.
+An EOS ends the sentence at any position of its block, unless samples of a fixed length are asked for: these may hold
+several documents with EOS between them, as the packed rows that a model was trained on. The random numbers of a
+sentence depend only on the seed and the index of the sentence.
 """
 
 from __future__ import annotations
@@ -32,14 +33,17 @@ class BlockSampler(Sampler):
     """Base of the samplers that draw block by block, up to the given number of pieces.
 
     nucleus_p: draw from the most probable symbols with this total probability; ValueError outside (0, 1].
-    cached: keep keys and values of finished blocks.
+    cached: keep keys and values of finished blocks. fixed_length: draw exactly the given number of tokens, EOS among
+    them.
     """
 
-    def __init__(self, model: LanguageModel, *, nucleus_p: float = 1.0, cached: bool = True):
+    def __init__(
+        self, model: LanguageModel, *, nucleus_p: float = 1.0, cached: bool = True, fixed_length: bool = False
+    ):
         super().__init__(model)
         if not 0 < nucleus_p <= 1:
             raise ValueError(f"nucleus_p {nucleus_p}: expected 0 < p <= 1")
-        self.nucleus_p, self.cached = nucleus_p, cached
+        self.nucleus_p, self.cached, self.fixed_length = nucleus_p, cached, fixed_length
 
     @abstractmethod
     def moments(self, keys: Tensor) -> Tensor:
@@ -61,8 +65,16 @@ class FirstHitting(BlockSampler):
 class AncestralBlocks(BlockSampler):
     """Reveals positions at the times of the schedule. steps: number of time steps per block, ValueError below 1."""
 
-    def __init__(self, model: LanguageModel, *, steps: int = 1000, nucleus_p: float = 1.0, cached: bool = True):
-        super().__init__(model, nucleus_p=nucleus_p, cached=cached)
+    def __init__(
+        self,
+        model: LanguageModel,
+        *,
+        steps: int = 1000,
+        nucleus_p: float = 1.0,
+        cached: bool = True,
+        fixed_length: bool = False,
+    ):
+        super().__init__(model, nucleus_p=nucleus_p, cached=cached, fixed_length=fixed_length)
         self.steps = check_steps(steps)
 
     def moments(self, keys: Tensor) -> Tensor:
@@ -104,13 +116,19 @@ class _Run:
         past = KeyValueCache()
         while active:
             # BOS, the pieces and EOS. Without fill_last, the last block ends where the sentence ends.
-            room = torch.tensor([self.limits[index] + 2 for index in active]) - text.shape[1]
+            ends = 1 if self.sampler.fixed_length else 2
+            room = torch.tensor([self.limits[index] + ends for index in active]) - text.shape[1]
             lengths = torch.full_like(room, size) if self.family.fill_last else room.clamp(max=size)
             block = self._one_block(active, text, past, Layout(lengths.to(self.device)))
             going = []
             for row, index in enumerate(active):
                 tokens = block[row, : int(lengths[row])].tolist()
                 tokens = tokens[1:] if not text.shape[1] else tokens
+                if self.sampler.fixed_length:
+                    done[index] = (done[index] + tokens)[: self.limits[index]]
+                    if len(done[index]) < self.limits[index]:
+                        going.append(row)
+                    continue
                 ended = special.eos_id in tokens
                 done[index] += tokens[: tokens.index(special.eos_id)] if ended else tokens
                 if len(done[index]) > self.limits[index]:  # no EOS at the last position where one was allowed

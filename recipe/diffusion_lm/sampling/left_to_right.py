@@ -7,12 +7,20 @@ from collections.abc import Sequence
 import torch
 
 from diffusion_lm.layout import Sentences
+from diffusion_lm.model import LanguageModel
 from diffusion_lm.sampling.base import Sampler
 from diffusion_lm.sampling.samples import Samples, categorical, generators
 
 
 class LeftToRight(Sampler):
-    """Draws up to the given number of pieces; a sentence without EOS by then counts as unfinished."""
+    """Draws up to the given number of pieces; a sentence without EOS by then counts as unfinished.
+
+    fixed_length: draw exactly the given number of tokens, EOS among them, as in a packed row.
+    """
+
+    def __init__(self, model: LanguageModel, *, fixed_length: bool = False):
+        super().__init__(model)
+        self.fixed_length = fixed_length
 
     def draw(self, lengths: Sequence[int], *, seed: int, first: int) -> Samples:
         special, device = self.family.special, self.model.device
@@ -30,6 +38,10 @@ class LeftToRight(Sampler):
             passes += len(active)
             going = []
             for index, token in zip(active, categorical(log_probs, uniform.to(device)).tolist()):
+                if self.fixed_length:
+                    rows[index].append(token)
+                    going += [index] if len(rows[index]) < lengths[index] else []
+                    continue
                 if token == special.eos_id:
                     continue
                 if len(rows[index]) == lengths[index]:

@@ -43,8 +43,10 @@ class AncestralNoise(Sampler):
         select, one_time = inner.nonzero()[:, 0], torch.zeros_like(layout.row[inner])
         random = generators(len(lengths), seed, first)
 
+        numbers = family.num_scored(layout).tolist()
+
         def uniform() -> Tensor:
-            parts = [torch.rand(n, generator=generator, dtype=torch.float64) for n, generator in zip(lengths, random)]
+            parts = [torch.rand(n, generator=generator, dtype=torch.float64) for n, generator in zip(numbers, random)]
             return torch.cat(parts).to(device)
 
         low, high = family.time_range
@@ -63,7 +65,9 @@ class AncestralNoise(Sampler):
             greedy = last and self.greedy_tail
             z[select] = weights.argmax(-1) if greedy else categorical(weights.log(), uniform())
             now = before
-        tokens = [part.tolist()[1:-1] for part in z.cpu().split(layout.lengths.tolist())]
+        tokens = [part.tolist()[1 : 1 + n] for part, n in zip(z.cpu().split(layout.lengths.tolist()), numbers)]
+        if family.scores_end:  # EOS is drawn too; the first one ends the sentence
+            tokens = [row[: row.index(special.eos_id)] if special.eos_id in row else row for row in tokens]
         return Samples(tokens, (self.steps + 1) * len(lengths), 0)
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lm.draws import step_seed
+from returnn_bridge.vocab import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Samples:
     """Drawn sentences and their cost."""
 
     tokens: list[list[int]]
-    """Piece ids, without BOS and EOS."""
+    """Piece ids, without BOS and EOS; in samples of a fixed length EOS stands between documents."""
     passes: int
     """Number of sentences in all network runs together."""
     unfinished: int
@@ -51,9 +52,24 @@ def sample_entropy(samples: Sequence[Sequence[int]]) -> float:
     return float(total) / max(1, len(samples))
 
 
-def one_line(text: str) -> str:
-    """Join a sample into one line, because pieces of GPT-2's vocabulary may contain line ends."""
-    return " ".join(text.splitlines())
+def text_of(tokens: Sequence[int], vocab: Vocabulary) -> str:
+    """A sample as one line: documents that EOS separates, and lines that pieces of GPT-2's vocabulary separate."""
+    documents: list[list[int]] = [[]]
+    for token in tokens:
+        if token == vocab.eos_id:
+            documents.append([])
+        else:
+            documents[-1].append(token)
+    return " ".join(line for document in documents if document for line in vocab.decode(document).splitlines())
+
+
+def entropy_literal(samples: Sequence[Sequence[int]], texts: Sequence[str]) -> str:
+    """The literal {tag: [(entropy, text)]} of samples (piece ids) and their texts, as i6's jobs read it.
+
+    The entropy is that of the pieces within the sentence, nats.
+    """
+    entries = [(sample_entropy([tokens]), text) for tokens, text in zip(samples, texts, strict=True)]
+    return "{\n" + "".join(f"'sample-{index}': [{entry!r}],\n" for index, entry in enumerate(entries, 1)) + "}\n"
 
 
 def categorical(log_probs: Tensor, uniform: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ def self_correct(
                 break
             sentences = model.frame([states[index] for index in active])
             level = family.level_of_time(torch.full((len(active),), time, device=model.device).double()).float()
-            select = family.scored(sentences).nonzero()[:, 0]
+            select = (family.scored(sentences) & ~sentences.is_eos).nonzero()[:, 0]
             log_x_hat = family.predict(model.network, sentences.ids, sentences.layout, level=level, select=select)
             passes += len(active)
             inner = Layout(sentences.layout.lengths - 2)

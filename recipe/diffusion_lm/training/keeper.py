@@ -18,6 +18,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
+from safetensors.torch import save as serialize
 
 from diffusion_lm.config import TrainConfig
 from diffusion_lm.model_folder import made_by
@@ -130,11 +131,14 @@ class Keeper(Callback):
             )
 
     def finish(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
-        """Write the checkpoint and `model/` after the last step."""
+        """Write the checkpoint, `model/` and the policy, if there is one, after the last step."""
         if trainer.global_step != self.saved_step:
             self.save(trainer, module)
         module.swap_average()
         self._export(trainer, module, "model")
+        if module.policy is not None and trainer.is_global_zero:
+            weights = {name: value.detach().cpu().contiguous() for name, value in module.policy.state_dict().items()}
+            write_text(self.folder / "policy.safetensors", serialize(weights))
 
     def save(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
         """Write the resume checkpoint; the network must hold the trained weights, not their average."""

@@ -24,10 +24,11 @@ from torch import Tensor
 from diffusion_lm.config import TrainConfig
 from diffusion_lm.device import AsyncScalar, to_device
 from diffusion_lm.draws import draw_noise, step_seed
-from diffusion_lm.layout import Sentences
+from diffusion_lm.layout import Layout, Sentences
 from diffusion_lm.model import LanguageModel
 from diffusion_lm.training import failures
 from diffusion_lm.training.averaging import ExponentialMovingAverage
+from diffusion_lm.training.learning_rate import learning_rate_factor
 from diffusion_lm.training.sharding import gather_full, scale_gradients, shard
 from returnn_bridge.batching import TokenBatch
 
@@ -61,6 +62,7 @@ class TrainingModule(lightning.LightningModule):
         self.dropped = 0
         self._sharded = False
         self._validation: dict[str, list[float]] = {}
+        self._left_over: dict[str, int] = {}  # of each validation set
         self.batches_done = 0
         self.started = False  # whether the state of a checkpoint is restored, if there is one
         self.current: failures.Current | None = None  # the batch that is processed, for error messages
@@ -101,8 +103,10 @@ class TrainingModule(lightning.LightningModule):
         policy_loss: Tensor | float = 0.0
         if family.has_policy:
             inputs = sentences.to(self.device), draw.to(self.device)
-            terms, penalty, policy_loss = family.policy_loss(self.network, self._importance, *inputs)
+            terms, penalty, policy_loss, effective = family.policy_loss(self.network, self._importance, *inputs)
             self.log("train/policy_loss", policy_loss)
+            if effective is not None:
+                self.log("train/effective_sample_size", effective)
         else:
             terms = family.training_loss(self.network, sentences, draw)
         loss = terms.loss.sum() / terms.weight
@@ -221,6 +225,8 @@ class TrainingModule(lightning.LightningModule):
         sums[1] += float(family.num_scored(sentences.layout).sum())
         sums[2] += float(terms.loss.double().sum())
         sums[3] += float(terms.weight)
+        if batch.left_over:
+            self._left_over[name] = batch.left_over
 
     def on_validation_end(self) -> None:
         for step in self.validation_end:
@@ -248,6 +254,8 @@ class TrainingModule(lightning.LightningModule):
                 "ppl": math.exp(min(nll, 700.0)),
                 "loss": loss / max(weight, 1.0),
             }
+            if name in self._left_over:  # tokens after the last packed row
+                self.log(f"val_{name}/left_over", float(self._left_over[name]))
             for key, value in values.items():
                 self.log(f"val_{name}/{key}", value)
                 if index == 0:  # the first validation set is the monitored one
@@ -262,6 +270,8 @@ class TrainingModule(lightning.LightningModule):
 
     def framed(self, batch: TokenBatch) -> Sentences:
         """The batch with BOS and EOS, on the CPU, where reading lengths needs no synchronisation."""
+        if batch.framed:  # packed rows, all of the same length
+            return Sentences(batch.tokens.flatten(), Layout(batch.lengths))
         vocab = self.model.vocab
         return Sentences.of_padded(batch.tokens, batch.lengths, bos_id=vocab.bos_id, eos_id=vocab.eos_id)
 
@@ -280,18 +290,9 @@ class TrainingModule(lightning.LightningModule):
             weight_decay=options.weight_decay,
             fused=True,
         )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
+        last = self.config.trainer.max_steps
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(options, step, last))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def _rate(self, step: int) -> float:
-        """Learning rate at a step as a fraction of optim.lr."""
-        options, last = self.config.optim, self.config.trainer.max_steps
-        if step < options.warmup_steps:
-            return (step + 1) / options.warmup_steps
-        if options.schedule == "constant":
-            return 1.0
-        progress = min(1.0, (step - options.warmup_steps) / max(1, last - options.warmup_steps))
-        return options.final_factor + (1 - options.final_factor) * 0.5 * (1 + math.cos(math.pi * progress))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["progress"] = {

@@ -6,7 +6,7 @@
 A run writes `model/` (averaged weights of the last step), `best/` (those of the best validation), `kept/` (those of
 further validations, if configured), `checkpoints/last.ckpt` (to resume), `config.json`, `inputs.json` (sizes and
 digests of its input files), `vocab/`, `progress.json`, `scores.tsv` (a line per validation), `sub_epochs.tsv` and
-`tensorboard/`.
+`tensorboard/`, or `wandb/` and `wandb_id`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
@@ -36,6 +35,8 @@ from diffusion_lm.training.failures import is_out_of_memory, out_of_memory
 from diffusion_lm.training.interruption import StopRequest
 from diffusion_lm.training.keeper import Keeper
 from diffusion_lm.training.lightning_module import TrainingModule
+from diffusion_lm.training.loggers import build_logger
+from diffusion_lm.training.packed_rows import packed_rows
 from diffusion_lm.training.preload import preload, start_from
 from diffusion_lm.training.process import prepare_process
 from diffusion_lm.training.progress import Progress
@@ -148,6 +149,8 @@ def build(config: TrainConfig) -> Parts:
         num_tokens=vocab.num_pieces,
         num_workers=config.data.num_workers,
         crop=config.seed if config.data.too_long == "crop" else None,
+        valid_crop=config.seed if config.data.valid_too_long == "crop" else None,
+        packed=packed_rows(config.data, model) if config.data.wrap else None,
         store=None if store is None else str(store.path),
     )
     clip = ClipTraining(options.clip_search, model.family, config.seed) if options.clip_search else None
@@ -208,7 +211,7 @@ def fit(
         plugins=[CheckpointFile()],
         enable_model_summary=False,
         enable_progress_bar=terminal,
-        logger=_logger(config, folder),
+        logger=build_logger(options, folder),
         # Their order does not matter: `validation_end` orders all that happens after a validation.
         callbacks=[
             *([parts.clip] if parts.clip else []),
@@ -301,19 +304,6 @@ def _strategy(options: TrainerConfig) -> str | Strategy:
         tensor_parallel_size=1,
         save_distributed_checkpoint=False,
     )
-
-
-def _logger(config: TrainConfig, folder: Path) -> Logger | bool:
-    if config.trainer.logger == "none":
-        return False
-    if config.trainer.logger == "wandb":
-        try:
-            return WandbLogger(project="diffusion-lm", name=folder.name, save_dir=str(folder))
-        except ModuleNotFoundError:
-            raise ValueError(
-                "trainer.logger wandb: the package is not installed; pip install wandb, or trainer.logger=tensorboard"
-            ) from None
-    return TensorBoardLogger(str(folder), name="tensorboard", version="")
 
 
 def _required(value: str, key: str) -> str:

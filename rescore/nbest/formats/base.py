@@ -38,6 +38,8 @@ class Format(ABC):
     """Whether it holds references."""
     non_finite: ClassVar[bool] = False
     """Whether it can hold scores that are nan or infinite."""
+    minus_infinity: ClassVar[bool] = False
+    """Whether it can hold scores of -inf, which mark hypotheses that never win."""
     metadata: ClassVar[bool] = False
     """Whether it holds metadata of the file."""
 

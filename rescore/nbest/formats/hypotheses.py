@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from math import isfinite
+from math import inf, isfinite
 from typing import Any, NoReturn
 
 from rescore.nbest.types import Hypothesis, NBestList, is_detail
@@ -63,7 +63,7 @@ class UtteranceChecker:
             except ValueError as error:
                 _bad(where, tag, rank, "is malformed", str(error))
             for key, value in scores.items():
-                if type(value) is not float or not isfinite(value):
+                if type(value) is not float or not (isfinite(value) or value == -inf):
                     scores[key] = _finite(value, where, tag, rank, key)
             if self._names is None:
                 self._names = frozenset(scores)

@@ -6,10 +6,10 @@
     for utterance in iterate_json_lines("scores.jsonl.gz"): ...
     write_json_lines("scores.jsonl", lists, {"seed": 1})
 
-A hypothesis may have "details" beside its "scores": {"mdlm": {"num_passes": 8, "standard_error": 0.3}}. The first line
-is an optional header. In a finished file it ends with "utterances", their number, and "sha256", the digest of all lines
-below it with their line ends, so that readers refuse a file that lost lines. A header without these two keys (older
-files, other tools) is not compared.
+A hypothesis may have "details" beside its "scores": {"mdlm": {"num_passes": 8, "standard_error": 0.3}}. A score of null
+means -inf: the hypothesis never wins. The first line is an optional header. In a finished file it ends with
+"utterances", their number, and "sha256", the digest of all lines below it with their line ends, so that readers refuse
+a file that lost lines. A header without these two keys (older files, other tools) is not compared.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class JsonLines(Format):
     """One utterance per line, `{"id": ..., "ref": ..., "hyps": [{"text": ..., "scores": {...}, "details": {...}}]}`."""
 
     name, suffixes = "json-lines", (".jsonl",)
-    writes = many_scores = details = references = metadata = True
+    writes = many_scores = details = references = metadata = minus_infinity = True
 
     def read(self, path: PathLike, *, name: str | None = None, allow_non_finite: bool = False) -> Iterator[NBestList]:
         return iterate_json_lines(path, name=name)
@@ -93,7 +94,8 @@ def format_json_lines(lists: Iterable[NBestList], metadata: Mapping[str, Any] | 
     for utterance in lists:
         hyps = []
         for hypothesis in utterance.hypotheses:
-            entry: dict[str, Any] = {"text": hypothesis.text, "scores": dict(hypothesis.scores)}
+            scores = {name: None if score == -inf else score for name, score in hypothesis.scores.items()}
+            entry: dict[str, Any] = {"text": hypothesis.text, "scores": scores}
             if hypothesis.details:
                 entry["details"] = {source: dict(detail) for source, detail in hypothesis.details.items()}
             hyps.append(entry)
@@ -129,7 +131,7 @@ def _named_scores(entry: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     scores, details = entry.pop("scores", None), entry.pop("details", None)
     if type(scores) is not dict or not (details is None or isinstance(details, dict)) or entry:
         raise ValueError('the fields "text", "scores" (object) and, if wanted, "details" (object)')
-    return scores, details or {}
+    return {name: -inf if score is None else score for name, score in scores.items()}, details or {}
 
 
 class _Seal:

@@ -18,7 +18,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from math import isfinite
+from math import inf
 from typing import Any
 
 from rescore.nbest.formats.base import Format
@@ -52,7 +52,7 @@ class ReturnnPy(Format):
     """`{seq_tag: [(score, text), ...]}`, which RETURNN's search writes and i6_core's jobs read."""
 
     name, suffixes = "returnn-py", (".py",)
-    writes = non_finite = True
+    writes = non_finite = minus_infinity = True
 
     def read(self, path: PathLike, *, name: str | None = None, allow_non_finite: bool = False) -> Iterator[NBestList]:
         score = name or "am"
@@ -73,8 +73,8 @@ def iterate_lists(path: PathLike, *, allow_non_finite: bool = False) -> Iterator
     """(seq_tag, [(score, text), ...]) of every utterance, in order. Scores are in nats, higher is better.
 
     ValueError (one line: file, line, utterance, rank) for any other content, for an empty or truncated file, for a tag
-    given twice, an empty list, and, unless `allow_non_finite`, for a score that is nan or infinite (a nan wins
-    `max()`).
+    given twice, an empty list, and, unless `allow_non_finite`, for a score that is nan or +inf (a nan wins `max()`).
+    A score of -inf, which RETURNN writes for a hypothesis that must not be chosen, is kept.
     """
     scanner = _Scanner(path)
     for tag in _iterate_keys(scanner, "[(score, text), ...]"):
@@ -135,9 +135,9 @@ def _read_entries(scanner: _Scanner, tag: str, allow_non_finite: bool) -> list[t
             return entries
         else:
             score, text = _read_entry(scanner, utterance, len(entries) + 1)
-        if not allow_non_finite and not isfinite(score):
+        if not allow_non_finite and not score < inf:
             where = f"hypothesis {len(entries) + 1} of {utterance}"
-            raise scanner.error(f"{where} has score {score}; expected a finite number (nats)")
+            raise scanner.error(f"{where} has score {score}; expected a finite number (nats), or -inf: never chosen")
         entries.append((score, text))
         if match:
             scanner.position = match.end()

@@ -23,6 +23,15 @@ class Packing:
     insert_special: bool = True
     """Put BOS and EOS around every row."""
 
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise ValueError(f"packed rows of {self.length} tokens have no room for text; expected longer ones")
+
+    @property
+    def width(self) -> int:
+        """Tokens of the documents in a row."""
+        return self.length - 2 if self.insert_special else self.length
+
 
 @dataclass(frozen=True)
 class Packed:
@@ -45,7 +54,7 @@ def pack(documents: Iterable[Sequence[int]], how: Packing, *, bos_id: int, eos_i
         stream += document
         if how.insert_eos:
             stream.append(eos_id)
-    width = how.length - 2 if how.insert_special else how.length
+    width = how.width
     chunks = [stream[start : start + width] for start in range(0, len(stream) - width + 1, width)]
     if not chunks:
         raise ValueError(
