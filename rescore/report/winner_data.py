@@ -7,11 +7,12 @@
 The oracle is the last row, with the scales None. `by_risk`: the row takes the fewest expected errors, not the largest
 total. Utterances in which all rows choose the same words are left out. A winner is [rank from 1, text, steps, errors,
 scores]: `steps` has one letter for each step of the alignment to the reference, C (right), S, D or I, and `scores` are
-in the order of `data["sources"]`.
+in the order of `data["sources"]`, None for a score with which a hypothesis never wins.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from rapidfuzz.distance import Levenshtein
 
 from rescore.combination.rows import ORACLE
 from rescore.combination.scales import feature_matrix
+from rescore.nbest.types import NBestList
 from rescore.report.result import RescoreResult
 from rescore.wer import list_offsets
 
@@ -30,7 +32,7 @@ def winner_data(result: RescoreResult) -> dict[str, Any]:
     lists, scales = result.test_lists, result.scales
     chosen = [*result.winners.values(), result.errors.oracle_winners()]
     sources = list(dict.fromkeys(name for own in scales.values() for name, scale in own.named().items() if scale))
-    features, offsets = feature_matrix(lists, sources), list_offsets(lists)
+    columns, offsets = [_column(lists, source) for source in sources], list_offsets(lists)
     utterances = []
     for number, utterance in enumerate(lists):
         picked = [int(best[number]) for best in chosen]
@@ -43,7 +45,7 @@ def winner_data(result: RescoreResult) -> dict[str, Any]:
         for index in distinct:
             words = utterance.hypotheses[index].text.split()
             steps = alignment_steps(reference, words)
-            values = [float(f"{value:.7g}") for value in features[offsets[number] + index]]
+            values = [column[offsets[number] + index] for column in columns]
             found.append([index + 1, " ".join(words), steps, len(steps) - steps.count("C"), values])
         of_row = np.searchsorted(distinct, picked).tolist()
         utterances.append(
@@ -55,6 +57,15 @@ def winner_data(result: RescoreResult) -> dict[str, Any]:
         "sources": sources,
         "utterances": utterances,
     }
+
+
+def _column(lists: Sequence[NBestList], source: str) -> list[float | None]:
+    """[hypotheses of all lists]: one score or count; None for -inf, which JSON does not have."""
+    values, never = feature_matrix(lists, [source])
+    return [
+        None if lost else float(f"{value:.7g}")
+        for value, lost in zip(values[:, 0].tolist(), never.tolist(), strict=True)
+    ]
 
 
 def alignment_steps(reference: list[str], words: list[str]) -> str:

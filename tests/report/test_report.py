@@ -11,6 +11,7 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -322,6 +323,17 @@ def test_page_of_the_demo(tmp_path: Path) -> None:
     assert sum(name == "polyline" for name, _ in parsed.elements) == 1
     assert len(parsed.elements) < 1500  # the cards of all other utterances are data
     check_winner_data(json.loads(parsed.data[0]), result)
+
+
+def test_a_score_of_minus_infinity_is_null_in_the_data() -> None:
+    """For the row that does not use it, its winner has the score; the total of the other row never takes it."""
+    hypotheses = (Hypothesis("a", {"am": 2.0, "lm": -inf}), Hypothesis("b", {"am": 0.0, "lm": -1.0}))
+    lists = [NBestList("u", hypotheses, "b")]
+    scales = {"am": Scales({"am": 1.0}), "+ lm": Scales({"am": 1.0, "lm": 1.0})}
+    table = ResultTable("t", evaluate(lists, scales, baseline="am", seed=1), baseline="am")
+    (text,) = Page(render_html(RescoreResult(table, {}, scales, lists, lists))).data
+    (utterance,) = json.loads(text)["utterances"]
+    assert utterance["of_row"] == [0, 1, 1] and [winner[4] for winner in utterance["winners"]] == [[2, None], [0, -1]]
 
 
 def check_winner_data(data: dict[str, Any], result: RescoreResult) -> None:

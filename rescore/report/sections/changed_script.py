@@ -51,7 +51,15 @@ function cell(reference, word, other) {
   return node;
 }
 
-function signed(value) { return (value < 0 ? "\\u2212" : "+") + Math.abs(value).toFixed(2); }
+function signed(value) {
+  const size = Math.abs(value);
+  return (value < 0 ? "\\u2212" : "+") + (size === Infinity ? "\\u221e" : size.toFixed(2));
+}
+// A score of null is one of -inf: a hypothesis that has it never wins, whatever the scale.
+function shareOf(scale, before, after) {
+  if (before === null || after === null) return (before === null ? Infinity : 0) - (after === null ? Infinity : 0) || 0;
+  return scale * (after - before);
+}
 
 // The lead of the winner after over the winner before, as the sum of scale times difference of each score.
 function decision(row, entry) {
@@ -63,14 +71,15 @@ function decision(row, entry) {
     const shares = [];
     data.sources.forEach((source, index) => {
       if (!scales[source]) return;
-      const share = scales[source] * (entry.after[4][index] - entry.before[4][index]);
+      const share = shareOf(scales[source], entry.before[4][index], entry.after[4][index]);
       total += share;
       shares.push([source, share]);
     });
     shares.sort((a, b) => Math.abs(b[1]) - Math.abs(a[1]));
     for (const [source, share] of shares)
       line.append(make("span", share < 0 ? "minus" : "plus", source + " " + signed(share)), " ");
-    line.append("= ", make("b", "", signed(total)), by_risk ? ", but chosen by expected errors" : "");
+    const lead = isNaN(total) ? "neither" : signed(total);
+    line.append("= ", make("b", "", lead), by_risk ? ", but chosen by expected errors" : "");
   }
   return line;
 }

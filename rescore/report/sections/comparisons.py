@@ -12,7 +12,7 @@ from rescore.wer import BootstrapResult, paired_matrix
 
 class Comparisons(Section):
     """A matrix of the change of each row against each other; its script lists them against a row to be chosen. With
-    fewer than three rows the table of results says the same."""
+    fewer than three rows the table of results says the same, and with one utterance there is nothing to draw from."""
 
     title, anchor = "All pairs of rows", "comparisons"
     css = """
@@ -53,7 +53,8 @@ update();
 """
 
     def html(self, result: RescoreResult) -> str:
-        if len(result.scales) < 3 or not result.test_lists:
+        drawn = range(len(result.test_lists)) if result.groups is None else set(result.groups)
+        if len(result.scales) < 3 or len(drawn) < 2:
             return ""
         errors = [result.errors.errors_of(chosen) for chosen in result.winners.values()]
         matrix = paired_matrix(errors, result.errors.reference_words, seed=result.seed, groups=result.groups)
