@@ -1,6 +1,7 @@
 # make demo   trains small LMs on real text, rescores real N-best lists, prints a WER table, writes a report
 # make test   the whole test suite
-# Both install what they need into .venv first.
+# make docs   the pages of docs/ as a site in runs/docs/site; a broken link is an error
+# All install what they need into .venv first.
 # make hashes writes requirements.txt anew after a change of constraints.txt
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ DEMO := runs/demo
 DATA := data/demo
 TRAIN := data.vocab=$(DEMO)/vocab data.text=$(DATA)/train.txt.gz data.valid_text.dev=$(DATA)/dev.txt
 
-.PHONY: demo test lint install hashes
+.PHONY: demo test lint install hashes docs
 .DELETE_ON_ERROR:
 
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
@@ -37,6 +38,18 @@ test: .venv/installed
 
 lint: .venv/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy recipe/diffusion_lm recipe/returnn_bridge rescore
+
+# An environment of its own: it takes half a minute to install, and nothing else needs it.
+.venv/docs/installed: docs/requirements.txt
+	$(PYTHON) -m venv .venv/docs
+	.venv/docs/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement docs/requirements.txt
+	touch $@
+
+docs: .venv/docs/installed
+	rm -rf runs/docs && mkdir -p runs/docs/pages
+	tar cf - README.md CHANGELOG.md docs/*.md docs/*.svg data/demo/README.md benchmarks/README.md | tar xf - -C runs/docs/pages
+	NO_MKDOCS_2_WARNING=1 .venv/docs/bin/mkdocs build
+	@echo "runs/docs/site/index.html"
 
 $(DEMO)/vocab/spm.model: | install
 	$(DLM) vocab $(DATA)/train.txt.gz --size 1000 --out $(DEMO)/vocab

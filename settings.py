@@ -18,6 +18,13 @@ import sys
 MOST = {"cpu": None, "mem": None, "time": None}  # CPUs, GB, hours
 DEFAULT_RQMT = {"cpu": 1, "mem": 2, "gpu": 0, "time": 1}
 LOCAL_GPUS = int(os.environ.get("DLM_LOCAL_GPUS", "0"))  # GPUs that jobs on this machine may use
+LOCAL_GPU_MEM = int(os.environ.get("DLM_LOCAL_GPU_MEM", "0"))  # GB of each of them
+# GPU types of the cluster by their memory in GB, as in --gres=gpu:TYPE:1, such as {24: "rtx_3090", 80: "h100"}. A job
+# with rqmt["gpu_mem"] gets the smallest type that has as much.
+GPU_TYPES = {}
+# Python of the jobs, with the packages that they need, and a RETURNN checkout to use instead of the installed package.
+PYTHON = os.environ.get("DLM_PYTHON", sys.executable)
+RETURNN_ROOT = os.environ.get("DLM_RETURNN_ROOT", "")
 
 # ---- paths -------------------------------------------------------------------------------------------------
 
@@ -36,9 +43,16 @@ SHOW_JOB_TARGETS = False
 # Sisyphus defines `DEFAULT_ENVIRONMENT_*`. Jobs set the number of threads to the number of CPUs that they request.
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     DEFAULT_ENVIRONMENT_SET.pop(_name, None)  # noqa: F821
-DEFAULT_ENVIRONMENT_SET["PATH"] = os.path.dirname(sys.executable) + ":" + DEFAULT_ENVIRONMENT_SET["PATH"]  # noqa: F821
+DEFAULT_ENVIRONMENT_SET["PATH"] = os.path.dirname(PYTHON) + ":" + DEFAULT_ENVIRONMENT_SET["PATH"]  # noqa: F821
 DEFAULT_ENVIRONMENT_SET["LANG"] = "C.UTF-8"  # noqa: F821
 DEFAULT_ENVIRONMENT_KEEP |= {"LD_LIBRARY_PATH", "HF_HOME"}  # noqa: F821
+# Where the nodes of a training meet.
+DEFAULT_ENVIRONMENT_KEEP |= {"SLURM_PROCID", "SLURM_LAUNCH_NODE_IPADDR", "SLURM_JOB_ID"}
+os.environ.setdefault("SLURM_KILL_BAD_EXIT", "1")  # if the training fails on one node, the other nodes do not wait
+SIS_COMMAND = [PYTHON, *SIS_COMMAND[1:]]  # noqa: F821
+if RETURNN_ROOT:
+    DEFAULT_ENVIRONMENT_SET["PYTHONPATH"] = RETURNN_ROOT  # noqa: F821
+    SIS_COMMAND = ["env", f"PYTHONPATH={RETURNN_ROOT}", *SIS_COMMAND]
 
 # ---- errors ------------------------------------------------------------------------------------------------
 
@@ -73,16 +87,36 @@ def _local_engine(cpus, gpus):
 
     class Local(LocalEngine):
         def submit_call(self, call, logpath, rqmt, name, task_name, task_ids):
-            if rqmt.get("gpu", 0) > self.max_resources["gpu"]:
-                reason = (
-                    f"it asks for {rqmt['gpu']} GPUs, this machine gives {self.max_resources['gpu']}"
-                    " (LOCAL_GPUS in settings.py)"
-                )
+            reason = _why_not_here(rqmt, self.max_resources["gpu"])
+            if reason:
                 _refuse(call, task_name, task_ids, rqmt, reason)
                 raise DeferSubmission(reason)
             return super().submit_call(call, logpath, rqmt, name, task_name, task_ids)
 
     return Local(cpus=cpus, gpus=gpus, available_gpus=",".join(map(str, range(gpus))))
+
+
+def _why_not_here(rqmt, gpus):
+    """Why this machine can not run a task; "" if it can."""
+    if rqmt.get("gpu", 0) > gpus:
+        return f"it asks for {rqmt['gpu']} GPUs, this machine gives {gpus} (LOCAL_GPUS in settings.py)"
+    if rqmt.get("gpu", 0) and rqmt.get("gpu_mem", 0) > LOCAL_GPU_MEM:
+        return (
+            f"it asks for GPUs of {rqmt['gpu_mem']} GB, here they have {LOCAL_GPU_MEM} (LOCAL_GPU_MEM in settings.py)"
+        )
+    if rqmt.get("multi_node_slots", 1) > 1:
+        return f"it asks for {rqmt['multi_node_slots']} nodes, this is one machine"
+    return ""
+
+
+def _gpu_type(rqmt):
+    """The name of the GPU type for rqmt["gpu_mem"] (GB), "" if any will do. ValueError if none has as much memory."""
+    if rqmt.get("gpu_name") or not (rqmt.get("gpu", 0) and rqmt.get("gpu_mem", 0)):
+        return rqmt.get("gpu_name", "")
+    enough = [memory for memory in GPU_TYPES if memory >= rqmt["gpu_mem"]]
+    if not enough:
+        raise ValueError(f"gpu_mem {rqmt['gpu_mem']}: expected at most that of GPU_TYPES in settings.py, {GPU_TYPES}")
+    return GPU_TYPES[min(enough)]
 
 
 def _slurm_engine():
@@ -103,6 +137,11 @@ def _slurm_engine():
             return out, err, status
 
         def submit_call(self, call, logpath, rqmt, name, task_name, task_ids):
+            try:
+                rqmt = {**rqmt, "gpu_name": _gpu_type(rqmt)}
+            except ValueError as error:
+                _refuse(call, task_name, task_ids, rqmt, str(error))
+                raise DeferSubmission(str(error)) from None
             engine, submitted = super().submit_call(call, logpath, rqmt, name, task_name, task_ids)
             if all(job_id is not None for _, job_id in submitted):
                 return engine, submitted

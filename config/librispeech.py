@@ -26,28 +26,31 @@ CORPORA = "/path/to/LibriSpeech"
 RECOGNITION = "/path/to/recognition"
 
 
+File = str | tk.Path
+
+
 @dataclass(frozen=True)
 class Files:
-    """The input files of the experiment."""
+    """The input files of the experiment: names, or paths of the graph such as the outputs of i6_core's jobs."""
 
-    lm_text: str = f"{CORPORA}/librispeech-lm-norm.txt.gz"
+    lm_text: File = f"{CORPORA}/librispeech-lm-norm.txt.gz"
     """One sentence per line."""
-    train_corpus: str = f"{CORPORA}/train-other-960.xml.gz"
+    train_corpus: File = f"{CORPORA}/train-other-960.xml.gz"
     """Bliss corpus; its transcripts are training text too, and a part of them is the validation set devtrain."""
-    dev_corpora: Mapping[str, str] = field(
+    dev_corpora: Mapping[str, File] = field(
         default_factory=lambda: {name: f"{CORPORA}/{name}.xml.gz" for name in ("dev-clean", "dev-other")}
     )
-    nbest: Mapping[str, str] = field(
+    nbest: Mapping[str, File] = field(
         default_factory=lambda: {name: f"{RECOGNITION}/{name}/output.py.gz" for name in SETS}
     )
     """RETURNN search output, of words."""
-    references: Mapping[str, str] = field(
+    references: Mapping[str, File] = field(
         default_factory=lambda: {name: f"{RECOGNITION}/{name}/references.py.gz" for name in SETS}
     )
     """{seq_tag: text}, as BlissTextJob and i6_core's CorpusToTextDictJob write it."""
-    spm_model: str = ""
+    spm_model: File = ""
     """A SentencePiece model to use instead of training one."""
-    four_gram: str = ""
+    four_gram: File = ""
     """An ARPA or KenLM file to use instead of training one."""
 
 
@@ -86,8 +89,8 @@ def librispeech(
     files = files or Files()
     transcripts = BlissTextJob(corpus(files.train_corpus)).out_text
     text = [corpus(files.lm_text), transcripts]
-    if files.spm_model:
-        spm = tk.Path(files.spm_model)
+    if files.spm_model != "":
+        spm = given(files.spm_model)
     else:
         spm = TrainVocabJob(text, size=vocab_size).out_model
     settings = {**data_settings(files, text, spm), **(changes or {})}
@@ -99,8 +102,8 @@ def librispeech(
         job.add_alias(f"{name}/train/{kind}")
         tk.register_output(f"{name}/scores/{kind}.tsv", job.out_scores)
         tk.register_output(f"{name}/model/{kind}", job.out_model)
-    if files.four_gram:
-        four_gram = tk.Path(files.four_gram)
+    if files.four_gram != "":
+        four_gram = given(files.four_gram)
     else:
         ngram = NgramJob(text, order=4)
         ngram.rqmt.update({"mem": 128, "time": 24})
@@ -118,7 +121,7 @@ def librispeech(
         perplexity.rqmt.update(rqmt or {"gpu": int(lm != "4gram")})
         tk.register_output(f"{name}/perplexity/{lm}.json", perplexity.out_results)
 
-    sources = {part: {"am": tk.Path(path)} for part, path in files.nbest.items()}
+    sources = {part: {"am": given(path)} for part, path in files.nbest.items()}
     for part, found in sources.items():
         for lm, (model, how) in models.items():
             score = ScoreNbestJob(found["am"], model, name=lm, num_shards=num_shards, **how)
@@ -152,14 +155,14 @@ def tables(files: Files, sources: Mapping[str, Mapping[str, tk.Path]], name: str
             rows[row] = wanted
             continue
         lists = {lm: path for lm, path in sources[TUNE_ON].items() if lm in used}
-        scales = TuneScalesJob(lists, tk.Path(files.references[TUNE_ON]), row=wanted)
+        scales = TuneScalesJob(lists, given(files.references[TUNE_ON]), row=wanted)
         scales.add_alias(f"{name}/tune/{'-'.join(used)}")
         rows[row] = scales.out_scales
     found = {}
     for part, lists in sources.items():
         table = WerTableJob(
             dict(lists),
-            tk.Path(files.references[part]),
+            given(files.references[part]),
             rows,
             baseline="+ AR LM",
             title=f"LibriSpeech {part}, scales from {TUNE_ON}",
@@ -174,9 +177,16 @@ def tables(files: Files, sources: Mapping[str, Mapping[str, tk.Path]], name: str
     return report
 
 
-def corpus(path: str) -> tk.Path:
-    """A file of LibriSpeech, identified by its name, so that moving the file does not change job ids.
+def corpus(path: File) -> tk.Path:
+    """A file of LibriSpeech. A name is identified by its last part, so that moving the file does not change job ids.
 
     Recogniser output is identified by its full path instead, because that of different recognisers has the same name.
     """
-    return tk.Path(path, hash_overwrite=f"librispeech/{path.rpartition('/')[2]}")
+    if isinstance(path, str):
+        return tk.Path(path, hash_overwrite=f"librispeech/{path.rpartition('/')[2]}")
+    return path
+
+
+def given(path: File) -> tk.Path:
+    """A file that is identified by its full path, or by the job that makes it."""
+    return tk.Path(path) if isinstance(path, str) else path

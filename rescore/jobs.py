@@ -4,10 +4,11 @@
     scales = TuneScalesJob({"am": nbest, "masked": scored.out_scores}, references, row="am:1,masked,words").out_scales
     table = WerTableJob({"am": test, "masked": test_scored.out_scores}, test_references, {"+ masked": scales})
 
-`out_nbest` of ScoreNbestJob has the tags, texts and order of its input with the new score. It is meant for i6_core's
-SearchCombineScoresJob and SearchTakeBestJob and for RETURNN's torch_scale_tuning.py. Requirements (time, memory, GPUs)
-are in the attribute `rqmt`, which is not hashed; a job that requires a GPU scores on it. Modules and classes must not
-be renamed, because their names are part of the hashes of finished jobs.
+`out_nbest` of ScoreNbestJob has the tags, texts and order of its input with the new score. It is meant for
+SearchCombineScoresJob of i6_experiments, i6_core's SearchTakeBestJob and RETURNN's torch_scale_tuning.py. Outputs that
+are numbers (`out_wer`, `out_scale`) are Variables. Requirements (time, memory, GPUs) are in the attribute `rqmt`, which
+is not hashed; a job that requires a GPU scores on it. Modules and classes must not be renamed, because their names are
+part of the hashes of finished jobs.
 """
 
 from __future__ import annotations
@@ -26,6 +27,38 @@ _TABLES = (".md", ".csv", ".json", ".tex")
 def _named(sources: dict[str, tk.Path]) -> list[str]:
     """The sources as NAME=PATH, which is how the verbs take them."""
     return [f"{name}={path.get_path()}" for name, path in sources.items()]
+
+
+def _sources(row: Any) -> list[str]:
+    """The names of the sources in a row of TuneScalesJob."""
+    if isinstance(row, dict):
+        return list(row)
+    terms = [term.strip() for term in row.split(",")]
+    heads = ["tokens:" if term.startswith("tokens:") else "" for term in terms]
+    return [head + term.removeprefix(head).partition(":")[0] for head, term in zip(heads, terms)]
+
+
+def _terms(row: Any) -> str:
+    """A row or its scales as the verbs take them, a file or SOURCE:NUMBER,... from a dict {source: number}.
+
+    Several numbers are a range to tune in, and None is the default range.
+    """
+    found = resolved(row)
+    if not isinstance(found, dict):
+        return str(found)
+    numbers = {name: value if isinstance(value, list) else [value] for name, value in found.items()}
+    return ",".join(
+        ":".join([name, *(str(number) for number in own if number is not None)]) for name, own in numbers.items()
+    )
+
+
+def _set_wer(variables: dict[str, tk.Variable], table: tk.Path) -> None:
+    """Set a Variable for each row of a WER table in JSON."""
+    with open(table.get_path()) as file:
+        rows = json.load(file)["rows"]
+    for row in rows:
+        if row["system"] in variables:
+            variables[row["system"]].set(row["wer_percent"])
 
 
 class NgramJob(Job):
@@ -59,7 +92,7 @@ class PerplexityJob(Job):
 
     def __init__(self, model: tk.Path, text: list[tk.Path], *, passes: int = 8, seed: int = 1) -> None:
         """
-        :param model: model folder, or ARPA or KenLM file
+        :param model: model folder, ARPA or KenLM file, or `out_model` of a ReturnnLmJob
         :param text: text files, plain or .gz, one sentence per line
         :param passes: network passes per sentence, for models that only give a bound
         :param seed: seed of the random masks and noise
@@ -70,6 +103,7 @@ class PerplexityJob(Job):
         self.seed = seed
 
         self.out_results = self.output_path("perplexity.json")
+        self.out_perplexity_per_word = self.output_var("perplexity_per_word")
 
         self.rqmt = {"cpu": 2, "mem": 8, "time": 2}
 
@@ -85,11 +119,13 @@ class PerplexityJob(Job):
         perplexity(
             Path(self.model.get_path()),
             [Path(path) for path in resolved(self.text)],
-            passes=self.passes,
-            seed=self.seed,
+            passes=resolved(self.passes),
+            seed=resolved(self.seed),
             device="cuda" if self.rqmt.get("gpu") else "cpu",
             out=Path(self.out_results.get_path()),
         )
+        with open(self.out_results.get_path()) as file:
+            self.out_perplexity_per_word.set(json.load(file)["perplexity_per_word"])
 
 
 class ScoreNbestJob(Job):
@@ -116,7 +152,8 @@ class ScoreNbestJob(Job):
     ) -> None:
         """
         :param nbest: N-best file (.py, .jsonl, .json, each also .gz)
-        :param model: model folder of this package, ARPA or KenLM file, or Hugging Face folder
+        :param model: model folder of this package, ARPA or KenLM file, Hugging Face folder, or `out_model` of a
+            ReturnnLmJob
         :param name: name of the new score
         :param estimator: estimator for the scores of a diffusion model (`dlm estimators`)
         :param passes: network passes per hypothesis; None: the default of the estimator
@@ -159,7 +196,7 @@ class ScoreNbestJob(Job):
             [self.nbest.get_path()],
             f"{self.name}={self.model.get_path()}",
             Path(self._part(number)),
-            ScoringOptions(**self.options, device="cuda" if self.rqmt.get("gpu") else "cpu"),
+            ScoringOptions(**resolved(self.options), device="cuda" if self.rqmt.get("gpu") else "cpu"),
             new_only=True,
             shard=f"{number}/{self.num_shards}",
         )
@@ -193,6 +230,47 @@ class ScoreNbestJob(Job):
         return super().hash({key: value for key, value in parsed_args.items() if key != "num_shards"})
 
 
+class LabelPriorJob(Job):
+    """Scores every hypothesis with the prior of the recogniser's labels (`dlm prior`)."""
+
+    def __init__(
+        self, nbest: tk.Path, prior: tk.Path, vocab: tk.Path, *, probabilities: bool = False, pieces: bool = False
+    ) -> None:
+        """
+        :param nbest: N-best file (.py, .jsonl, .json, each also .gz)
+        :param prior: text file with the log-prior of each piece, in the order of the vocabulary
+        :param vocab: SentencePiece model of the recogniser's labels
+        :param probabilities: the file has probabilities instead of their logarithms
+        :param pieces: the texts are space-separated pieces
+        """
+        self.nbest = nbest
+        self.prior = prior
+        self.vocab = vocab
+        self.probabilities = probabilities
+        self.pieces = pieces
+
+        self.out_nbest = self.output_path("nbest.py.gz")
+
+        self.rqmt = {"cpu": 1, "mem": 4, "time": 1}
+
+    def tasks(self) -> Iterator[Task]:
+        yield Task("run", resume="run", rqmt=self.rqmt)
+
+    def run(self) -> None:
+        from pathlib import Path
+
+        from rescore.commands.score import prior
+
+        prior(
+            [self.nbest.get_path()],
+            Path(self.prior.get_path()),
+            Path(self.vocab.get_path()),
+            Path(self.out_nbest.get_path()),
+            probabilities=self.probabilities,
+            pieces=self.pieces,
+        )
+
+
 class TuneScalesJob(Job):
     """Tunes the scales of one row for few word errors (`dlm tune`)."""
 
@@ -203,7 +281,7 @@ class TuneScalesJob(Job):
         nbest: dict[str, tk.Path],
         references: tk.Path,
         *,
-        row: str,
+        row: str | dict[str, Any],
         resamples: int = 50,
         mbr: bool = False,
         seed: int = 1,
@@ -211,7 +289,8 @@ class TuneScalesJob(Job):
         """
         :param nbest: aligned N-best files, keyed by the name of their score
         :param references: .py, Kaldi text, .trn or .json
-        :param row: terms joined by commas: SOURCE:SCALE for a fixed scale, SOURCE or SOURCE:LOW:HIGH for one to tune
+        :param row: terms joined by commas: SOURCE:SCALE for a fixed scale, SOURCE or SOURCE:LOW:HIGH for one to tune.
+            Or a dict {source: scale, None or (low, high)}, whose numbers may be Variables and delayed operations.
         :param resamples: bootstrap resamples over which the scales are averaged; 0: the scales with the fewest errors
         :param mbr: tune a posterior as well, for the choice by expected errors
         :param seed: seed of the resamples
@@ -224,6 +303,7 @@ class TuneScalesJob(Job):
         self.seed = seed
 
         self.out_scales = self.output_path("scales.json")
+        self.out_scale = {source: self.output_var(f"scale_{source.replace(':', '_')}") for source in _sources(row)}
 
         self.rqmt = {"cpu": 1, "mem": 8, "time": 1}
 
@@ -239,11 +319,17 @@ class TuneScalesJob(Job):
             _named(self.nbest),
             Path(self.references.get_path()),
             Path(self.out_scales.get_path()),
-            row=self.row,
+            row=_terms(self.row),
             resamples=self.resamples,
             mbr=self.mbr,
             seed=self.seed,
         )
+        with open(self.out_scales.get_path()) as file:
+            scales = json.load(file)
+        named = {**scales["scores"], "words": scales["words"]}
+        named |= {f"tokens:{source}": value for source, value in scales["tokens"].items()}
+        for source, variable in self.out_scale.items():
+            variable.set(named[source])
 
 
 class WerTableJob(Job):
@@ -253,7 +339,7 @@ class WerTableJob(Job):
         self,
         nbest: dict[str, tk.Path],
         references: tk.Path,
-        rows: dict[str, tk.Path | str],
+        rows: dict[str, Any],
         *,
         baseline: str = "",
         title: str = "WER",
@@ -262,7 +348,8 @@ class WerTableJob(Job):
         """
         :param nbest: aligned N-best files, keyed by the name of their score
         :param references: .py, Kaldi text, .trn or .json
-        :param rows: keyed by the name of the row: scales of a TuneScalesJob, or "SOURCE:SCALE,SOURCE:SCALE"
+        :param rows: keyed by the name of the row: `out_scales` of a TuneScalesJob, "SOURCE:SCALE,SOURCE:SCALE", or
+            {source: scale}; scales may be Variables and delayed operations
         :param baseline: row that the changes are measured against; "": the first hypotheses as listed
         :param title: title of the table
         :param seed: seed of the bootstrap
@@ -277,6 +364,7 @@ class WerTableJob(Job):
         self.out_tables = {suffix: self.output_path(f"wer{suffix}") for suffix in _TABLES}
         self.out_table = self.out_tables[".md"]
         self.out_json = self.out_tables[".json"]
+        self.out_wer = {row: self.output_var(f"wer_percent_{number}") for number, row in enumerate(rows)}
         self.out_ctm = self.output_path("best.ctm")
         self.out_transcripts = self.output_path("best.py.gz")
 
@@ -293,13 +381,14 @@ class WerTableJob(Job):
         wer(
             _named(self.nbest),
             Path(self.references.get_path()),
-            scales=[f"{name}={scales}" for name, scales in resolved(self.rows).items()],
+            scales=[f"{name}={_terms(scales)}" for name, scales in self.rows.items()],
             out=[Path(path.get_path()) for path in self.out_tables.values()],
             transcripts=[Path(self.out_ctm.get_path()), Path(self.out_transcripts.get_path())],
             baseline=self.baseline,
             title=self.title,
             seed=self.seed,
         )
+        _set_wer(self.out_wer, self.out_json)
 
 
 class RescoreJob(Job):
@@ -350,6 +439,7 @@ class RescoreJob(Job):
         self.out_table = self.out_tables[".md"]
         self.out_report = self.output_path("rescore/report.html")
         self.out_scales = self.output_path("rescore/scales")
+        self.out_wer = {row: self.output_var(f"wer_percent_{number}") for number, row in enumerate(rows)}
 
         self.rqmt = {"cpu": 1, "mem": 8, "time": 1}
 
@@ -375,6 +465,34 @@ class RescoreJob(Job):
             mbr=self.mbr,
             scoring=ScoringOptions(seed=self.seed),
         )
+        _set_wer(self.out_wer, self.out_tables[".json"])
+
+
+class CombineNbestJob(Job):
+    """Writes all hypotheses with their combined score (`dlm combine`), as a first pass for further rescoring."""
+
+    def __init__(self, nbest: dict[str, tk.Path], scales: Any) -> None:
+        """
+        :param nbest: aligned N-best files, keyed by the name of their score
+        :param scales: `out_scales` of a TuneScalesJob, "SOURCE:SCALE,SOURCE:SCALE", or {source: scale}; scales may be
+            Variables and delayed operations
+        """
+        self.nbest = nbest
+        self.scales = scales
+
+        self.out_nbest = self.output_path("nbest.py.gz")
+
+        self.rqmt = {"cpu": 1, "mem": 8, "time": 1}
+
+    def tasks(self) -> Iterator[Task]:
+        yield Task("run", resume="run", rqmt=self.rqmt)
+
+    def run(self) -> None:
+        from pathlib import Path
+
+        from rescore.commands.lists import combine
+
+        combine(_named(self.nbest), Path(self.out_nbest.get_path()), scales=_terms(self.scales))
 
 
 class ReportJob(Job):

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
 import os
@@ -37,7 +38,9 @@ def install() -> bool:
     module = types.ModuleType("sisyphus")
     module.is_standin = True
     module.Job, module.Task = _Job, _Task
-    module.tk = types.SimpleNamespace(Path=_Path, Job=_Job, Task=_Task, register_output=outputs.__setitem__)
+    module.tk = types.SimpleNamespace(
+        Path=_Path, Variable=_Variable, Job=_Job, Task=_Task, register_output=outputs.__setitem__
+    )
     sys.modules["sisyphus"] = module
     return False
 
@@ -127,8 +130,19 @@ class _Path:
             f"{_state.work}/{self.creator._sis_id()}/output/{self.path}" if self.creator else os.path.abspath(self.path)
         )
 
+    def get(self) -> Any:
+        return self.get_path()
+
     def __repr__(self) -> str:
         return f"Path({self.hash_overwrite or (self.creator and self.creator._sis_id(), self.path)})"
+
+
+class _Variable(_Path):
+    def get(self) -> Any:
+        return ast.literal_eval(Path(self.get_path()).read_text())
+
+    def set(self, value: Any) -> None:
+        Path(self.get_path()).write_text(f"{value!r}\n")
 
 
 class _Task:
@@ -172,6 +186,9 @@ class _Job(metaclass=_Singleton):
     def output_path(self, name: str, directory: bool = False) -> _Path:
         self._folders += [f"output/{name}"] if directory else []
         return _Path(name, self)
+
+    def output_var(self, name: str) -> _Variable:
+        return _Variable(name, self)
 
     def add_alias(self, name: str) -> Any:
         self._aliases.append(name)

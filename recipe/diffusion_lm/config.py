@@ -158,7 +158,7 @@ class TrainerConfig:
     ema: float = 0.9999
     """Decay of the weight average; 0 = off."""
     accelerator: str = "auto"
-    """One of `ACCELERATORS`; "auto" takes a GPU where there is one."""
+    """One of "auto" (a GPU where there is one), "cpu", "gpu", "cuda", "mps" and "tpu"."""
     devices: int = 1
     """Number of devices on each node."""
     num_nodes: int = 1

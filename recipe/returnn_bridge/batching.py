@@ -26,6 +26,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from returnn_bridge.datasets import init_dataset, plain_opts
 from returnn_bridge.token_store import TokenStore, check_kind, store_of
+from returnn_bridge.unpacked_copy import unnamed_copies
 
 _BLOCK = 128  # sequences that are requested from RETURNN at once
 _LENGTHS_BLOCK = 1 << 14  # sentences whose length is read from a token store at once
@@ -295,8 +296,9 @@ def sequences(dataset: Any, start: Position, data_key: str) -> Iterator[tuple[np
     """(ids, tag) of the sequences of a sub-epoch in RETURNN's order, without the first `start.seqs_done`."""
     # A MetaDataset that was read to its end in one block still holds that block and then cannot give its num_seqs,
     # so it is emptied first.
-    dataset.init_seq_order(epoch=None)
-    dataset.init_seq_order(epoch=start.sub_epoch)
+    with unnamed_copies():
+        dataset.init_seq_order(epoch=None)
+        dataset.init_seq_order(epoch=start.sub_epoch)
     count = dataset.num_seqs
     skip = start.seqs_done
     check_position(start, count)

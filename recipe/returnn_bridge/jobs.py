@@ -19,12 +19,15 @@ from sisyphus import Job, Task, tk
 
 
 def resolved(value: Any) -> Any:
-    """A copy of nested dicts and lists with the paths of the graph as strings. Only call this while a job runs."""
+    """A copy of nested dicts and lists with the values of the graph's paths, Variables and delayed operations.
+
+    The value of a path is its string. Only call this while a job runs.
+    """
     if isinstance(value, dict):
         return {key: resolved(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [resolved(item) for item in value]
-    return value.get_path() if hasattr(value, "get_path") else value
+    return value.get() if hasattr(value, "get") else value
 
 
 def prepare_process(cpus: int) -> None:
@@ -144,4 +147,36 @@ class BuildOggZipJob(Job):
 
         build_bliss_ogg_zip(
             self.corpus.get_path(), self.out_zip.get_path(), with_audio=self.with_audio, lower=self.lower
+        )
+
+
+class ReturnnLmJob(Job):
+    """Describes an autoregressive LM that RETURNN trained (`dlm returnnlm`), as a model for ScoreNbestJob."""
+
+    def __init__(self, checkpoint: tk.Path, vocab: tk.Path, *, behavior_version: int, network: dict[str, Any]) -> None:
+        """
+        :param checkpoint: checkpoint of RETURNN's Torch backend (.pt)
+        :param vocab: SentencePiece model that the LM was trained with
+        :param behavior_version: that of the RETURNN configuration
+        :param network: arguments of RETURNN's TransformerDecoder, plain data as `rf.build_dict` writes it
+        """
+        self.checkpoint = checkpoint
+        self.vocab = vocab
+        self.behavior_version = behavior_version
+        self.network = network
+
+        self.out_model = self.output_path("lm.yaml")
+
+    def tasks(self) -> Iterator[Task]:
+        yield Task("run", resume="run", mini_task=True)
+
+    def run(self) -> None:
+        from returnn_bridge.transformer_lm import write_description
+
+        write_description(
+            self.out_model.get_path(),
+            checkpoint=self.checkpoint.get_path(),
+            vocab=self.vocab.get_path(),
+            behavior_version=self.behavior_version,
+            model=self.network,
         )

@@ -20,7 +20,7 @@ import difflib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -138,6 +138,20 @@ def combined_scores(lists: Sequence[NBestList], scales: Scales) -> FloatArray:
     total = weighted_sum(matrix, list(named.values()))
     total[never] = -np.inf
     return total
+
+
+def with_combined_score(lists: Sequence[NBestList], scales: Scales, name: str) -> list[NBestList]:
+    """The lists with the totals, nats, as one more score. ValueError if they have a score of that name."""
+    totals = iter(combined_scores(lists, scales).tolist())
+    found = []
+    for utterance in lists:
+        if any(name in hypothesis.scores for hypothesis in utterance.hypotheses):
+            raise ValueError(f"{utterance.seq_tag!r} has a score {name!r}; expected another name for the combined one")
+        members = [
+            replace(hypothesis, scores={**hypothesis.scores, name: next(totals)}) for hypothesis in utterance.hypotheses
+        ]
+        found.append(replace(utterance, hypotheses=tuple(members)))
+    return found
 
 
 def check_summable(

@@ -1,4 +1,4 @@
-"""The verbs `dlm convert`, for N-best lists from one format to another, and `dlm formats`, which lists the formats."""
+"""The verbs for lists: `dlm convert` to another format, `dlm combine` to one score, and the list of `dlm formats`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from rescore.commands.options import ListFormat
+from rescore.commands.options import ListFormat, Sources
+from rescore.commands.syntax import list_files, parse_scales, scales_file
 from rescore.nbest.types import NBestList
 from returnn_bridge.files import check_outputs
 
@@ -50,6 +51,31 @@ def convert(
 
     write_nbest(target, watched(), score=score, allow_non_finite=form.non_finite, format=to_format)
     print(f"{target}: written" + (f"; without {' and '.join(lost)}, which {form.name} does not hold" if lost else ""))
+
+
+def combine(
+    nbest: Sources,
+    out: Annotated[
+        Path, typer.Option(help="File to write: .py (the combined score) or .jsonl (all scores), each also .gz.")
+    ],
+    scales: Annotated[
+        str, typer.Option(help="Scales to combine with: a file of `dlm tune`, or SOURCE:SCALE,SOURCE:SCALE.")
+    ],
+    name: Annotated[str, typer.Option(help="Name of the combined score.")] = "combined",
+    list_format: ListFormat = None,
+) -> None:
+    """Write all hypotheses with the weighted sum of their scores, in their order."""
+    from rescore.combination.scales import with_combined_score
+    from rescore.nbest import read_sources, write_nbest
+    from rescore.nbest.formats import format_to_write
+
+    check_outputs([out], [*list_files(nbest), *filter(None, [scales_file(scales)])])
+    chosen_score = None if format_to_write(out, None).many_scores else name
+    item = scales if scales_file(scales) else f"{name}={scales}"
+    _, chosen = parse_scales(item)
+    lists = read_sources(nbest, format=list_format)
+    write_nbest(out, with_combined_score(lists, chosen, name), score=chosen_score)
+    print(f"{out}: {len(lists)} utterances")
 
 
 def formats() -> None:

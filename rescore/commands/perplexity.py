@@ -1,4 +1,4 @@
-"""The verb `dlm perplexity`, for model folders and n-grams."""
+"""The verb `dlm perplexity`, for model folders, n-grams and LMs that RETURNN trained."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from returnn_bridge.files import check_outputs, write_text
 
 
 def perplexity(
-    model: Annotated[Path, typer.Argument(help="Model folder of this package, or an n-gram as an ARPA or KenLM file.")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="Model folder of this package, an n-gram as an ARPA or KenLM file, or a RETURNN LM (.yaml)."
+        ),
+    ],
     text: Annotated[list[Path], typer.Argument(help="Text files (plain or .gz), one sentence per line.")],
     passes: Annotated[
         int, typer.Option(help="Number of network passes per sentence (at least 2), for models that only give a bound.")
@@ -29,6 +34,19 @@ def perplexity(
 
     The bound is estimated and printed with its standard error.
     """
+    from diffusion_lm.device import usable_device
+
+    if model.is_file() and model.suffix in (".yaml", ".yml"):
+        from rescore.lms.returnn import returnn_perplexity
+
+        check_outputs([] if out is None else [out], [model, *text])
+        used = usable_device(device)
+        say_device(str(used))
+        exact = returnn_perplexity(model, text, device=str(used), batch_tokens=batch_tokens)
+        if out is not None:
+            write_text(out, json.dumps(exact.to_dict(), indent=1) + "\n")
+        print(exact.summary())
+        return
     if model.is_file():
         from rescore.lms.ngram import ngram_perplexity
 
@@ -39,7 +57,6 @@ def perplexity(
             write_text(out, json.dumps(values, indent=1) + "\n")
         print(result.summary())
         return
-    from diffusion_lm.device import usable_device
     from rescore.lms.network import usual_batch_tokens
 
     used = usable_device(device)

@@ -1,4 +1,4 @@
-"""The verbs that score lists, `dlm score` and `dlm merge`, and `dlm estimators`, which lists the estimators."""
+"""The verbs that score lists, `dlm score`, `dlm prior` and `dlm merge`, and the list of `dlm estimators`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def score(
     model: Annotated[
         str,
         typer.Option(
-            help="Model folder of this package, ARPA or KenLM file, or Hugging Face folder. "
+            help="Model folder of this package, ARPA or KenLM file, Hugging Face folder, or RETURNN LM (.yaml). "
             "NAME=PATH sets the name of its score."
         ),
     ],
@@ -56,6 +56,32 @@ def score(
         f"{run.note()}{run.out}: {len(run.lists)} utterances, {run.hypotheses} hypotheses, {run.seconds:.1f} s, "
         f"{describe_short(scorer)}{unknown}"
     )
+
+
+def prior(
+    nbest: Sources,
+    prior: Annotated[
+        Path, typer.Option(help="Text file with the log-prior of each piece, in the order of the vocabulary.")
+    ],
+    vocab: Annotated[Path, typer.Option(help="SentencePiece .model file of the recogniser's labels.")],
+    out: Annotated[
+        Path, typer.Option(help="Score file to write: .jsonl (all scores) or .py (only the new score), each also .gz.")
+    ],
+    name: Annotated[str, typer.Option(help="Name of the score.")] = "prior",
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="The file has probabilities instead of their logarithms.")
+    ] = False,
+    pieces: Annotated[bool, typer.Option("--pieces", help="The texts are space-separated pieces.")] = False,
+    list_format: ListFormat = None,
+) -> None:
+    """Score every hypothesis with the prior of the recogniser's labels, to be combined with a negative scale."""
+    from rescore.lms.label_prior import LabelPriorScorer
+    from rescore.score_file import score_file
+
+    check_outputs([out], [*list_files(nbest), prior, vocab])
+    scorer = LabelPriorScorer(prior, vocab, name=name, probabilities=probabilities, pieces=pieces)
+    run = score_file(nbest, scorer, out, new_only=True, format=list_format)
+    print(f"{run.note()}{run.out}: {len(run.lists)} utterances, unknown to the vocabulary: {run.unknown}")
 
 
 def merge(

@@ -2,7 +2,8 @@
 
     scorer = open_scorer("masked=runs/masked/model", ScoringOptions(device="cuda"))
 
-A model can be a model folder or a run folder of this package, a Hugging Face folder, an ARPA file or a KenLM binary.
+A model can be a model folder or a run folder of this package, a Hugging Face folder, an ARPA file, a KenLM binary, or
+the description of an LM that RETURNN trained.
 """
 
 from __future__ import annotations
@@ -44,20 +45,28 @@ def open_scorer(model: str, options: ScoringOptions, *, chosen: bool = True) -> 
             )
     if asked:
         raise ValueError(unused)
+    if path.is_file() and path.suffix in (".yaml", ".yml"):
+        from rescore.lms.returnn import ReturnnScorer
+
+        return ReturnnScorer(path, name=name or "", pieces=options.pieces, **network)
     if options.pieces:
         raise ValueError(
-            f"{path}: --pieces, of SentencePiece, is for model folders of ours; expected word-level lists for this one"
+            f"{path}: --pieces, of SentencePiece, is for model folders of ours and RETURNN LMs; "
+            "expected word-level lists for this one"
         )
     if path.is_dir() and (path / "config.json").is_file():
         from rescore.lms.huggingface import load_huggingface
 
         return load_huggingface(path, name=name or path.name, **network)
+    if path.suffix == ".pt":
+        raise ValueError(f"{path}: a checkpoint; expected the description of its LM, which `dlm returnnlm` writes")
     if path.is_file():
         from rescore.lms.ngram import NgramScorer
 
         return NgramScorer(path, name=name or path.name.split(".")[0])
     raise FileNotFoundError(
-        f"{path}: no such model; expected a model folder, an .arpa / KenLM file, or a Hugging Face folder"
+        f"{path}: no such model; expected a model folder, an .arpa / KenLM file, a Hugging Face folder, or the "
+        "description of a RETURNN LM (.yaml)"
     )
 
 

@@ -4,7 +4,7 @@
     lists = read_sources(["output.py.gz", "bigram=bigram.py.gz"])        # scores {"am": ..., "bigram": ...}
     for utterance in iterate_nbest("scores.jsonl.gz"): ...               # holds one utterance in memory
     write_nbest("scores.jsonl", lists, metadata={"seed": 1})
-    write_nbest("bigram.py.gz", lists, score="bigram")                   # for i6_core's SearchCombineScoresJob
+    write_nbest("bigram.py.gz", lists, score="bigram")                   # for i6's SearchCombineScoresJob
 
 The format is chosen by the suffix, with or without .gz, or by its name; see rescore.nbest.formats.
 Scores are in nats, higher is better.

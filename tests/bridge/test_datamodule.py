@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -120,11 +122,20 @@ def test_reading_ahead_does_not_move_the_position(options):
     assert list(map(content, take(other, 15))) == list(map(content, batches[5:]))
 
 
-def test_a_worker_process_delivers_the_same(options):
+def test_a_worker_process_delivers_the_same_and_leaves_no_copy_of_the_text(
+    options, text_file, vocab_folder, tmp_path, monkeypatch
+):
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    zipped = tmp_path / "train.txt.gz"
+    zipped.write_bytes(gzip.compress(text_file.read_bytes()))
+    options["train_opts"] = lm_dataset_dict([zipped], vocab_folder, partition_epoch=3, seq_ordering="laplace:.60")
     here, beside = ReturnnDataModule(**options), ReturnnDataModule(**options, num_workers=1)
     for data in (here, beside):
         data.position = Position(2, 17)
     assert list(map(content, take(beside, 12))) == list(map(content, take(here, 12)))
+    assert not list((tmp_path / "tmp").glob("returnn_lm_dataset*"))
 
 
 def test_validation_keeps_what_training_drops(options):

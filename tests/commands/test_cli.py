@@ -355,6 +355,23 @@ def test_samples_their_entropy_and_perplexity_under_any_judge(vocab, tmp_path, a
     assert "no log-probability" in capsys.readouterr().err
 
 
+def test_combine_writes_all_hypotheses_with_their_weighted_sum(files, capsys):
+    (files / "lm.py").write_text(GOOD.replace("-2.0", "-0.25"))
+    sources = (f"am={files / 'good.py'}", f"lm={files / 'lm.py'}")
+    for out in ("sum.py", "sum.jsonl"):
+        assert run("combine", *sources, "--scales", "am:1,lm:2,words:0.5", "--out", files / out) == 0
+    for out, name in (("sum.py", "am"), ("sum.jsonl", "combined")):
+        lists = read_nbest(files / out)
+        assert [h.text for u in lists for h in u.hypotheses] == [
+            h.text for u in read_nbest(files / "good.py") for h in u.hypotheses
+        ]
+        assert [h.scores[name] for h in lists[0].hypotheses] == [-1 - 2 + 1.5, -2 - 0.5 + 1.5]
+    assert set(lists[0].hypotheses[0].scores) == {"am", "lm", "combined"}
+    assert run("combine", *sources, "--scales", "am:1", "--name", "am", "--out", files / "again.jsonl") == 1
+    assert "has a score 'am'; expected another name" in capsys.readouterr().err
+    assert not (files / "again.jsonl").exists()
+
+
 def test_an_interruption_during_the_first_imports_is_one_line(monkeypatch, capsys):
     def interrupted() -> None:
         raise KeyboardInterrupt

@@ -20,10 +20,13 @@ import sis_standin
 
 REAL = sis_standin.install()
 
+from sisyphus import tk  # noqa: E402
+
 from config import demo, librispeech  # noqa: E402
 from conftest import DEMO, random_text  # noqa: E402
 from rescore.nbest import NBestList, read_nbest, write_nbest  # noqa: E402
 from rescore.nbest.references import read_references, write_transcripts  # noqa: E402
+from returnn_bridge.jobs import TrainVocabJob  # noqa: E402
 
 RECORDED = Path(__file__).parents[1] / "data" / "job_ids.json"
 EXPERIMENTS = {"demo": demo.py, "librispeech": librispeech.py}
@@ -95,6 +98,26 @@ def test_moving_the_corpora_moves_no_work(graph):
         moved = librispeech.Files(lm_text="/elsewhere/librispeech-lm-norm.txt.gz")
         librispeech.librispeech(moved)
         assert {sis_standin.job_id(job) for job in sis_standin.jobs()} == before
+
+
+def test_files_may_be_paths_of_the_graph(graph):
+    """As the outputs of i6_core's jobs, which have no name to cut."""
+    upstream = TrainVocabJob([tk.Path("/some/text")], size=10)
+    paths = {part: upstream.output_path(part) for part in librispeech.SETS}
+    files = librispeech.Files(
+        lm_text=upstream.output_path("lm.txt.gz"),
+        train_corpus=upstream.output_path("train.xml.gz"),
+        dev_corpora={"dev": upstream.output_path("dev.xml.gz")},
+        nbest=paths,
+        references=paths,
+        spm_model=upstream.out_model,
+        four_gram=upstream.output_path("4gram.arpa"),
+    )
+    librispeech.librispeech(files)
+    kinds = Counter(type(job).__name__ for job in sis_standin.jobs())
+    assert kinds["TrainVocabJob"] == 1 and "NgramJob" not in kinds
+    scored = [job for job in sis_standin.jobs() if type(job).__name__ == "ScoreNbestJob"]
+    assert {job.nbest.creator for job in scored} == {upstream}
 
 
 @pytest.mark.sisyphus

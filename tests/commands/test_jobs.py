@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import inspect
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,11 @@ import diffusion_lm.jobs  # noqa: E402
 import rescore.jobs  # noqa: E402
 import returnn_bridge.jobs  # noqa: E402
 from conftest import DEMO  # noqa: E402
-from diffusion_lm.jobs import TrainLmJob  # noqa: E402
+from diffusion_lm.jobs import SampleJob, TrainLmJob  # noqa: E402
 from rescore.commands.options import RESAMPLES  # noqa: E402
 from rescore.jobs import (  # noqa: E402
+    CombineNbestJob,
+    LabelPriorJob,
     NgramJob,
     PerplexityJob,
     ReportJob,
@@ -71,7 +74,7 @@ def digest(path) -> str:
 
 
 def test_jobs_keep_to_the_manners_of_i6_core():
-    assert len(JOBS) == 12
+    assert len(JOBS) == 16
     for kind in JOBS:
         tasks = [name for name in vars(kind) if name.startswith("run") or name == "merge"]
         assert tasks, kind
@@ -111,6 +114,25 @@ def test_resources_are_no_part_of_the_id(graph):
     assert sis_standin.job_id(two) != sis_standin.job_id(TrainLmJob("demo_ar"))
 
 
+def test_nodes_and_devices_are_numbers_and_requested(graph):
+    job = TrainLmJob("demo_ar", {"trainer.num_nodes": 2, "trainer.devices": 4})
+    assert (job.rqmt["multi_node_slots"], job.rqmt["gpu"]) == (2, 4)
+    assert "multi_node_slots" not in TrainLmJob("demo_ar").rqmt
+    for name in ("num_nodes", "devices"):
+        with pytest.raises(ValueError, match=f"trainer.{name}: got str; expected a positive whole number"):
+            TrainLmJob("demo_ar", {f"trainer.{name}": "2"})
+
+
+def test_sampling(graph, model_folder):
+    job = SampleJob(tk.Path(str(model_folder)), count=3, length=5, steps=4, seed=2)
+    sis_standin.run_job(job)
+    texts = gzip.open(job.out_text.get_path(), "rt").read().splitlines()
+    pairs = ast.literal_eval(gzip.open(job.out_samples.get_path(), "rt").read())
+    assert [text for [(_, text)] in pairs.values()] == texts and len(texts) == 3
+    assert list(pairs) == ["sample-1", "sample-2", "sample-3"]
+    assert all(0 <= entropy <= math.log(5) + 1e-9 for [(entropy, _)] in pairs.values())
+
+
 def test_newer_options_keep_the_ids_at_their_defaults(graph):
     nbest, references = {"am": tk.Path("a.py")}, tk.Path("r.py")
     lists = {"tune": nbest, "tune_references": references, "test": nbest, "test_references": references}
@@ -121,11 +143,6 @@ def test_newer_options_keep_the_ids_at_their_defaults(graph):
         plain = sis_standin.job_id(make())
         assert sis_standin.job_id(make(resamples=RESAMPLES, mbr=False, seed=1)) == plain
         assert len({plain, *(sis_standin.job_id(make(**new)) for new in ({"resamples": 0}, {"mbr": True}))}) == 3
-
-
-def test_a_job_is_on_one_node(graph):
-    with pytest.raises(ValueError, match="one node"):
-        TrainLmJob("demo_ar", {"trainer.num_nodes": 2})
 
 
 def test_training_and_perplexity(graph, text_file):
@@ -205,6 +222,63 @@ def test_from_scores_to_tables(graph, lists, model_folder, ar_folder):
     assert Path(whole.out_report.get_path()).stat().st_size > 10_000
     best = read_references(first.out_transcripts.get_path())
     assert list(best) == [utterance.seq_tag for utterance in read_nbest(nbest.get_path())]
+
+
+def test_results_are_variables_and_variables_are_settings(graph, lists, model_folder, text_file):
+    """A tuned scale and its double go into tables, a combination, another tuning and a training as they are."""
+    nbest, references = lists
+    masked = ScoreNbestJob(nbest, tk.Path(str(model_folder)), name="masked")
+    sources = {"am": nbest, "masked": masked.out_scores}
+    tuned = TuneScalesJob(sources, references, row="am:1,masked,words")
+    again = TuneScalesJob(sources, references, row={"am": 1, "masked": tuned.out_scale["masked"], "words": (-1, 1)})
+    same = {"am": 1, **{name: tuned.out_scale[name] for name in ("masked", "words")}}
+    rows = {"am": "am:1", "file": tuned.out_scales, "variables": same}
+    table = WerTableJob(sources, references, rows)
+    whole = RescoreJob(
+        tune=sources,
+        tune_references=references,
+        test=sources,
+        test_references=references,
+        rows={"am": "am:1", "masked": "am:1,masked,words"},
+    )
+    combined = CombineNbestJob(sources, same)
+    passes = ScoreNbestJob(combined.out_nbest, tk.Path(str(model_folder)), name="lm", passes=tuned.out_scale["am"])
+    perplexity = PerplexityJob(NgramJob([tk.Path(str(text_file))], order=2).out_arpa, [tk.Path(str(text_file))])
+    training = TrainLmJob("demo_ar", {"optim.lr": tuned.out_scale["am"]})
+    assert training.completed_fraction() == 0
+    for job in sis_standin.jobs():
+        if job not in (passes, training):
+            sis_standin.run_job(job)
+    scales = json.loads(Path(tuned.out_scales.get_path()).read_text())
+    assert {name: variable.get() for name, variable in tuned.out_scale.items()} == {
+        **scales["scores"],
+        "words": scales["words"],
+    }
+    assert again.out_scale["masked"].get() == tuned.out_scale["masked"].get()
+    assert -1 <= again.out_scale["words"].get() <= 1
+    percent = {
+        row["system"]: row["wer_percent"] for row in json.loads(Path(table.out_json.get_path()).read_text())["rows"]
+    }
+    assert {row: variable.get() for row, variable in table.out_wer.items()} == {row: percent[row] for row in rows}
+    assert table.out_wer["file"].get() == table.out_wer["variables"].get() == whole.out_wer["masked"].get()
+    assert perplexity.out_perplexity_per_word.get() > 1
+    assert training.overrides() == [f"optim.lr={tuned.out_scale['am'].get()}"]
+    best = {
+        utterance.seq_tag: max(utterance.hypotheses, key=lambda hypothesis: next(iter(hypothesis.scores.values()))).text
+        for utterance in read_nbest(combined.out_nbest.get_path())
+    }
+    assert best == read_references(table.out_transcripts.get_path()), "the winners of the last row"
+
+
+def test_a_label_prior_is_one_more_source(graph, lists, vocab, vocab_folder):
+    (graph / "prior.txt").write_text("-2.5e+00\n" * vocab.num_pieces)
+    job = LabelPriorJob(lists[0], tk.Path(str(graph / "prior.txt")), tk.Path(str(vocab_folder / "spm.model")))
+    tuned = TuneScalesJob({"am": lists[0], "prior": job.out_nbest}, lists[1], row="am:1,prior")
+    assert sis_standin.run_all() == 2
+    for utterance in read_nbest(job.out_nbest.get_path(), name="prior"):
+        for hypothesis in utterance.hypotheses:
+            assert hypothesis.scores["prior"] == pytest.approx(-2.5 * len(vocab.encode(hypothesis.text)))
+    assert -2 <= tuned.out_scale["prior"].get() <= 0
 
 
 def test_ngram_bytes_are_those_of_the_verb(graph, text_file):

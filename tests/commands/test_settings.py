@@ -29,6 +29,7 @@ def settings(monkeypatch, tmp_path):
         "DEFAULT_ENVIRONMENT_SET": {"OMP_NUM_THREADS": 1, "MKL_NUM_THREADS": 1, "PATH": "/bin", "LANG": "x"},
         "DEFAULT_ENVIRONMENT_KEEP": {"HOME"},
         "active_engine": None,
+        "SIS_COMMAND": ["/usr/bin/python3", "/sisyphus/sis"],
     }
     exec(compile((ROOT / "settings.py").read_text(), "settings.py", "exec"), space)
     return SimpleNamespace(**space)
@@ -54,6 +55,43 @@ def test_a_refusal_is_an_error_with_the_reason_in_the_log(settings, tmp_path):
     settings._refuse(call, "run", [2], {"gpu": 9}, "no such node")
     assert (tmp_path / "log.run.2").read_text().startswith("Not started: no such node\n")
     assert (tmp_path / "error.run.2").exists()
+
+
+def test_gpu_memory_chooses_a_type_or_is_refused(settings):
+    space = settings._gpu_type.__globals__
+    with pytest.raises(ValueError, match="gpu_mem 24: expected at most that of GPU_TYPES in settings.py"):
+        settings._gpu_type({"gpu": 1, "gpu_mem": 24})
+    space["GPU_TYPES"] = {11: "gtx", 24: "rtx", 80: "h100"}
+    chosen = {memory: settings._gpu_type({"gpu": 1, "gpu_mem": memory}) for memory in (0, 8, 24, 25)}
+    assert chosen == {0: "", 8: "gtx", 24: "rtx", 25: "h100"}
+    assert settings._gpu_type({"gpu": 1, "gpu_mem": 8, "gpu_name": "mine"}) == "mine"
+    assert settings._gpu_type({"gpu": 0, "gpu_mem": 800}) == ""
+    with pytest.raises(ValueError, match="gpu_mem 81"):
+        settings._gpu_type({"gpu": 1, "gpu_mem": 81})
+
+
+def test_this_machine_refuses_what_it_does_not_have(settings):
+    assert settings._why_not_here({"gpu": 0, "cpu": 3}, 0) == ""
+    assert "this machine gives 0" in settings._why_not_here({"gpu": 1}, 0)
+    assert "asks for GPUs of 24 GB, here they have 0" in settings._why_not_here({"gpu": 1, "gpu_mem": 24}, 1)
+    settings._why_not_here.__globals__["LOCAL_GPU_MEM"] = 24
+    assert settings._why_not_here({"gpu": 1, "gpu_mem": 24}, 1) == ""
+    assert "2 nodes" in settings._why_not_here({"multi_node_slots": 2}, 0)
+
+
+def test_jobs_run_in_the_python_and_with_the_returnn_of_the_site(settings, monkeypatch):
+    assert [sys.executable, "/sisyphus/sis"] == settings.SIS_COMMAND
+    monkeypatch.setenv("DLM_PYTHON", "/venv/bin/python")
+    monkeypatch.setenv("DLM_RETURNN_ROOT", "/src/returnn")
+    space = {
+        "DEFAULT_ENVIRONMENT_SET": {"PATH": "/bin"},
+        "DEFAULT_ENVIRONMENT_KEEP": set(),
+        "SIS_COMMAND": ["python", "sis"],
+    }
+    exec(compile((ROOT / "settings.py").read_text(), "settings.py", "exec"), space)
+    assert space["SIS_COMMAND"] == ["env", "PYTHONPATH=/src/returnn", "/venv/bin/python", "sis"]
+    assert space["DEFAULT_ENVIRONMENT_SET"]["PYTHONPATH"] == "/src/returnn"
+    assert space["DEFAULT_ENVIRONMENT_SET"]["PATH"] == "/venv/bin:/bin"
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,12 @@ def test_the_map_has_every_folder() -> None:
             assert f"| `{folder}/` |" in text, folder
 
 
+def test_the_site_has_every_page() -> None:
+    listed = re.findall(r"[\w/]+\.md$", (ROOT / "mkdocs.yml").read_text(), flags=re.MULTILINE)
+    assert len(listed) == len(set(listed))
+    assert {ROOT / name for name in listed} == {*PAGES, ROOT / "benchmarks/README.md", ROOT / "data/demo/README.md"}
+
+
 @pytest.mark.parametrize("number", range(6))
 def test_the_lists_of_the_page_of_formats_are_read(number: int, tmp_path: Path) -> None:
     from rescore.nbest import read_nbest
@@ -104,3 +110,11 @@ def test_tables_have_every_entry_of_their_registry() -> None:
     for page, registry in (("estimators.md", ESTIMATORS), ("formats.md", FORMATS), ("formats.md", REFERENCE_FORMATS)):
         text = prose(ROOT / "docs" / page)
         assert not [name for name in registry if f"`{name}`" not in text], page
+
+
+def test_the_page_of_settings_is_what_the_program_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    from diffusion_lm.commands.train import train
+
+    train(explain=True)
+    page = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
+    assert capsys.readouterr().out == page, "expected: dlm train --explain > docs/configuration.md"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -16,11 +18,7 @@ from rescore.nbest.references import read_references, write_transcripts
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 PAGES = ["README.md", "docs/families.md", "docs/data.md"]
-BLOCKS = [
-    (page, kind, block)
-    for page in PAGES
-    for kind, block in re.findall(r"```(bash|python)\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
-]
+SHORT_PAGES = ["docs/rescoring.md", "docs/coming_from.md"]
 SMALL = [
     "model.hidden_size=32",
     "model.num_blocks=1",
@@ -52,9 +50,15 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_every_block_runs(folder, capsys):
+def run_blocks(pages, capsys) -> int:
+    """Run the blocks of the pages in order; the number of commands."""
+    blocks = [
+        (page, kind, block)
+        for page in pages
+        for kind, block in re.findall(r"```(bash|python)\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    ]
     ran = 0
-    for page, kind, block in BLOCKS:
+    for page, kind, block in blocks:
         if kind == "python":
             exec(compile(block, page, "exec"), {})
             continue
@@ -67,9 +71,30 @@ def test_every_block_runs(folder, capsys):
                 main(arguments)
             assert stopped.value.code == 0, f"{page}: {line}: {capsys.readouterr()}"
             ran += 1
-    assert ran >= 20
+    return ran
+
+
+def test_every_block_runs(folder, capsys):
+    assert run_blocks(PAGES, capsys) >= 20
     assert (folder / "rescored" / "report.html").stat().st_size > 10_000
     assert (folder / "masked.py.gz").exists()
+
+
+def test_every_block_runs_with_the_shipped_model(folder, capsys):
+    demo = folder / "data" / "demo"
+    demo.mkdir(parents=True)
+    (demo / "masked-long").symlink_to(DEMO / "masked-long")
+    with gzip.open(DEMO / "train.txt.gz") as whole, gzip.open(demo / "train.txt.gz", "wb") as beginning:
+        beginning.writelines(itertools.islice(whole, 3000))
+    assert run_blocks(SHORT_PAGES, capsys) >= 10
+    rows = (folder / "rescored_demo" / "wer.md").read_text()
+    assert all(f"| {row} " in rows for row in ("first in list", "am only", "all given scores", "+ 3gram and masked ‡"))
+
+
+def test_the_smallest_list_is_read(tmp_path):
+    (table,) = re.findall(r"```csv\n(.*?)```", (ROOT / "docs/rescoring.md").read_text(), re.DOTALL)
+    (tmp_path / "lists.csv").write_text(table)
+    assert read_nbest(tmp_path / "lists.csv")[0].hypotheses[1].scores == {"am": -3.9, "lm": -9.9}
 
 
 def test_readme_names_every_verb():

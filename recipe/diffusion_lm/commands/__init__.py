@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from diffusion_lm.commands.clip import clip
 from diffusion_lm.commands.data import bliss, oggzip, tokenize, vocab
-from diffusion_lm.commands.models import average, perplexity, pretrained
+from diffusion_lm.commands.models import average, perplexity, pretrained, returnnlm
 from diffusion_lm.commands.runner import Command, with_given
 from diffusion_lm.commands.sample import sample
 from diffusion_lm.commands.services import Services
@@ -28,6 +28,7 @@ def commands(services: Services) -> list[Command]:
         with_given(train, services=services),
         average,
         pretrained,
+        returnnlm,
         perplexity,
         with_given(sample, services=services),
         clip,

@@ -1,4 +1,4 @@
-"""The verbs for trained models: `dlm average`, `dlm pretrained`, `dlm perplexity`."""
+"""The verbs for trained models: `dlm average`, `dlm pretrained`, `dlm returnnlm`, `dlm perplexity`."""
 
 from __future__ import annotations
 
@@ -54,6 +54,31 @@ def pretrained(
     # The check runs before the model is written, so that a missing text file leaves nothing behind.
     model = import_pretrained(folder, vocab, out, look)
     print(f"{out}: {model.family_options['name']}, {model.num_parameters / 1e6:.1f} M parameters")
+
+
+def returnnlm(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of RETURNN's Torch backend (.pt).")],
+    network: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="OPTION=VALUE...",
+            help="Arguments of RETURNN's TransformerDecoder that the training had, e.g. num_layers=24 model_dim=1024.",
+        ),
+    ],
+    vocab: Annotated[Path, typer.Option(help="SentencePiece .model file that the LM was trained with.")],
+    behavior_version: Annotated[int, typer.Option(help="behavior_version of the RETURNN configuration.")],
+    out: Annotated[Path, typer.Option(help="Description to write (.yaml), which can be scored with.")],
+) -> None:
+    """Describe an autoregressive LM that RETURNN trained, for scoring. Options and weights are checked."""
+    from diffusion_lm.config import override_tree
+    from returnn_bridge.transformer_lm import write_description
+
+    check_outputs([out], [checkpoint, vocab])
+    tree = override_tree({"network": {}}, [f"network.{option}" for option in network], open_sections=["network"])
+    lm = write_description(
+        out, checkpoint=checkpoint, vocab=vocab, behavior_version=behavior_version, model=tree["network"]
+    )
+    print(f"{out}: {lm.num_parameters / 1e6:.1f} M parameters, {lm.vocab.num_pieces} pieces")
 
 
 def perplexity(

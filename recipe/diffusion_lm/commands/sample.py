@@ -53,10 +53,10 @@ def sample(
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 1,
     device: Device = "auto",
     out: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
             help="Also write the sentences to this file, one per line; to a .py or .py.gz as "
-            "{tag: [(entropy, text)]}, which i6's GenerativePerplexityJob reads."
+            "{tag: [(entropy, text)]}, which i6's GenerativePerplexityJob reads. May be repeated."
         ),
     ] = None,
     services: Services = Services(),  # noqa: B008  # frozen
@@ -70,7 +70,7 @@ def sample(
 
     if (length > 0) == (like is not None):
         raise ValueError("give exactly one of --length NUMBER and --like TEXT")
-    check_outputs([] if out is None else [out], [model, *([like] if like else []), *([judge] if judge else [])])
+    check_outputs(out or [], [model, *([like] if like else []), *([judge] if judge else [])])
     trained = LanguageModel.load(model, device=device)
     say_device(str(trained.device))
     judged = services.judge(judge, device=device) if judge else None
@@ -95,9 +95,9 @@ def sample(
         drawn = sampling.Samples(corrected.tokens, drawn.passes + corrected.passes, drawn.unfinished)
         lines.append(f"self-correction changed {corrected.changed} tokens; agreement {corrected.agreement:.3f}")
     texts = [text_of(tokens, trained.vocab) for tokens in drawn.tokens]
-    if out is not None:
-        is_literal = has_suffix(out, ".py")
-        write_text(out, entropy_literal(drawn.tokens, texts) if is_literal else "".join(f"{text}\n" for text in texts))
+    for path in out or []:
+        is_literal = has_suffix(path, ".py")
+        write_text(path, entropy_literal(drawn.tokens, texts) if is_literal else "".join(f"{text}\n" for text in texts))
     lines += texts
     lines.append(
         f"entropy {sample_entropy(drawn.tokens):.3f} nats a sentence, "

@@ -35,6 +35,9 @@ def train(
     list_presets: Annotated[
         bool, typer.Option("--list-presets", help="Print the presets and suffixes and stop.")
     ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print all settings with their defaults and meaning, and stop.")
+    ] = False,
     services: Services = Services(),  # noqa: B008  # frozen
 ) -> None:
     """Train a language model, or continue an interrupted run, which gives the same weights."""
@@ -47,6 +50,11 @@ def train(
         for kind, table in (("preset", presets.PRESETS), ("suffix", presets.SUFFIXES)):
             for name, function in table.items():
                 print(f"{kind} {name}: {' '.join((function.__doc__ or '').split())}")
+        return
+    if explain:
+        from diffusion_lm.commands.explain import settings_page
+
+        print(settings_page(), end="")
         return
     if bool(preset) == (config is not None):
         raise ValueError("expected exactly one of --preset NAME and --config FILE")

@@ -60,7 +60,7 @@ class AdaptiveFamily(MaskedFamily):
     """Masked family with a policy that chooses what is trained on."""
 
     policy: str = "losses"
-    """How scores are used: "losses", "curriculum", "tilted" or "proposal" (see above)."""
+    """How scores are used: "losses", "curriculum", "tilted" or "proposal" (policies.py)."""
     pi_min: float = 0.25
     """For "losses": smallest probability that the loss of a masked token is computed."""
     curriculum_steps: int = 0

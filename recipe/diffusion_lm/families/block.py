@@ -59,7 +59,7 @@ class BlockFamily(ScheduledNoise, Family):
     block_size: int = 4
     """Number of positions in a block."""
     fill_last: bool = True
-    """Pad the last block with EOS (see above)."""
+    """Pad the last block with EOS."""
     antithetic_sampling: bool = True
     """Training times are spread evenly over the blocks of a row and over the batch."""
     sampling_eps: float = 1e-3

@@ -41,7 +41,7 @@ class HybridFamily(MixtureFamily):
     gamma: float = 1.0
     """Exponent of uniform noise over time: c is proportional to (t (1 - t))^(gamma/2)."""
     weighting: str = "dynamic"
-    """Training weights: "nelbo", "clip" or "dynamic" (see above)."""
+    """Training weights: "nelbo", "clip" or "dynamic" (that of GIDD+)."""
     min_weight: float = 0.0
     """Smallest training weight for "clip" and "dynamic"."""
     max_weight: float = 2.0

@@ -70,7 +70,7 @@ class MaskedFamily(ScheduledNoise, Family):
     score_eos: bool = False
     """Mask and score EOS too."""
     shift: bool = False
-    """Predict a token at the position before it, as an autoregressive network does (see above)."""
+    """Predict a token at the position before it, as an autoregressive network does."""
 
     scoring: ClassVar[Scoring] = "masks"
     sampler_kind: ClassVar[str] = "masks"
