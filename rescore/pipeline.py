@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
 
@@ -50,14 +51,15 @@ def rescore(
     command: str = "",
     format: str | None = None,
     speakers: str = "",
+    model_paths: Mapping[str, str] | None = None,
 ) -> RescoreResult:
     """Score both sets with every LM, tune every row on the first set and measure it on the second.
 
     An interrupted run can be resumed, because scores in `out` are kept. `rows`: default: those of `default_rows`. The
     row `FIRST` of the recogniser's order is always there, and is the default baseline. `format`: the format of all
     lists; None: chosen by their suffixes. `resamples`, `expected_errors`: see `tune`; `seed` is that of the resamples
-    too. `speakers`: a pattern for `speakers_of`, so that both bootstraps draw speakers. ValueError for malformed files,
-    rows with unknown sources, or a baseline that is not a row.
+    too. `speakers`: a pattern for `speakers_of`, so that both bootstraps draw speakers. `model_paths`: the path of each
+    LM, to be recorded. ValueError for malformed files, rows with unknown sources, or a baseline that is not a row.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,6 +74,7 @@ def rescore(
     baseline = baseline or rows[0].name
     check_rows(rows, baseline, list(lms), given)
     known = recorded(test_sources, format=format)  # scores that the lists already hold
+    paths = model_paths or {}
     notes = [note for row in rows for note in row.notes()]
     notes += [f"note: no row uses the score {name!r}" for name in unused_scores(rows, (*given, *lms))]
     if remark := _tuned_on(tune_lists, test_lists):
@@ -119,18 +122,27 @@ def rescore(
         scales_from="; ".join(filter(None, [f"tuned on {', '.join(map(str, tune_sources))}", averaged, remark])),
         metadata={
             "tune": list(map(str, tune_sources)),
+            "tune_refs": str(tune_references),
             "test": list(map(str, test_sources)),
-            "models": {name: record.facts for name, record in known.items()},
+            "test_refs": str(test_references),
+            "models": {
+                name: {**({"path": paths[name]} if name in paths else {}), **record.facts}
+                for name, record in known.items()
+            },
             "seed": seed,
             **({"command": command} if command else {}),
             **({"speakers": speakers} if speakers else {}),
-            "python": platform.python_version(),
+            "versions": {
+                "dlm": version("diffusion-lm-rescoring"),
+                "torch": version("torch"),
+                "python": platform.python_version(),
+            },
         },
         unknown=unknown_in(known),
         speakers=len(set(groups)) if groups else None,
         never=never_chosen(test_lists),
     )
-    return RescoreResult(table, tuned, scales, tune_lists, test_lists, tuple(notes))
+    return RescoreResult(table, tuned, scales, tune_lists, test_lists, tuple(notes), seed)
 
 
 def _tuned_on(tune_lists: Sequence[NBestList], test_lists: Sequence[NBestList]) -> str:

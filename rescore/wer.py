@@ -214,16 +214,36 @@ def paired_bootstrap(
     1912.09508). The result is a function of `seed`. A sample without any reference word has no WER and is left out.
     ValueError if lengths differ or nothing can be drawn.
     """
-    sums = _group_sums([errors_a, errors_b], reference_words, groups)
-    sampled = _resample(sums[:2], sums[2], seed=seed, samples=samples)
-    changes = sampled[1] - sampled[0]
-    low, high = _interval(changes, confidence)
-    return BootstrapResult(
-        difference_percent=float(100.0 * (sums[1].sum() - sums[0].sum()) / sums[2].sum()),
-        low=low,
-        high=high,
-        probability_of_improvement=float((changes < 0).mean()),
-    )
+    return paired_matrix(
+        [errors_a, errors_b], reference_words, seed=seed, samples=samples, groups=groups, confidence=confidence
+    )[0][1]
+
+
+def paired_matrix(
+    errors: Sequence[Sequence[int] | IntArray],
+    reference_words: Sequence[int] | IntArray,
+    *,
+    seed: int,
+    samples: int = 10_000,
+    groups: Sequence[Hashable] | None = None,
+    confidence: float = 0.95,
+) -> list[list[BootstrapResult]]:
+    """[a][b]: `paired_bootstrap` of every pair of several systems, from one set of samples. `errors`: [systems], each
+    per utterance."""
+    *sums, words = _group_sums(errors, reference_words, groups)
+    sampled = _resample(sums, words, seed=seed, samples=samples)
+
+    def compare(a: int, b: int) -> BootstrapResult:
+        changes = sampled[b] - sampled[a]
+        low, high = _interval(changes, confidence)
+        return BootstrapResult(
+            difference_percent=float(100.0 * (sums[b].sum() - sums[a].sum()) / words.sum()),
+            low=low,
+            high=high,
+            probability_of_improvement=float((changes < 0).mean()),
+        )
+
+    return [[compare(a, b) for b in range(len(sums))] for a in range(len(sums))]
 
 
 def wer_interval(

@@ -69,7 +69,7 @@ def rescore(
     from rescore.report.table import TABLE_SUFFIXES
 
     rows = [RowSpec.parse(text) for text in row or []]
-    scorers = {}
+    scorers, paths = {}, {}
     inputs: list[str | Path] = [*list_files([*tune, *test]), tune_refs, test_refs]
     for item in lm or []:
         path, at, how = ("", "", "") if os.path.exists(split_source(item)[1]) else item.rpartition("@")
@@ -83,6 +83,7 @@ def rescore(
         if scorer.name in scorers:
             raise ValueError(f"--lm {item}: a second score {scorer.name!r}; expected NAME=PATH with different names")
         scorers[scorer.name] = scorer
+        paths[scorer.name] = split_source(path if at else item)[1]
     say_device(*(scorer.device for scorer in scorers.values()))
     check_outputs(pipeline.output_files(out, list(scorers)), inputs)
     with lock(out / "report.html"):  # because two runs at once would mix files of different tables in one folder
@@ -102,6 +103,7 @@ def rescore(
             command=shlex.join(["dlm", *sys.argv[1:]]),
             format=list_format,
             speakers=speakers,
+            model_paths=paths,
         )
         (out / "scales").mkdir(exist_ok=True)
         for name, scales in result.scales.items():

@@ -5,12 +5,15 @@ r"""Text from outside, such as names of rows and sets, as the plain words of a M
     latex_comment("two\nlines")         # % two lines
 
 Whatever the text holds, it reads as it is: no markup, link, formula, command, second cell or second line comes of it.
-HTML has `html.escape` of the standard library.
+HTML has `html.escape` of the standard library; data for a script go through `embedded_json`.
 """
 
 from __future__ import annotations
 
+import json
 import re
+from html import escape
+from typing import Any
 
 _MARKDOWN = {
     **{character: "\\" + character for character in "\\|*_`~#$"},
@@ -52,6 +55,13 @@ def escape_latex(text: str) -> str:
 def latex_comment(text: str) -> str:
     """A text as one comment line, without line end."""
     return f"% {_one_line(text)}"
+
+
+def embedded_json(element_id: str, value: Any) -> str:
+    """A script element that holds data and is not run. No text in it can close the element or open a comment, because
+    every "<" is written as an escape of JSON."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    return f'<script type="application/json" id="{escape(element_id)}">{text}</script>'
 
 
 def _one_line(text: str) -> str:

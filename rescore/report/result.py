@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from rescore.combination.scales import Scales
+from rescore.combination.scales import Scales, winners
 from rescore.combination.tuning import TuneResult
 from rescore.nbest.types import NBestList
 from rescore.report.table import ResultTable
+from rescore.wer import ErrorTable, IntArray, error_table
 
 
 @dataclass(frozen=True)
@@ -26,3 +28,17 @@ class RescoreResult:
     """Lists to tune and to test on, with the scores of all LMs."""
     notes: tuple[str, ...] = ()
     """Notes for the user: results that existed already, and choices that follow from the names of sources."""
+    seed: int = 1
+    """Seed of the bootstrap."""
+    groups: Sequence[Hashable] | None = None
+    """Speaker of each utterance to test on, for the block bootstrap; None: utterances are drawn one by one."""
+
+    @cached_property
+    def errors(self) -> ErrorTable:
+        """Word errors of every hypothesis to test on."""
+        return error_table(self.test_lists)
+
+    @cached_property
+    def winners(self) -> dict[str, IntArray]:
+        """[utterances] by row: the index of its winner in each list to test on."""
+        return {row: winners(self.test_lists, scales) for row, scales in self.scales.items()}

@@ -14,6 +14,7 @@ body { margin: 0; background: var(--page); color: var(--ink);
 main { max-width: 1400px; margin: 0 auto; padding: 28px 24px 60px; }
 h1 { font-size: 26px; line-height: 1.2; margin: 0 0 18px; }
 h2 { font-size: 19px; margin: 40px 0 8px; }
+h3 { font-size: 15px; margin: 18px 0 6px; }
 p { margin: 0 0 12px; color: var(--soft); max-width: 80ch; }
 .scroll { overflow-x: auto; }
 table.results { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
@@ -25,6 +26,10 @@ table.results { border-collapse: collapse; width: 100%; font-variant-numeric: ta
 .results .num { text-align: right; }
 .results .text { text-align: left; }
 .results td.text { color: var(--soft); font-size: 13px; white-space: normal; min-width: 11em; }
+.scroll tbody th, .scroll thead th:first-child { position: sticky; left: 0; background: var(--page); }
+@media (max-width: 700px) { main { padding: 20px 16px 40px; } .results th, .results td { padding: 5px 8px; }
+  .results tbody th { min-width: 6em; max-width: 34vw; white-space: normal; overflow-wrap: break-word;
+    font-size: 13px; } }
 @media print { :root { color-scheme: light; } main { max-width: none; padding: 0; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from rescore.report.escaping import escape_latex, escape_markdown, latex_comment
+from rescore.report.escaping import embedded_json, escape_latex, escape_markdown, latex_comment
 from rescore.report.overview import read_overview
 from rescore.report.table import ResultTable, Row
 from rescore.wer import ErrorCounts
@@ -81,6 +81,17 @@ def test_latex_has_no_live_character(name):
     rest = re.sub(known, "", escaped)
     assert not set(rest) & set('\\&%$#_{}~^<>|"[*')
     assert len(latex_comment(name).splitlines()) == 1 and latex_comment(name).startswith("% ")
+
+
+@given(NAMES)
+@example("<!--<script>")
+@example("</SCRIPT >")
+def test_embedded_data_come_back_and_close_nothing(name):
+    """There is one element, with nothing that an HTML parser could take for a tag or a comment."""
+    element = embedded_json("data", {name: [name]})
+    inside = element.removeprefix('<script type="application/json" id="data">').removesuffix("</script>")
+    assert "<" not in inside
+    assert json.loads(inside) == {name: [name]}
 
 
 @pytest.fixture(params=NASTY)

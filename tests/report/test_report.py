@@ -11,14 +11,16 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from math import inf
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rescore.combination.scales import Scales, winners
+from rescore.combination.scales import Scales, best_texts, winners
 from rescore.combination.tuning import tune
 from rescore.nbest import read_sources
 from rescore.nbest.references import attach_references, read_references
@@ -29,6 +31,7 @@ from rescore.report.result import RescoreResult
 from rescore.report.sections import SECTIONS
 from rescore.report.sections.base import Section
 from rescore.report.table import ResultTable, Row, evaluate
+from rescore.scores import UnknownCounts
 from rescore.wer import ErrorCounts, count_errors, error_table, paired_bootstrap
 
 DEMO = Path(__file__).parents[2] / "data" / "demo"
@@ -242,6 +245,7 @@ class Page(HTMLParser):
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.scripts: list[str] = []
+        self.data: list[str] = []
         self.open: list[str] = []
         self.feed(text)
         self.close()
@@ -260,7 +264,8 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self.open and self.open[-1] == "script":
-            self.scripts.append(data)
+            is_data = self.elements[-1][1].get("type") == "application/json"
+            (self.data if is_data else self.scripts).append(data)
 
 
 def nasty_page() -> str:
@@ -286,7 +291,10 @@ def test_hostile_texts_do_not_run() -> None:
     page = nasty_page()
     parsed = Page(page)
     names = [name for name, _ in parsed.elements]
-    assert names.count("script") == 1
+    assert names.count("script") == 2 and len(parsed.scripts) == 1 and len(parsed.data) == 1
+    (utterance,) = json.loads(parsed.data[0])["utterances"]
+    assert utterance["tag"] == NASTY and utterance["winners"][0][1] == f"a {NASTY}"
+    assert "<" not in parsed.data[0]
     assert not {"img", "iframe", "object", "link"} & set(names)
     assert not [key for _, attributes in parsed.elements for key in attributes if key.startswith("on")]
     policy = next(
@@ -297,21 +305,63 @@ def test_hostile_texts_do_not_run() -> None:
 
 
 def test_page_of_the_demo(tmp_path: Path) -> None:
-    """Tuned on dev, reported on test; every changed utterance is there once, in its row."""
+    """Tuned on dev, reported on test; the page works offline, and the first changes can be read without a script."""
     dev, test = demo_lists("dev"), demo_lists("test")
     tuned = tune(dev, free={"bigram": (0.0, 3.0)})
     scales = {"first pass": FIRST_PASS, "+ bigram": tuned.scales}
     rows = evaluate(test, scales, baseline="first pass", seed=1)
     table = ResultTable("demo", rows, baseline="first pass", scales_from="tuned on dev")
     changes = changed_winners(test, winners(test, FIRST_PASS), winners(test, tuned.scales))
-    write_report(tmp_path / "report.html", RescoreResult(table, {"+ bigram": tuned}, scales, dev, test))
+    result = RescoreResult(table, {"+ bigram": tuned}, scales, dev, test)
+    write_report(tmp_path / "report.html", result)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert not re.search(r"https?:|//|url\(|@import|src=|href=", page)  # works offline
     parsed = Page(page)
-    cards = [attributes for name, attributes in parsed.elements if name == "article"]
-    assert [card["data-gain"] for card in cards] == [str(change.gain) for change in changes]
+    assert not re.search(r"https?:|url\(|@import|src=|href=", page)
+    cards = [attributes["class"] for name, attributes in parsed.elements if name == "article"]
+    assert cards == [change.verdict for change in changes][:20]
     assert sum(change.gain for change in changes) == rows[0].errors.errors - rows[1].errors.errors
     assert sum(name == "polyline" for name, _ in parsed.elements) == 1
+    assert len(parsed.elements) < 1500  # the cards of all other utterances are data
+    check_winner_data(json.loads(parsed.data[0]), result)
+
+
+def test_a_score_of_minus_infinity_is_null_in_the_data() -> None:
+    """For the row that does not use it, its winner has the score; the total of the other row never takes it."""
+    hypotheses = (Hypothesis("a", {"am": 2.0, "lm": -inf}), Hypothesis("b", {"am": 0.0, "lm": -1.0}))
+    lists = [NBestList("u", hypotheses, "b")]
+    scales = {"am": Scales({"am": 1.0}), "+ lm": Scales({"am": 1.0, "lm": 1.0})}
+    table = ResultTable("t", evaluate(lists, scales, baseline="am", seed=1), baseline="am")
+    (text,) = Page(render_html(RescoreResult(table, {}, scales, lists, lists))).data
+    (utterance,) = json.loads(text)["utterances"]
+    assert utterance["of_row"] == [0, 1, 1] and [winner[4] for winner in utterance["winners"]] == [[2, None], [0, -1]]
+
+
+def check_winner_data(data: dict[str, Any], result: RescoreResult) -> None:
+    """The steps lead from the reference to the text, the errors add up to those of the table, and no row prefers the
+    winner of another row."""
+    for utterance in data["utterances"]:
+        for _, text, steps, errors, _ in utterance["winners"]:
+            reference, words = iter(utterance["reference"].split()), iter(text.split())
+            for step in steps:
+                expected = next(reference) if step in "CSD" else None
+                found = next(words) if step in "CSI" else None
+                assert (expected == found) == (step == "C")
+            assert not [*reference, *words] and errors == len(steps) - steps.count("C")
+    for row, measured in zip(data["rows"], result.table.rows, strict=True):
+        chosen = [
+            utterance["winners"][utterance["of_row"][data["rows"].index(row)]] for utterance in data["utterances"]
+        ]
+        agreed = {utterance.seq_tag for utterance in result.test_lists} - {each["tag"] for each in data["utterances"]}
+        rest = [each for each in result.test_lists if each.seq_tag in agreed]
+        shared = sum(
+            count_errors(each.reference or "", best_texts(rest, FIRST_PASS)[each.seq_tag]).errors for each in rest
+        )
+        assert sum(winner[3] for winner in chosen) + shared == measured.errors.errors
+        weights = [(row["scales"] or {}).get(source, 0.0) for source in data["sources"]]
+        for winner, utterance in zip(chosen, data["utterances"]):
+            for other in utterance["winners"]:
+                lead = sum(scale * (own - its) for scale, own, its in zip(weights, winner[4], other[4]))
+                assert lead >= -1e-4
 
 
 def test_the_cloud_of_the_resamples_is_shown() -> None:
@@ -328,6 +378,20 @@ def test_the_cloud_of_the_resamples_is_shown() -> None:
         assert classes.count("one") == resamples
         assert classes.count("curve") == 2
         assert ("best scales of each bootstrap resample" in page) == bool(resamples)
+
+
+def test_the_figures_of_all_rows_have_one_wer_axis() -> None:
+    """The baseline is at the same height in every plot, and so is the oracle; there is a figure for each row."""
+    lists = measured_lists()
+    tuned = {
+        "+ LM": tune(lists, free={"masked": (0.0, 2.0), "words": (-1.0, 1.0)}),
+        "+ AR": tune(lists, free={"ar": (0.0, 0.1)}),
+    }
+    scales = {"acoustic": Scales({"am": 1.0}), **{row: found.scales for row, found in tuned.items()}}
+    page = Page(render_html(RescoreResult(small_table(), tuned, scales, lists, lists)))
+    levels = [attributes["y1"] for _, attributes in page.elements if attributes.get("class") == "level"]
+    assert len(levels) == 6 and levels == 3 * levels[:2]
+    assert sum(name == "figure" for name, _ in page.elements) == 2
 
 
 def test_a_posterior_is_in_the_table() -> None:
@@ -379,4 +443,22 @@ def test_a_section_of_ones_own_is_shown() -> None:
     assert f"'sha256-{digest}'" in page
     assert Count.css not in bare and "count" not in bare
     anchors = [attributes["id"] for name, attributes in Page(page).elements if name == "section"]
-    assert anchors == ["results", "provenance", "changed", "count"]
+    assert anchors == ["results", "errors", "changed", "provenance", "count"]
+
+
+def test_warnings_come_first_and_nothing_is_python() -> None:
+    """A warning that two rows share is said once; unknown words are counted; lists and objects are lines of text."""
+    lists = measured_lists()
+    tuned = replace(tune(lists, free={"masked": (0.0, 1.0)}), warnings=("flat <as> a board",))
+    metadata = {"tune": ["a.json", "b.json"], "models": {"m": {"path": "m/model", "draws": [1, 2], "exact": True}}}
+    unknown = {"masked": UnknownCounts(1, 9, "words"), "ar": UnknownCounts(0, 9, "words")}
+    table = replace(small_table(), metadata=metadata, unknown=unknown)
+    scales = {"acoustic": Scales({"am": 1.0})}
+    page = render_html(RescoreResult(table, {"a": tuned, "b": tuned}, scales, lists, lists, ("warning: same <set>",)))
+    assert page.index('id="warnings"') < page.index('id="results"')
+    warnings = page[page.index('id="warnings"') : page.index('id="results"')]
+    assert warnings.count("flat &lt;as&gt; a board") == 1 and "rows “a”, “b”:" in warnings
+    assert "same &lt;set&gt;" in warnings and "masked: 1 of 9 words" in warnings and "ar:" not in warnings
+    made = page[page.index('id="provenance"') :]
+    for line in ("a.json", "b.json", "path: m/model", "draws: 1, 2", "exact: yes", "2 utterances, 4 hypotheses"):
+        assert f"<div>{line}</div>" in made

@@ -1,129 +1,100 @@
-"""The section of the utterances whose winner changed, word by word. Its script filters and sorts them."""
+"""The section of the utterances whose winner changed, word by word.
+
+Its script draws the cards of any two rows from embedded data. Without a script the first cards of the best row are
+there.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from rescore.combination.scales import winners
 from rescore.report.changed_words import Change, MarkedWord, changed_winners, mark_words
+from rescore.report.escaping import embedded_json
 from rescore.report.result import RescoreResult
 from rescore.report.sections.base import Section
+from rescore.report.sections.changed_script import SCRIPT
+from rescore.report.sections.changed_style import CSS
+from rescore.report.winner_data import winner_data
+
+_CARDS_WITHOUT_SCRIPT = 20
 
 
 class ChangedWinners(Section):
-    """For each row, the utterances whose winner has other words than the winner of the baseline."""
+    """For any two rows, the utterances whose winners have different words, and what each score had to do with it."""
 
     title, anchor = "Utterances whose winner changed", "changed"
-    css = """
-table.counts { width: auto; margin-bottom: 14px; }
-.w { border-radius: 3px; padding: 0 3px; }
-.fixed { background: var(--good-back); color: var(--good); }
-.broken { background: var(--bad-back); color: var(--bad); text-decoration: underline wavy 1px;
-  text-underline-offset: 3px; }
-.wrong { text-decoration: underline dotted 1.5px var(--bad); text-underline-offset: 4px; padding: 0; }
-.gap { text-decoration: line-through; opacity: .8; }
-.legend { font-size: 13px; display: flex; gap: 14px; flex-wrap: wrap; }
-.controls { display: flex; flex-wrap: wrap; gap: 8px 16px; align-items: center; padding: 10px 14px; margin: 0 0 14px;
-  background: var(--card); border-radius: 8px; font-size: 14px; position: sticky; top: 0; z-index: 1; }
-.controls fieldset { border: 0; padding: 0; margin: 0; display: flex; gap: 10px; }
-.controls legend { float: left; padding: 0; margin-right: 8px; }
-.controls select, .controls input[type=search] { font: inherit; color: inherit; background: var(--page);
-  border: 1px solid var(--faint); border-radius: 5px; padding: 3px 6px; }
-.controls input[type=search] { width: 12em; }
-.controls output { color: var(--soft); margin-left: auto; }
-article { border-left: 4px solid var(--soft); background: var(--card); border-radius: 0 8px 8px 0;
-  padding: 8px 14px 10px;
-  margin-bottom: 10px; break-inside: avoid; }
-article[hidden] { display: none; }
-article.better { border-color: var(--good); } article.worse { border-color: var(--bad); }
-article header { font-size: 13px; color: var(--soft); margin-bottom: 3px; }
-article code { float: right; font-size: 12px; overflow-wrap: anywhere; }
-.badge { font-weight: 600; color: var(--ink); }
-.better .badge { color: var(--good); } .worse .badge { color: var(--bad); }
-article dl { display: grid; grid-template-columns: max-content 1fr max-content; gap: 1px 14px; margin: 0; }
-article dt { color: var(--soft); font-size: 13px; max-width: 14em; overflow-wrap: anywhere; }
-article dd { margin: 0; overflow-wrap: anywhere; }
-article .count { color: var(--soft); font-variant-numeric: tabular-nums; }
-@media (max-width: 700px) { article dl { grid-template-columns: 1fr max-content; } article dt { grid-column: 1 / -1; } }
-@media print { .controls { display: none; } }
-"""
-    script = """
-const form = document.getElementById("controls"), list = document.getElementById("changes");
-const cards = [...list.children];
-const orders = {
-  list: (a, b) => a.dataset.order - b.dataset.order,
-  gain: (a, b) => b.dataset.gain - a.dataset.gain || orders.list(a, b),
-  loss: (a, b) => a.dataset.gain - b.dataset.gain || orders.list(a, b),
-};
-function update() {
-  const { row, verdict, sort, find, count } = form.elements;
-  const wanted = find.value.trim().toLowerCase();
-  let shown = 0;
-  for (const card of cards) {
-    card.hidden = card.dataset.row !== row.value || (verdict.value && !card.classList.contains(verdict.value))
-      || !card.textContent.toLowerCase().includes(wanted);
-    shown += !card.hidden;
-  }
-  list.append(...cards.sort(orders[sort.value]));
-  count.value = shown + " utterance" + (shown === 1 ? "" : "s");
-}
-form.addEventListener("input", update);
-form.addEventListener("submit", event => event.preventDefault());
-update();
-"""
+    css = CSS
+    script = SCRIPT
 
     def html(self, result: RescoreResult) -> str:
         baseline = result.table.baseline
-        before = winners(result.test_lists, result.scales[baseline])
+        before = result.winners[baseline]
         changes = {
-            row: changed_winners(result.test_lists, before, winners(result.test_lists, scales))
-            for row, scales in result.scales.items()
+            row: changed_winners(result.test_lists, before, after)
+            for row, after in result.winners.items()
             if row != baseline
         }
-        return _list_changes({row: found for row, found in changes.items() if found}, baseline)
-
-
-def _list_changes(changes: Mapping[str, Sequence[Change]], baseline: str) -> str:
-    if not changes:
-        return ""
-    cards, counted = [], []
-    for row, found in changes.items():
-        counts = {
-            verdict: sum(change.verdict == verdict for change in found) for verdict in ("better", "worse", "same")
-        }
-        gain = sum(change.gain for change in found)
-        counted.append(
-            f'<tr><th scope="row" class="text">{escape(row)}</th><td class="num">{len(found)}</td>'
-            + "".join(f'<td class="num">{counts[verdict]}</td>' for verdict in counts)
-            + f'<td class="num">{-gain:+d}</td></tr>'
-        )
-        cards += [_card(row, change, baseline, order) for order, change in enumerate(found)]
-    options = "".join(f'<option value="{escape(row)}">{escape(row)}</option>' for row in changes)
-    return f"""<p>Against the winners of “{escape(baseline)}”.</p>
-<div class="scroll"><table class="results counts"><thead><tr><th class="text">row</th><th class="num">changed</th>
-<th class="num">better</th><th class="num">worse</th><th class="num">same errors</th>
-<th class="num">errors</th></tr></thead>
-<tbody>{"".join(counted)}</tbody></table></div>
+        changes = {row: found for row, found in changes.items() if found}
+        if not changes:
+            return ""
+        best = max(changes, key=lambda row: sum(change.gain for change in changes[row]))
+        data = winner_data(result)
+        rows = [row["name"] for row in data["rows"]]
+        cards = "\n".join(_card(best, change, baseline) for change in changes[best][:_CARDS_WITHOUT_SCRIPT])
+        return f"""<p>Against the winners of “{escape(baseline)}”.</p>
+{_counts(changes)}
 <p class="legend"><span class="w fixed">changed and right</span> <span class="w broken">changed and wrong</span>
-<span class="w wrong">wrong as before</span> <span class="w broken gap">missing word</span></p>
-<form class="controls" id="controls">
-<label>Row <select name="row">{options}</select></label>
+<span class="w wrong">wrong as before</span> <span>–: missing word</span></p>
+<p>Below each utterance, each row's decision: the lead of the second winner over the first, in nats, as the sum of
+scale times difference of every score; a row prefers the second if it is above zero.</p>
+{_controls(rows, rows.index(baseline), rows.index(best))}
+<p id="nothing" hidden>No utterance fits this choice.</p>
+<div id="changes"></div>
+<button type="button" id="more" hidden></button>
+<noscript><p>The first {min(len(changes[best]), _CARDS_WITHOUT_SCRIPT)} of {len(changes[best])} changes of
+“{escape(best)}”; a browser with JavaScript shows those of any two rows.</p>
+{cards}</noscript>
+{embedded_json("changed-data", data)}"""
+
+
+def _counts(changes: Mapping[str, Sequence[Change]]) -> str:
+    counted = []
+    for row, found in changes.items():
+        verdicts = [sum(change.verdict == verdict for change in found) for verdict in ("better", "worse", "same")]
+        numbers = [str(len(found)), *map(str, verdicts), f"{-sum(change.gain for change in found):+d}"]
+        cells = "".join(f'<td class="num">{number}</td>' for number in numbers)
+        counted.append(f'<tr><th scope="row" class="text">{escape(row)}</th>{cells}</tr>')
+    return f"""<div class="scroll"><table class="results counts"><thead><tr><th class="text">row</th>
+<th class="num">changed</th><th class="num">better</th><th class="num">worse</th><th class="num">same errors</th>
+<th class="num">errors</th></tr></thead>
+<tbody>{"".join(counted)}</tbody></table></div>"""
+
+
+def _controls(rows: Sequence[str], before: int, after: int) -> str:
+    def options(chosen: int) -> str:
+        return "".join(
+            f'<option value="{index}"{" selected" if index == chosen else ""}>{escape(row)}</option>'
+            for index, row in enumerate(rows)
+        )
+
+    return f"""<form class="controls" id="controls" hidden>
+<label>Before <select name="before">{options(before)}</select></label>
+<label>After <select name="after">{options(after)}</select></label>
 <fieldset><legend>Show</legend>
 <label><input type="radio" name="verdict" value="" checked> all</label>
 <label><input type="radio" name="verdict" value="better"> better</label>
 <label><input type="radio" name="verdict" value="worse"> worse</label>
 <label><input type="radio" name="verdict" value="same"> same</label></fieldset>
 <label>Sort <select name="sort"><option value="list">as in the lists</option>
-<option value="gain">best first</option><option value="loss">worst first</option></select></label>
-<label>Find <input type="search" name="find" placeholder="word or utterance"></label>
-<output name="count"></output></form>
-<div id="changes">
-{chr(10).join(cards)}
-</div>"""
+<option value="gain">best first</option><option value="loss">worst first</option>
+<option value="long">longest first</option><option value="short">shortest first</option>
+<option value="name">by name</option></select></label>
+<label>Find <input type="search" name="find" placeholder="words"></label>
+<output name="count"></output></form>"""
 
 
-def _card(row: str, change: Change, baseline: str, order: int) -> str:
+def _card(row: str, change: Change, baseline: str) -> str:
     old, new = mark_words(change)
     lines = (
         ("reference", escape(change.reference) or "<i>no words</i>", ""),
@@ -135,8 +106,7 @@ def _card(row: str, change: Change, baseline: str, order: int) -> str:
     )
     step = f"{change.errors_before} → {change.errors_after}"
     return (
-        f'<article class="{change.verdict}" data-row="{escape(row)}" data-gain="{change.gain}" data-order="{order}">'
-        f'<header><span class="badge">{change.verdict}</span> {step} errors '
+        f'<article class="{change.verdict}"><header><span class="badge">{change.verdict}</span> {step} errors '
         f"<code>{escape(change.seq_tag)}</code></header>"
         f"<dl>{body}</dl></article>"
     )
