@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from returnn_bridge.audio.oggzip import check_ogg_zips
 from returnn_bridge.files import iterate_bytes, iterate_raw_lines
 from returnn_bridge.native_cache import use_private_cache
-from returnn_bridge.oggzip import check_ogg_zips
 from returnn_bridge.vocab import MODEL_FILE, sentence_pieces_file
 
 _ORDER = (

@@ -115,7 +115,7 @@ class BlissTextJob(Job):
         yield Task("run", resume="run", mini_task=True)
 
     def run(self) -> None:
-        from returnn_bridge.bliss import write_bliss_text
+        from returnn_bridge.audio.bliss import write_bliss_text
 
         for out in (self.out_text, self.out_references):
             write_bliss_text(self.corpus.get_path(), out.get_path(), lower=self.lower)
@@ -143,7 +143,7 @@ class BuildOggZipJob(Job):
         yield Task("run", resume="run", rqmt=self.rqmt)
 
     def run(self) -> None:
-        from returnn_bridge.bliss import build_bliss_ogg_zip
+        from returnn_bridge.audio.bliss import build_bliss_ogg_zip
 
         build_bliss_ogg_zip(
             self.corpus.get_path(), self.out_zip.get_path(), with_audio=self.with_audio, lower=self.lower

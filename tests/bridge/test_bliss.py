@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from rescore.nbest.references import read_references
-from returnn_bridge.bliss import build_bliss_ogg_zip, read_bliss, write_bliss_text
+from returnn_bridge.audio.bliss import build_bliss_ogg_zip, read_bliss, write_bliss_text
 
 CORPUS = """<?xml version="1.0" encoding="utf8"?>
 <corpus name="c">

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from returnn_bridge import native_cache
+from returnn_bridge.audio.oggzip import Entry, build_ogg_zip
 from returnn_bridge.datasets import init_dataset, ogg_zip_dataset_dict
 from returnn_bridge.native_cache import use_private_cache
-from returnn_bridge.oggzip import Entry, build_ogg_zip
 
 BRIDGE = Path(native_cache.__file__).parent
 

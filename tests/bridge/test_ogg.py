@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from returnn_bridge import ogg
-from returnn_bridge.ogg import as_ogg
+from returnn_bridge.audio import ogg
+from returnn_bridge.audio.ogg import as_ogg
 
 
 @pytest.fixture

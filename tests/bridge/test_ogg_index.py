@@ -6,8 +6,8 @@ import ast
 
 import pytest
 
+from returnn_bridge.audio.ogg_index import check_index
 from returnn_bridge.native_cache import use_private_cache
-from returnn_bridge.ogg_index import check_index
 
 ENTRY = {"text": "a b", "duration": 1.5, "seq_name": "u"}
 

@@ -16,11 +16,8 @@ import pytest
 
 from conftest import DEMO, random_text
 from diffusion_lm.commands.data import oggzip
-from returnn_bridge import ogg
-from returnn_bridge.batching import ReturnnBatches
-from returnn_bridge.datasets import ogg_zip_dataset_dict
-from returnn_bridge.native_cache import use_private_cache
-from returnn_bridge.oggzip import (
+from returnn_bridge.audio import ogg
+from returnn_bridge.audio.oggzip import (
     Entry,
     build_folder_ogg_zip,
     build_ogg_zip,
@@ -28,6 +25,9 @@ from returnn_bridge.oggzip import (
     check_ogg_zips,
     read_transcripts,
 )
+from returnn_bridge.batching import ReturnnBatches
+from returnn_bridge.datasets import ogg_zip_dataset_dict
+from returnn_bridge.native_cache import use_private_cache
 from returnn_bridge.vocab import Vocab, train_vocab
 
 soundfile = pytest.importorskip("soundfile")

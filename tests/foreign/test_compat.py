@@ -27,7 +27,7 @@ from rescore.lms.generative_perplexity import open_judge
 from rescore.lms.network import NetworkScorer
 from rescore.nbest import read_nbest
 from rescore.score_file import score_file
-from returnn_bridge.oggzip import Entry, build_ogg_zip
+from returnn_bridge.audio.oggzip import Entry, build_ogg_zip
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference"
 

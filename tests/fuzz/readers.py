@@ -84,8 +84,8 @@ PRODUCT = {
     "returnn_bridge.vocab": "train_vocab read_lines",
     "returnn_bridge.vocab.open": "load_vocab",
     "returnn_bridge.token_store": "TokenStore build_store",
-    "returnn_bridge.bliss": "read_bliss write_bliss_text",
-    "returnn_bridge.oggzip": "Entry build_ogg_zip read_transcripts",
+    "returnn_bridge.audio.bliss": "read_bliss write_bliss_text",
+    "returnn_bridge.audio.oggzip": "Entry build_ogg_zip read_transcripts",
     "returnn_bridge.datasets": "ogg_zip_dataset_dict check_corpus",
     "returnn_bridge.batching": "ReturnnBatches",
 }

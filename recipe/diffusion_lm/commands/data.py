@@ -72,8 +72,8 @@ def oggzip(
     text_only: Annotated[bool, typer.Option("--text-only", help="Leave the audio out; for a Bliss corpus.")] = False,
 ) -> None:
     """Build an OggZip for RETURNN's OggZipDataset from audio and transcripts."""
-    from returnn_bridge.bliss import build_bliss_ogg_zip
-    from returnn_bridge.oggzip import build_folder_ogg_zip
+    from returnn_bridge.audio.bliss import build_bliss_ogg_zip
+    from returnn_bridge.audio.oggzip import build_folder_ogg_zip
 
     if audio.is_file():
         if transcripts is not None:
@@ -100,6 +100,6 @@ def bliss(
     lower: Annotated[bool, typer.Option("--lower", help="Lower-case the text.")] = False,
 ) -> None:
     """Write the text of a Bliss corpus, as lines to train on or as references."""
-    from returnn_bridge.bliss import write_bliss_text
+    from returnn_bridge.audio.bliss import write_bliss_text
 
     print(f"{out}: {write_bliss_text(corpus, out, lower=lower)} segments")

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from returnn_bridge.audio.ogg import as_ogg
+from returnn_bridge.audio.ogg_index import check_index
 from returnn_bridge.files import iterate_bytes, iterate_lines, quoted, whole_file
-from returnn_bridge.ogg import as_ogg
-from returnn_bridge.ogg_index import check_index
 
 AUDIO = (".flac", ".wav", ".ogg")
 _TIME = (1980, 1, 1, 0, 0, 0)  # a fixed time stamp, so that equal entries give equal bytes

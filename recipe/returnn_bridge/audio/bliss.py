@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import cast
 from xml.etree import ElementTree
 
+from returnn_bridge.audio.oggzip import Entry, build_ogg_zip
 from returnn_bridge.files import iterate_bytes, write_whole
-from returnn_bridge.oggzip import Entry, build_ogg_zip
 
 _NAMED = ("corpus", "subcorpus", "recording", "segment")
 _PARENTS = {

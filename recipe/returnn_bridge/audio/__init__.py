@@ -1,0 +1,1 @@
+"""Corpora with audio: Bliss XML, and the OggZip files that RETURNN's OggZipDataset reads."""
