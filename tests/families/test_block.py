@@ -335,7 +335,7 @@ def test_networks_say_whether_they_want_clean_ids(vocab):
         ({"block_size": 0}, "block_size 0"),
         ({"block_size": 4_000_000_000}, "block_size 4000000000: expected 1 to"),
         ({"block_size": 2.5}, "expected int"),
-        ({"time_conditioning": True}, "one level a row"),
+        ({"time_conditioning": True}, "one level per row"),
         ({"sampling_min": 0.8, "sampling_max": 0.4}, "min <= max"),
         ({"sampling_max": 0.0005}, "sampling_max"),
         ({"sampling_eps": 0.0}, "eps"),

@@ -340,7 +340,6 @@ def test_what_d3pm_and_sedd_exclude(settings, message):
         ("subs_masking=true", "subs_masking: got True; it belongs to parameterization d3pm"),
         ("backbone=dimamba", "backbone: got 'dimamba'"),
         ("backbone=hf_dit", "backbone: got 'hf_dit'; code from a model hub is never run"),
-        ("data.wrap=true", r"data\.wrap: got True"),
         ("data.streaming=true", r"data\.streaming: got True"),
         ("data.train=openwebtext", r"data\.train: got 'openwebtext'"),
         ("noise.type=polynomial", r"noise\.type: got 'polynomial'"),
