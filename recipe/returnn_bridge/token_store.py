@@ -29,7 +29,16 @@ from numpy.typing import NDArray
 
 from returnn_bridge.datasets import check_corpus, is_xml, plain_opts
 from returnn_bridge.digests import Digests
-from returnn_bridge.files import iterate_raw_lines, lock, naming, read_json_object, sweep, temporary_path, write_text
+from returnn_bridge.files import (
+    iterate_raw_lines,
+    lock,
+    naming,
+    quoted,
+    read_json_object,
+    sweep,
+    temporary_path,
+    write_text,
+)
 from returnn_bridge.ordering import sub_epoch_order
 from returnn_bridge.token_file import BLOCK as MOVED
 from returnn_bridge.token_file import SAMPLED, are_sources, check_content, digest_of, read_layout, write_token_file
@@ -63,8 +72,10 @@ class TokenStore:
         digests.py), so that later starts check sizes and times only.
         """
         file = Path(path)
-        if not file.is_file():
-            raise FileNotFoundError(f"{file}: no such token store; expected one that `dlm tokenize` wrote")
+        if not os.path.isfile(file):  # unlike Path.is_file also for a name that no file system could hold
+            raise FileNotFoundError(
+                f"{quoted(os.fspath(file))}: no such token store; expected one that `dlm tokenize` wrote"
+            )
         layout = read_layout(file)
         digests = _digests(file)
         if corpus_files and (difference := _difference(layout.sources, corpus_files, spm_model, digests)):

@@ -17,7 +17,8 @@ from dataclasses import replace
 from rescore.nbest import describe_difference, read_sources
 from rescore.nbest.reference_formats import reference_format, transcript_format
 from rescore.nbest.types import NBestList
-from returnn_bridge.files import PathLike, quoted, write_whole
+from rescore.subwords import check_same_units
+from returnn_bridge.files import PathLike, named, quoted, write_whole
 
 
 def read_references(path: PathLike) -> dict[str, str]:
@@ -57,14 +58,18 @@ def attach_references(lists: Sequence[NBestList], references: Mapping[str, str])
 def read_with_references(sources: Sequence[str], path: PathLike, *, format: str | None = None) -> list[NBestList]:
     """The lists of these files (`read_sources`) with the references of another file.
 
-    ValueError as in `read_sources` and `read_references`, if they have different utterances, and if no reference has a
-    word.
+    ValueError as in `read_sources` and `read_references`, if they have different utterances, if one has subword pieces
+    and the other words, and if no reference has a word.
     """
     lists, references = read_sources(sources, format=format), read_references(path)
     if not any(text.split() for text in references.values()):
         raise ValueError(f"{os.fspath(path)}: the references have no words; expected some to count errors against")
-    check_same_utterances(lists, references, (", ".join(map(str, sources)), os.fspath(path)))
-    return attach_references(lists, references)
+    files = ", ".join(map(str, sources))
+    check_same_utterances(lists, references, (files, os.fspath(path)))
+    lists = attach_references(lists, references)
+    with named(f"{files} and {os.fspath(path)}"):
+        check_same_units(lists)
+    return lists
 
 
 def check_transcripts(path: PathLike, transcripts: Mapping[str, str]) -> None:

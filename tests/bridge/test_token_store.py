@@ -268,7 +268,7 @@ def test_no_store_is_looked_for_where_it_could_not_stand_for_the_data(own_vocab,
         assert find_store({**opts, **more}, own_vocab) is None
         with pytest.raises(ValueError, match="stands for an LmDataset without"):
             find_store({**opts, **more}, own_vocab, str(default_store([text_file], own_vocab)))
-    with pytest.raises(FileNotFoundError, match="missing.hdf: no such token store"):
+    with pytest.raises(FileNotFoundError, match="missing.hdf.: no such token store"):
         find_store(opts, own_vocab, "missing.hdf")
 
 
