@@ -21,7 +21,7 @@ from typing import Any
 
 from rescore.nbest.formats import format_of_file, format_to_write
 from rescore.nbest.formats.json_lines import FORMAT
-from rescore.nbest.types import Hypothesis, NBestList, is_detail
+from rescore.nbest.types import Hypothesis, NBestList, expected_detail
 from returnn_bridge.files import PathLike, is_finite, iterate_lines, parse_json, quoted
 
 __all__ = [
@@ -217,11 +217,8 @@ def _checked(
                     raise ValueError(f"{hyp} has {name} score {value!r}; expected a finite number (nats)")
             for source, detail in hypothesis.details.items():
                 for key, entry in detail.items():
-                    if not is_detail(entry):
-                        raise ValueError(
-                            f"{hyp} has {key} = {entry!r} for {source!r}; "
-                            "expected a finite number, a list of such, a boolean or a string"
-                        )
+                    if expected := expected_detail(key, entry):
+                        raise ValueError(f"{hyp} has {key} = {entry!r} for {source!r}; expected {expected}")
         seen.add(tag)
         yield utterance
     if not seen:

@@ -17,12 +17,23 @@ from returnn_bridge.files import is_finite
 
 Detail = float | int | bool | str | list[float]
 
+# Details that are added up, and the limit up to which their sums and squares are finite.
+_AMOUNTS = ("num_passes", "num_tokens", "standard_error", "win_probability")
+_LARGEST_AMOUNT = 1e18
 
-def is_detail(value: object) -> bool:
-    """Whether a value can be written to a score file: a finite number, a bool, a string, or a list of finite
-    numbers."""
+
+def expected_detail(key: str, value: object) -> str:
+    """What a detail of a score has to be, if this value is not possible in a score file; "" if it is.
+
+    Details that are added up are amounts; all others may be numbers, booleans, strings or lists of numbers.
+    """
+    if key in _AMOUNTS:
+        possible = type(value) in (int, float) and 0 <= value < _LARGEST_AMOUNT  # type: ignore[operator]
+        return "" if possible else "a number of at least 0"
     numbers = value if isinstance(value, list) else [value]
-    return isinstance(value, str) or all(map(is_finite, numbers))
+    if isinstance(value, str) or all(map(is_finite, numbers)):
+        return ""
+    return "a finite number, a list of such, a boolean or a string"
 
 
 @dataclass(frozen=True, slots=True)

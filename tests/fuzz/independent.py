@@ -30,7 +30,7 @@ def checked_pairs(entries: Any) -> list[tuple[float, str]]:
         score, text = entry
         if not isinstance(entry, tuple) or isinstance(score, bool) or not isinstance(score, int | float):
             raise ValueError("no (score, text)")
-        if not isinstance(text, str) or not math.isfinite(score):
+        if not isinstance(text, str) or not (math.isfinite(score) or score == -math.inf):
             raise ValueError("no (score, text)")
     return entries
 
@@ -94,11 +94,16 @@ def lists_of_json_lines(path: Path, world: Path) -> list[Any]:
         if number == 0 and "format" in data:
             continue
         hyps = [
-            [hyp["text"], {name: float(value) for name, value in hyp["scores"].items()}, hyp.get("details") or {}]
+            [hyp["text"], {name: log_of(value) for name, value in hyp["scores"].items()}, hyp.get("details") or {}]
             for hyp in data["hyps"]
         ]
         found.append([data["id"], data.get("ref"), hyps])
     return found
+
+
+def log_of(value: Any) -> float:
+    """A score of a JSON line: null stands for the logarithm of 0."""
+    return -math.inf if value is None else float(value)
 
 
 def lists_of_mlm(path: Path, world: Path) -> list[Any]:

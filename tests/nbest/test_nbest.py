@@ -22,6 +22,7 @@ from rescore.nbest import (
     read_sources,
     write_nbest,
 )
+from rescore.nbest.types import expected_detail
 
 DEMO = Path(__file__).parents[2] / "data" / "demo"
 LIBRISPEECH = Path(__file__).parents[3] / "shared" / "data" / "librispeech_ctc"
@@ -30,7 +31,10 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 texts = st.text() | st.sampled_from(
     ["", "it's", "'\"", "\\", "a\nb", "▁a", "'''", '"""', "\\'", "# no comment", "{[('"]
 )
-details = st.dictionaries(st.text(), st.dictionaries(st.text(), finite | st.integers() | st.booleans() | texts))
+one_source = st.dictionaries(st.text(), finite | st.integers() | st.booleans() | texts)
+details = st.dictionaries(
+    st.text(), one_source.filter(lambda entries: not any(expected_detail(*entry) for entry in entries.items()))
+)
 many_files = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 

@@ -51,6 +51,7 @@ MALFORMED: dict[str, tuple[str, bytes, str]] = {
     "no list": ("h.py", b"{'u1': 'x'}", r"expected a list of \(score, text\) for 'u1'"),
     "number as tag": ("h.py", b"{1: [(1.0, 'x')]}", r"h\.py:1: got .* expected a sequence tag"),
     "list at the top": ("h.py", b"[(1.0, 'x')]", r"h\.py:1: .* expected a dict"),
+    "whole number with zeros in front": ("h.py", GOOD.replace(b"-1.0, 'z'", b"-01, 'z'"), r"h\.py:2: "),
     "Latin-1": ("h.py", GOOD.replace(b"'z'", b"'\xe4z'"), r"h\.py:2: byte 0xe4 is not UTF-8"),
     "deep nesting": ("h.py", b"{'u1': " + b"[" * 10**5, r"expected \(score, text\) for hypothesis 1 of 'u1'"),
     # JSON lines

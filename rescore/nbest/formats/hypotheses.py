@@ -15,12 +15,8 @@ from collections.abc import Callable
 from math import inf, isfinite
 from typing import Any, NoReturn
 
-from rescore.nbest.types import Hypothesis, NBestList, is_detail
+from rescore.nbest.types import Hypothesis, NBestList, expected_detail
 from returnn_bridge.files import PathLike, is_finite, iterate_chunks, one_line, parse_json, quoted
-
-# Details that are added up, and the limit up to which their sums and squares are finite.
-_AMOUNTS = ("num_passes", "num_tokens", "standard_error", "win_probability")
-_LARGEST_AMOUNT = 1e18
 
 Fields = Callable[[dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]]
 """Splits the fields of a hypothesis, without its text, into (scores, details). ValueError for unexpected fields."""
@@ -121,16 +117,8 @@ def _check_details(details: dict[str, Any], where: str, tag: str, rank: int) -> 
         if not isinstance(detail, dict):
             _bad(where, tag, rank, f"has the details {shorten(detail)} for {quoted(source)}", "an object")
         for key, value in detail.items():
-            if key in _AMOUNTS and not (type(value) in (int, float) and 0 <= value < _LARGEST_AMOUNT):
-                _bad(where, tag, rank, f"has {key} = {shorten(value)} for {quoted(source)}", "a number of at least 0")
-            if not is_detail(value):
-                _bad(
-                    where,
-                    tag,
-                    rank,
-                    f"has {key} = {shorten(value)} for {quoted(source)}",
-                    "a finite number, a list of such, a boolean or a string",
-                )
+            if expected := expected_detail(key, value):
+                _bad(where, tag, rank, f"has {key} = {shorten(value)} for {quoted(source)}", expected)
 
 
 def _finite(value: object, where: str, tag: str, rank: int, name: str) -> float:
