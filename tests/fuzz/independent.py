@@ -37,7 +37,7 @@ def checked_pairs(entries: Any) -> list[tuple[float, str]]:
 
 def python_dict(path: Path) -> dict[str, Any]:
     """A Python literal by Python's own parser, with the names nan and inf."""
-    tree = ast.parse(text_of(path).strip(" \t\n\r\f"), mode="eval").body
+    tree = ast.parse(f"(\n{text_of(path)}\n)", mode="eval").body  # in brackets, where indentation means nothing
     if not isinstance(tree, ast.Dict):
         raise ValueError("no dict")
     keys = [literal(key) for key in tree.keys]
