@@ -32,6 +32,7 @@ from rescore.score_file import Recorded, recorded, score_file
 from rescore.scores import UnknownCounts
 from rescore.speakers import speakers_of
 from rescore.wer import error_table
+from returnn_bridge.files import named
 
 
 def rescore(
@@ -89,31 +90,33 @@ def rescore(
     tune_table, test_table = error_table(tune_lists), error_table(test_lists)
     tuned: dict[str, TuneResult] = {}
     scales: dict[str, Scales] = {}
-    for row in rows:
-        if row.free:
-            tuned[row.name] = tune(
-                tune_lists,
-                free=row.free,
-                fixed=row.fixed,
-                table=tune_table,
-                resamples=resamples,
-                seed=seed,
-                groups=tune_groups,
-                expected_errors=expected_errors,
-            )
-            scales[row.name] = tuned[row.name].scales
-        else:
-            scales[row.name] = Scales.from_named(row.fixed)
-            winners(tune_lists, scales[row.name])  # an unknown source fails here, with the utterance
-    measured = evaluate(
-        test_lists,
-        scales,
-        baseline=baseline,
-        seed=seed,
-        seconds=seconds_of(scales, known),
-        groups=groups,
-        table=test_table,
-    )
+    with named(", ".join(tune_sources)):
+        for row in rows:
+            if row.free:
+                tuned[row.name] = tune(
+                    tune_lists,
+                    free=row.free,
+                    fixed=row.fixed,
+                    table=tune_table,
+                    resamples=resamples,
+                    seed=seed,
+                    groups=tune_groups,
+                    expected_errors=expected_errors,
+                )
+                scales[row.name] = tuned[row.name].scales
+            else:
+                scales[row.name] = Scales.from_named(row.fixed)
+                winners(tune_lists, scales[row.name])  # an unknown source fails here, with the utterance
+    with named(", ".join(test_sources)):
+        measured = evaluate(
+            test_lists,
+            scales,
+            baseline=baseline,
+            seed=seed,
+            seconds=seconds_of(scales, known),
+            groups=groups,
+            table=test_table,
+        )
     averaged = f"means over {resamples} bootstrap resamples" if resamples else ""
     table = ResultTable(
         title,

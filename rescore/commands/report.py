@@ -11,7 +11,7 @@ import typer
 from rescore.commands.options import ListFormat, Sources, Speakers
 from rescore.commands.syntax import list_files, parse_scales, scales_file
 from rescore.lms.options import Seed
-from returnn_bridge.files import check_outputs
+from returnn_bridge.files import check_outputs, named
 
 
 def wer(
@@ -82,7 +82,8 @@ def wer(
     known = recorded(nbest, format=list_format)
     groups = speakers_of([utterance.seq_tag for utterance in lists], speakers) if speakers else None
     seconds = seconds_of(rows, known)
-    measured = evaluate(lists, rows, baseline=baseline or FIRST, seed=seed, seconds=seconds, groups=groups)
+    with named(", ".join(nbest)):
+        measured = evaluate(lists, rows, baseline=baseline or FIRST, seed=seed, seconds=seconds, groups=groups)
     table = ResultTable(
         title,
         measured,

@@ -9,7 +9,7 @@ import typer
 
 from rescore.commands.options import RESAMPLES, ListFormat, Resamples, Sources, Speakers
 from rescore.commands.syntax import list_files
-from returnn_bridge.files import check_outputs
+from returnn_bridge.files import check_outputs, named
 
 
 def tune(
@@ -72,15 +72,17 @@ def tune(
     if len(chosen) < len(free or []):
         raise ValueError(f"--free {' '.join(free or [])}; expected SOURCE or SOURCE:LOW:HIGH, each source once")
     spec = RowSpec.from_terms("tuned", row.split(",")) if row else RowSpec("tuned", given, chosen)
-    result = tuning.tune(
-        lists,
-        free=spec.free,
-        fixed=spec.fixed,
-        resamples=resamples,
-        seed=seed,
-        groups=speakers_of([utterance.seq_tag for utterance in lists], speakers) if speakers else None,
-        expected_errors=mbr,
-    )
+    groups = speakers_of([utterance.seq_tag for utterance in lists], speakers) if speakers else None
+    with named(", ".join(nbest)):
+        result = tuning.tune(
+            lists,
+            free=spec.free,
+            fixed=spec.fixed,
+            resamples=resamples,
+            seed=seed,
+            groups=groups,
+            expected_errors=mbr,
+        )
     result.scales.save(out)
     print(f"{out}: WER {result.wer_percent:.2f} % on {len(lists)} utterances with {format_scales(result.scales)}")
     for name, count in never_chosen(lists).items():
