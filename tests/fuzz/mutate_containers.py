@@ -33,7 +33,7 @@ def change_gzip(rng: random.Random, content: bytes) -> Mutation:
     if kind == 2:
         return content + content, "the gzip data twice"
     if kind == 3:
-        return content[: rng.randrange(len(content))], "gzip data cut off"
+        return content[: rng.randrange(max(1, len(content)))], "gzip data cut off"
     if kind == 4:
         return inner, "no gzip data under this name"
     if kind == 5 and rng.random() < 0.1:
