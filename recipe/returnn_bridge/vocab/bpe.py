@@ -24,7 +24,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from returnn_bridge.files import iterate_lines, quoted, read_json_object
+from returnn_bridge.files import iterate_lines, one_line, quoted, read_json_object
 from returnn_bridge.vocab import PAIR, TOKENIZER_FILE, Vocabulary
 
 END = "<|endoftext|>"
@@ -126,8 +126,10 @@ def _checked(tokenizer_json: bytes) -> Any:
     library = _library()
     try:
         tokenizer = library.Tokenizer.from_str(tokenizer_json.decode("utf-8"))
-    except Exception as error:  # the library raises no more specific class
-        raise ValueError(f"not a tokenizer.json ({str(error)[:200]})") from None
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises Exception itself, and a panic of Rust is not even one
+        raise ValueError(f"not a tokenizer.json ({one_line(error, 200)})") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True  # their names within a text are encoded as text
