@@ -25,7 +25,7 @@ from rescore.nbest.formats.base import Format
 from rescore.nbest.types import Hypothesis, NBestList
 from returnn_bridge.files import PathLike, iterate_chunks, quoted, write_whole
 
-_SKIP = re.compile(r"(?:[ \t\r\n\f]+|#[^\n\0]*\n|\\\r?\n)*")
+_SKIP = re.compile(r"(?:[ \t\r\n\f]+|#[^\r\n\0]*[\r\n]|\\\r?\n)*")
 _NUMBER_PATTERN = (
     r"(?!0[0-9_]*[1-9][0-9_]*(?![\w.]))"  # as in Python, a whole number does not begin with zeros
     r"(?:(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)(?:[eE][+-]?[0-9_]+)?|nan|inf)(?![\w.])"
