@@ -65,6 +65,7 @@ class TrainingModule(lightning.LightningModule):
         self._left_over: dict[str, int] = {}  # of each validation set
         self.batches_done = 0
         self.started = False  # whether the state of a checkpoint is restored, if there is one
+        self.stepped = False  # whether an optimizer step has been done since
         self.current: failures.Current | None = None  # the batch that is processed, for error messages
         self._unchecked: tuple[failures.Current, AsyncScalar] | None = None  # the last loss, not yet checked
         self._sub_epoch_loss = _zero(), _zero()  # sum of losses, on the network's device, and of weights
@@ -202,6 +203,7 @@ class TrainingModule(lightning.LightningModule):
         super().optimizer_step(*args, **kwargs)
         if self.ema is not None:
             self.ema.update(self.network)
+        self.stepped = True
 
     def on_validation_start(self) -> None:
         self.check_loss()

@@ -236,7 +236,9 @@ def fit(
     except Exception as error:
         if is_out_of_memory(error):
             raise ValueError(out_of_memory(module.current, config.data.batch_size, error)) from error
-        if checkpoint is None or module.started or isinstance(error, OSError):
+        # Values of another type in a checkpoint are met when they are restored, or in the first step.
+        restoring = not module.started or (not module.stepped and isinstance(error, TypeError | LookupError))
+        if checkpoint is None or not restoring or isinstance(error, OSError):
             raise
         raise ValueError(not_restored(checkpoint, f"{type(error).__name__}: {one_line(error)}")) from error
     return Fitted(trainer, module, keeper, start)
