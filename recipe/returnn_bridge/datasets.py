@@ -320,9 +320,10 @@ class CorpusReport:
 def check_corpus(path: str | os.PathLike[str]) -> CorpusReport:
     """Read a text file (plain or .gz) and check that LmDataset would neither lose nor change a line of it.
 
-    ValueError with file:line for text that is not UTF-8, a broken .gz, a file without any sentence, and two kinds of
-    lines of plain files: a last line without a line end, which RETURNN loses (a .gz keeps it), and a line of blanks
-    only, which becomes an empty sentence (a .gz skips it). Empty lines are skipped in both and counted.
+    ValueError with file:line for text that is not UTF-8 or has a byte order mark, a broken .gz, a file without any
+    sentence, and two kinds of lines of plain files: a last line without a line end, which RETURNN loses (a .gz keeps
+    it), and a line of blanks only, which becomes an empty sentence (a .gz skips it). Empty lines are skipped in both
+    and counted.
     """
     name = os.fspath(path)
     zipped = name.endswith(".gz")
@@ -334,6 +335,8 @@ def check_corpus(path: str | os.PathLike[str]) -> CorpusReport:
         except UnicodeDecodeError as error:
             where = f"{error.reason} at byte {error.start}"
             raise ValueError(f"{name}:{number}: not UTF-8 ({where}); expected UTF-8 text") from None
+        if number == 1 and text.startswith("\ufeff"):
+            raise ValueError(f"{name}:1: a byte order mark, which RETURNN takes for text; expected text without one")
         if text.strip():
             lines += 1
         elif line == b"\n" or (zipped and not line.strip()):

@@ -270,8 +270,10 @@ def read_yaml(path: PathLike) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark is not None else ""
         raise ValueError(f"{name}{line}: not valid YAML ({one_line(error.problem)})") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, OverflowError) as error:
         raise ValueError(f"{name}: not valid YAML ({one_line(error)})") from None
+    except ValueError as error:  # a whole number of thousands of digits, a date that does not exist
+        raise ValueError(str(error) if name in str(error) else f"{name}: {one_line(error)}") from None
     except RecursionError:
         raise ValueError(f"{name}: not YAML that can be read (nested too deeply)") from None
     if not isinstance(tree, dict):

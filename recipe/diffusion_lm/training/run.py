@@ -45,7 +45,7 @@ from diffusion_lm.training.validation import validation_end
 from returnn_bridge.datamodule import ReturnnDataModule
 from returnn_bridge.datasets import lm_dataset_dict
 from returnn_bridge.digests import Digests
-from returnn_bridge.files import named, one_line
+from returnn_bridge.files import named, one_line, quoted
 from returnn_bridge.token_store import TokenStore, find_store
 from returnn_bridge.vocab import Vocab, sentence_pieces_file
 
@@ -289,6 +289,9 @@ def dataset_dicts(config: TrainConfig, vocab: Vocab) -> tuple[dict[str, Any], di
         raise ValueError(
             "data.text and data.train are both empty; expected training text, e.g. data.text=[train.txt.gz]"
         )
+    for name, opts in data.valid.items():
+        if not isinstance(opts, dict):
+            raise ValueError(f"data.valid.{name}: got {quoted(opts)}; expected the dict of a RETURNN dataset")
     valid_opts = {name: dict(opts) for name, opts in data.valid.items()}
     for name, path in data.valid_text.items():
         if name in valid_opts:
