@@ -11,6 +11,8 @@ from __future__ import annotations
 import ast
 import re
 
+from returnn_bridge.files import one_line
+
 _BLANK = r"[ \t\r\n\f]*"
 # The escapes that the C++ reader knows; code points are those that UTF-8 has.
 _ESCAPE = r"\\(?:[rtn\\'\"]|x[0-9a-f]{2}|u(?!d[89a-f])[0-9a-f]{4}|U(?!0000d[89a-f])(?:0010|000[0-9a-f])[0-9a-f]{4})"
@@ -71,7 +73,7 @@ def _tag_of(pairs: list[tuple[str, str]]) -> str:
     text, duration, tag = (entry.get(key, "") for key in ("text", "duration", "seq_name"))
     tag = tag or entry.get("file", "")
     if not (_is_string(text) and _is_string(tag)) or _is_string(duration) or "." not in duration:
-        raise ValueError(f"an entry with the keys {', '.join(entry)[:80]}; {_EXPECTED}")
+        raise ValueError(f"an entry with the keys {one_line(', '.join(entry), 80)}; {_EXPECTED}")
     return _decoded(tag)
 
 
