@@ -77,7 +77,7 @@ def wer(
         name, row_scales = parse_scales(item)
         check_row_name(name)
         if name in rows:
-            raise ValueError(f"--scales {item}: a row named {name!r} is there already; expected different names")
+            raise ValueError(f"--scales {item}: the name {name!r} has another row; expected different names")
         rows[name] = row_scales if mbr is None else replace(row_scales, posterior=mbr)
     known = recorded(nbest, format=list_format)
     groups = speakers_of([utterance.seq_tag for utterance in lists], speakers) if speakers else None
